@@ -1,0 +1,158 @@
+"""Where a run's files are, and how they are written and read: atomic, checked against their JSON Schema, no secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from context_research.errors import UsageProblem
+
+SCHEMA_VERSION = 1
+SCHEMAS = Path(__file__).parent / "schemas"
+_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The files of one run, `outputs/runs/<run_id>/` and its report."""
+
+    outputs: Path
+    run_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.outputs / "runs" / self.run_id
+
+    @property
+    def metadata(self) -> Path:
+        return self.folder / "run_metadata.json"
+
+    @property
+    def requests(self) -> Path:
+        return self.folder / "requests.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def report(self) -> Path:
+        return self.outputs / "reports" / f"{self.run_id}.md"
+
+    def summary(self, experiment: str) -> Path:
+        return self.folder / f"{experiment}_summary.json"
+
+
+def new_run_id(experiment: str, mode: str, seed: int | None) -> str:
+    """Sorts by time, and says what ran: ``20261123-140501-e0-disaggregated-s0-3f9a``."""
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{now}-{experiment}-{mode}-s{'none' if seed is None else seed}-{secrets.token_hex(2)}"
+
+
+def check_writable(outputs: Path) -> None:
+    """Raises UsageProblem where nothing can be written under `outputs`."""
+    try:
+        (outputs / "runs").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=outputs / "runs"):
+            pass
+    except OSError as error:
+        raise UsageProblem(f"cannot write to the outputs folder {outputs}: {error.strerror} (--outputs)") from None
+
+
+def check_run_id(files: RunFiles) -> None:
+    """Raises UsageProblem for a name that can't be one folder, and for a run that has begun already."""
+    if not files.run_id or Path(files.run_id).name != files.run_id or files.run_id in (".", "..", "latest"):
+        raise UsageProblem(f"--run-id {files.run_id!r} can't be a folder's name: use letters, digits, '-' and '_'")
+    if files.folder.exists() and not is_planned(files):
+        raise UsageProblem(f"run {files.run_id} exists already in {files.outputs}: choose another --run-id")
+
+
+PLANNED = "planned by init-run: nothing has run yet"
+
+
+def is_planned(files: RunFiles) -> bool:
+    """True for a run that `init-run` made and nothing has adopted."""
+    return files.metadata.is_file() and read(files.metadata, "run_metadata").get("reason") == PLANNED
+
+
+def write(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
+    """Replace `path` whole, after checking it against schemas/<kind>.schema.json: a reader never sees half a file.
+
+    Raises jsonschema.ValidationError: our own mistake, and nothing is written then.
+    """
+    payload = json.loads(json.dumps(payload, allow_nan=False, default=str))
+    _validator(kind).validate(payload)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(without_secrets(json.dumps(payload, indent=2, ensure_ascii=False)) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(scratch, path)  # noqa: PTH105 - one call, on str and Path alike
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Add one JSON line per record, all in one write."""
+    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(without_secrets(lines))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read(path: Path, kind: str) -> dict[str, Any]:
+    """A checked artifact. Raises UsageProblem: missing, no JSON, not what its schema says."""
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else f"corrupt, no valid JSON ({error})"
+        raise UsageProblem(f"cannot read {path}: {told}") from None
+    if problem := next(_validator(kind).iter_errors(payload), None):
+        where = ".".join(map(str, problem.absolute_path)) or "the whole"
+        raise UsageProblem(f"{path} is corrupt or from another version: {where}: {problem.message[:200]}")
+    return dict(payload)
+
+
+def find_run(outputs: Path, name: str) -> RunFiles:
+    """The run called `name`, or for `latest` the newest completed one.
+
+    Raises UsageProblem: no run at all, none completed, no such run.
+    """
+    runs = sorted((outputs / "runs").glob("*/run_metadata.json"), key=lambda path: path.stat().st_mtime)
+    if not runs:
+        raise UsageProblem(f"no run in {outputs}: start one with ./scripts/run_experiment.sh e0")
+    if name != "latest":
+        if (found := RunFiles(outputs, name)).metadata.is_file():
+            return found
+        raise UsageProblem(f"no run {name!r} in {outputs}; the newest is {runs[-1].parent.name}")
+    for path in reversed(runs):
+        if read(path, "run_metadata")["status"] == "completed":
+            return RunFiles(outputs, path.parent.name)
+    raise UsageProblem(f"none of the {len(runs)} runs in {outputs} completed; name one, such as {runs[-1].parent.name}")
+
+
+def without_secrets(text: str) -> str:
+    """`text` with the values of token variables blanked, wherever they got in (a command line, a log line)."""
+    for name in _SECRETS:
+        if len(value := os.environ.get(name, "")) >= 6:
+            text = text.replace(value, f"<{name}>")
+    return text
+
+
+def _validator(kind: str) -> jsonschema.Draft202012Validator:
+    schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema)

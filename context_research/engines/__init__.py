@@ -1,0 +1,1 @@
+"""Engines: one vLLM engine each, behind the protocol of `base`."""

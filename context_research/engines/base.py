@@ -1,0 +1,86 @@
+"""What the rest of the project needs from an engine. Implemented by `vllm.VllmEngine`; yours by a hook (hookspecs)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from context_research.timeline import Leg
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, made before the clock starts.
+
+    `prompt` holds token ids; exactly `output_tokens` are generated (end-of-sequence is ignored).
+    `sha256` covers everything that is sent, so that two runs can show that they sent the same.
+    """
+
+    id: str
+    prompt: Sequence[int]
+    output_tokens: int
+    seed: int
+    temperature: float
+    sha256: str
+
+
+@dataclass(slots=True)
+class Counters:
+    """An engine's own counts since it started, from its per-step statistics.
+
+    `transfers` holds the connector's own records of completed KV transfers, (seconds, bytes) each; `faults` counts what
+    went wrong with others (failed transfers, expired leases, …) by the connector's names.
+    """
+
+    prompt_computed: int = 0
+    prompt_cached: int = 0
+    prompt_external: int = 0
+    generated: int = 0
+    preemptions: int = 0
+    kv_usage_max: float = 0.0
+    transfers: list[tuple[float, int]] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def snapshot(self) -> Counters:
+        return Counters(**{**asdict(self), "transfers": list(self.transfers), "faults": dict(self.faults)})
+
+    def since(self, earlier: Counters) -> Counters:
+        """What was counted after `earlier`, a snapshot; `kv_usage_max` stays the whole life's."""
+        return Counters(
+            prompt_computed=self.prompt_computed - earlier.prompt_computed,
+            prompt_cached=self.prompt_cached - earlier.prompt_cached,
+            prompt_external=self.prompt_external - earlier.prompt_external,
+            generated=self.generated - earlier.generated,
+            preemptions=self.preemptions - earlier.preemptions,
+            kv_usage_max=self.kv_usage_max,
+            transfers=self.transfers[len(earlier.transfers) :],
+            faults={k: n - earlier.faults.get(k, 0) for k, n in self.faults.items() if n != earlier.faults.get(k, 0)},
+        )
+
+
+class Engine(Protocol):
+    """One engine. All coroutines run on the session's event loop; `start` and `close` on the main thread."""
+
+    name: str
+    role: str
+    counters: Counters
+
+    def start(self) -> None:
+        """Start, and return when the engine can serve. Raises EngineFailure, quoting the engine's own reason."""
+
+    def close(self) -> None:
+        """End the engine and everything it started. Safe to call twice."""
+
+    @property
+    def dead(self) -> bool:
+        """True once the engine has died; it never recovers, only `close` and a new `start` help."""
+
+    async def serve(self, request: Request, leg: Leg, *, output_tokens: int, handoff: Mapping[str, Any] | None) -> None:
+        """Run one request, filling `leg` as tokens arrive.
+
+        `handoff` is passed to the connector (vLLM's kv_transfer_params). Raises EngineFailure when the engine dies.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Placement, start time and the resolved engine configuration, as plain data."""

@@ -1,0 +1,59 @@
+"""Sends what vLLM and the libraries below it print to a file, from the moment an engine starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_REASON = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception)): (.+)")
+_UNHELPFUL = ("Engine core initialization failed", "EngineCore failed to start", "WorkerProc initialization failed")
+
+
+@contextmanager
+def to_file(path: Path) -> Iterator[None]:
+    """While open, this process's output goes to `path`; children forked meanwhile keep writing there.
+
+    File descriptors for C++ code (UCX, NIXL, oneDNN), sys.stdout and sys.stderr for Python's: under pytest they differ.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("a", encoding="utf-8", buffering=1)  # stays open: vLLM's logger in this process writes on
+    kept = sys.stdout, sys.stderr
+    for original in kept:
+        original.flush()
+    descriptors = os.dup(1), os.dup(2)
+    try:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+        sys.stdout = sys.stderr = stream
+        _redirect_vllm_logger(stream)
+        yield
+    finally:
+        _redirect_vllm_logger(stream)  # vLLM makes its handlers when first imported
+        sys.stdout, sys.stderr = kept
+        for number, descriptor in zip((1, 2), descriptors, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def _redirect_vllm_logger(stream: object) -> None:
+    for handler in logging.getLogger("vllm").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
+
+
+def reason(error: BaseException, log: Path) -> str:
+    """Why an engine failed, in one line: the error itself where it says so, else the last one in the engine's log."""
+    own = " ".join(str(error).split())
+    if own and not any(text in own for text in _UNHELPFUL):
+        return f"{type(error).__name__}: {own[:500]}"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    for line in reversed(lines):
+        found = _REASON.search(line)
+        if found and not any(text in line for text in _UNHELPFUL):
+            return f"{found[1]}: {found[2][:500]}"
+    return own or type(error).__name__

@@ -1,0 +1,257 @@
+"""A real vLLM engine: AsyncLLM in this process, its EngineCore in a child, on a CPU or CUDA device."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from context_research.devices import Placement, visible_gpus
+from context_research.engines import logs, seeded_loader, stats
+from context_research.engines.base import Counters, Request
+from context_research.engines.child import dies_with_parent
+from context_research.errors import EngineFailure, UsageProblem
+from context_research.models import Model
+from context_research.preflight import pool_bytes
+from context_research.settings import Settings
+from context_research.timeline import Leg
+
+_LOAD_FORMATS = {"hub": "auto", "seeded": "seeded", "dummy": "dummy"}
+_SHUTDOWN_S = 10.0
+_DESCRIBED = ("model", "cache", "parallel", "scheduler", "device", "load", "compilation", "kv_transfer")
+
+
+class VllmEngine:
+    """Implements `base.Engine`.
+
+    `connector` is what the handoff adds: keyword arguments of vLLM's KVTransferConfig and environment variables.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: Model,
+        placement: Placement,
+        log: Path,
+        connector: tuple[Mapping[str, Any], Mapping[str, str]] | None = None,
+    ) -> None:
+        self.name, self.role = placement.spec.name, placement.spec.role
+        self.counters = Counters()
+        self.log = log
+        self._settings, self._model, self._placement, self._connector = settings, model, placement, connector
+        self._llm: Any = None
+        self._config: Any = None
+        self._processes: list[psutil.Process] = []
+        self._start_s = 0.0
+
+    def start(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("engines start on the main thread: forked children die with the thread that made them")
+        began, before = time.perf_counter(), set(psutil.Process().children(recursive=True))
+        with dies_with_parent() as parent, logs.to_file(self.log), _environment({**self._environment(), **parent}):
+            try:
+                self._llm = self._launch()
+            except UsageProblem:
+                raise
+            except Exception as error:
+                self._take_processes(before)
+                self.close()
+                raise EngineFailure(
+                    f"vLLM engine {self.name!r} could not start: {logs.reason(error, self.log)}"
+                ) from None
+        self._take_processes(before)
+        self._start_s = time.perf_counter() - began
+
+    def _launch(self) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        seeded_loader.register()
+        arguments = self._arguments()
+        fields = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+        for name in arguments:
+            if name not in fields:
+                near = difflib.get_close_matches(name, fields, 1)
+                raise UsageProblem(
+                    f"engine.args.{name}: vLLM has no such engine argument" + (f"; is it {near[0]}?" if near else "")
+                )
+        self._config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        if self._settings.device == "cpu":
+            # vLLM's CPU platform sets spawn inside create_engine_config; fork starts in 2 s instead of 13.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
+
+    def _arguments(self) -> dict[str, Any]:
+        """Keyword arguments of vLLM's AsyncEngineArgs."""
+        engine, on_cpu = self._settings.engine, self._settings.device == "cpu"
+        arguments: dict[str, Any] = {
+            "model": str(self._model.path),
+            "load_format": _LOAD_FORMATS[self._model.settings.weights],
+            "skip_tokenizer_init": True,
+            "seed": 0,  # of the weights, where they are seeded; the run's seed is each request's
+            "dtype": self._model.dtype,
+            "max_model_len": self._model.max_length,
+            "block_size": engine.block_size,
+            "max_num_batched_tokens": engine.max_num_batched_tokens,
+            "max_num_seqs": engine.max_num_seqs,
+            "enforce_eager": engine.enforce_eager,
+            "enable_prefix_caching": engine.enable_prefix_caching,
+        }
+        if on_cpu:
+            arguments["distributed_executor_backend"] = "uni"
+        elif len(self._placement.devices) > 1:
+            arguments["tensor_parallel_size"] = len(self._placement.devices)
+        if on_cpu or engine.kv_cache_memory_bytes is not None:
+            arguments["kv_cache_memory_bytes"] = pool_bytes(self._settings, self._model, self._placement)
+        if not on_cpu:
+            arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization * self._placement.memory_share
+        if self._connector is not None:
+            from vllm.config import KVTransferConfig
+
+            arguments["kv_transfer_config"] = KVTransferConfig(**self._connector[0])
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return given | self._settings.engine.args
+
+    def _environment(self) -> dict[str, str | None]:
+        """What the engine's processes see; None removes a variable that would override the settings."""
+        environment: dict[str, str | None] = {
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_COLOR": "0",
+            "VLLM_PLUGINS": None,
+            "VLLM_CPU_KVCACHE_SPACE": None,
+        }
+        if self._settings.device == "cpu":
+            cores = self._placement.devices
+            environment |= {
+                "OMP_NUM_THREADS": str(len(cores)),
+                "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+                # Lets vLLM keep the in-process executor on CPU. AsyncLLM still runs the EngineCore in a child.
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            }
+        else:
+            gpus = visible_gpus()
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index] for index in self._placement.devices)
+        return environment | dict(self._connector[1] if self._connector else {})
+
+    async def serve(self, request: Request, leg: Leg, *, output_tokens: int, handoff: Mapping[str, Any] | None) -> None:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        parameters = SamplingParams(
+            max_tokens=output_tokens,
+            temperature=request.temperature,
+            seed=request.seed,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+            extra_args=None if handoff is None else {"kv_transfer_params": dict(handoff)},
+        )
+        prompt, clock, output = {"prompt_token_ids": request.prompt}, time.perf_counter, None
+        leg.sent = clock()
+        try:
+            async for output in self._llm.generate(prompt, parameters, request.id):
+                at, tokens = clock(), output.outputs[0].token_ids
+                leg.token_ids.extend(tokens)
+                leg.token_times.extend((at,) * len(tokens))
+        except EngineDeadError:
+            raise EngineFailure(f"{self.role} engine {self.name!r} died") from None
+        if output is not None:
+            _finish(leg, output)
+
+    @property
+    def dead(self) -> bool:
+        return self._llm is None or bool(self._llm.errored) or not all(map(_runs, self._processes))
+
+    def close(self) -> None:
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            with contextlib.suppress(Exception):  # a dead engine may raise anything here, and must still be buried
+                llm.shutdown(timeout=_SHUTDOWN_S)
+        _, alive = psutil.wait_procs(self._processes, timeout=_SHUTDOWN_S if llm is not None else 0)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=5)
+        self._processes = []
+
+    def _take_processes(self, before: set[psutil.Process]) -> None:
+        """Remember the processes that this engine started, so that `close` ends these and no others."""
+        started = set(psutil.Process().children(recursive=True)) - before
+        # Python's resource tracker serves every engine of this process and ends with it.
+        self._processes = [process for process in started if not _is_resource_tracker(process)]
+
+    def describe(self) -> dict[str, Any]:
+        placement = self._placement
+        return {
+            "name": self.name,
+            "role": self.role,
+            "devices": list(placement.devices),
+            "memory_share": placement.memory_share,
+            "kv_pool_bytes": pool_bytes(self._settings, self._model, placement),
+            "kv_bytes_per_token": self._model.kv_bytes_per_token,
+            "start_s": round(self._start_s, 2),
+            "pids": [process.pid for process in self._processes],
+            "vllm_config": {
+                name: _plain(getattr(self._config, f"{name}_config", None)) for name in _DESCRIBED if self._config
+            },
+        }
+
+
+def _finish(leg: Leg, output: Any) -> None:
+    """Take over what vLLM says of a request with its last output."""
+    leg.finish_reason = output.outputs[0].finish_reason
+    leg.cached_tokens = output.num_cached_tokens
+    leg.handoff = output.kv_transfer_params
+    if (own := output.metrics) is not None:
+        leg.queued, leg.started = own.queued_ts or None, own.scheduled_ts or None
+        leg.first_token, leg.last_token = own.first_token_ts or None, own.last_token_ts or None
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """The fields of one of vLLM's config dataclasses that are plain values, without anything secret."""
+    if config is None:
+        return {}
+    values = {name: value for name, value in vars(config).items() if not name.startswith("_") and name[-5:] != "token"}
+    return {
+        name: value if isinstance(value, (bool, int, float, type(None))) else str(value)
+        for name, value in values.items()
+        if isinstance(value, (bool, int, float, str, type(None))) or type(value).__name__ == "dtype"
+    }
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _is_resource_tracker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "resource_tracker" in " ".join(process.cmdline())
+    return False
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Set (or remove, for None) environment variables, and put all back as they were."""
+    before = dict(os.environ)
+    try:
+        for name, value in changes.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,148 @@
+"""The fixtures: settings, seed, workload, serving, engine, serving_run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from context_research import metrics, models
+from context_research.engines.base import Engine
+from context_research.errors import EngineFailure, UsageProblem
+from context_research.eventloop import EventLoop
+from context_research.measure import CaseResult, measure
+from context_research.metrics import Metric
+from context_research.progress import ProgressLine
+from context_research.rows import disabled
+from context_research.serving import topologies
+from context_research.serving.base import Topology
+from context_research.session import SESSION, Session
+from context_research.settings import Settings, Workload
+from context_research.workload.prompts import Case
+
+CASE = pytest.StashKey[dict[str, Any]]()
+"""What a case leaves on its item, and the plugin moves to its report: plain data, as it may cross processes."""
+
+
+@pytest.fixture(scope="session")
+def settings(pytestconfig: pytest.Config) -> Settings:
+    """The run's settings, resolved."""
+    return pytestconfig.stash[SESSION].resolved.settings
+
+
+@pytest.fixture(scope="session")
+def seed(settings: Settings) -> int:
+    """The run's seed."""
+    assert settings.seed is not None  # the plugin refuses a run without one
+    return settings.seed
+
+
+@pytest.fixture(scope="session")
+def workload(settings: Settings) -> Workload:
+    """The run's workload settings."""
+    return settings.workload
+
+
+@pytest.fixture(scope="session")
+def serving(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Topology]:
+    """The serving mode at work: its engines, started when a test first asks for them, closed with the session."""
+    session = pytestconfig.stash[SESSION]
+    ProgressLine(pytestconfig).note(f"starting {settings.serving.mode} serving, log in {session.files.logs}")
+    topology = _build(pytestconfig, session)
+    # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
+    pytestconfig.add_cleanup(topology.close)
+    topology.start()
+    yield topology
+    topology.close()
+    topology.loop.close()
+
+
+@pytest.fixture(scope="session")
+def engine(serving: Topology) -> Engine:
+    """The engine whose tokens the client sees."""
+    return serving.decoder
+
+
+@pytest.fixture
+def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., CaseResult]:
+    """Measures one case: ``serving_run(prompt_tokens=1024, concurrency=4)``, once a test.
+
+    Fails the test if a validity check fails, with its evidence. With --benchmark-disable: one repeat, no rows.
+    """
+    # pytest-benchmark decides whether the test runs (-skip, -only); it is not the clock.
+    benchmark.disabled = True
+    config = request.config
+    session = config.stash[SESSION]
+
+    def run(prompt_tokens: int, concurrency: int) -> CaseResult:
+        line = ProgressLine(config)
+        case = Case(session.resolved.settings.experiment, prompt_tokens, concurrency)
+        topology = _running(request, line)
+        chosen, model = session.resolved.settings, session.model
+        try:
+            result: CaseResult = benchmark.pedantic(
+                measure,
+                args=(case, chosen, model, topology, line.show, 1 if disabled(config) else None),
+                rounds=1,
+                iterations=1,
+            )
+        finally:
+            line.clear()
+        request.node.stash[CASE] = _payload(request.node, session, result, topology)
+        if result.failure:
+            pytest.fail(f"{case.name}: {result.failure}", pytrace=False)
+        return result
+
+    return run
+
+
+def _build(config: pytest.Config, session: Session) -> Topology:
+    chosen = session.resolved.settings
+    model = models.download(session.model)
+
+    def make_engine(placement: Any) -> Engine:
+        made: Engine = config.hook.pytest_context_research_make_engine(
+            settings=chosen, model=model, placement=placement, log=session.files.logs / f"{placement.spec.name}.log"
+        )
+        return made
+
+    return topologies.build(chosen, EventLoop(), make_engine)
+
+
+def _running(request: pytest.FixtureRequest, line: ProgressLine) -> Topology:
+    """The session's topology, started or restarted. Ends the session where that can't be done: no case could run."""
+    try:
+        topology: Topology = request.getfixturevalue("serving")
+        if dead := topology.revive():
+            line.note(f"restarted the engines: {', '.join(dead)} had died")
+    except (EngineFailure, UsageProblem) as failure:
+        request.session.shouldstop = str(failure)
+        pytest.fail(str(failure), pytrace=False)
+    return topology
+
+
+def all_metrics(config: pytest.Config, settings: Settings) -> tuple[Metric, ...]:
+    """The built-in metrics and those that plugins add."""
+    added = config.hook.pytest_context_research_metrics(settings=settings)
+    return (*metrics.METRICS, *(metric for some in added for metric in some or ()))
+
+
+def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: Topology) -> dict[str, Any]:
+    chosen = session.resolved.settings
+    kinds = all_metrics(session.config, chosen)
+    samples = result.samples(kinds)
+    handoff = chosen.serving.handoff
+    return {
+        "nodeid": item.nodeid.partition("@")[0],
+        "experiment": chosen.experiment,
+        "backend": chosen.backend,
+        "device": chosen.device,
+        "mode": chosen.serving.mode,
+        "model_label": session.model.label,
+        "run_id": session.files.run_id,
+        "summary": result.summary(kinds, handoff.connector if handoff else None),
+        "samples": {kind.name: samples[kind.name] for kind in kinds if kind.unit == "s" and kind.lower_is_better},
+        "timelines": [{"case": result.case.name, **timeline.as_json(result.origin)} for timeline in result.timelines],
+        "engines": [engine.describe() for engine in topology.engines],
+    }

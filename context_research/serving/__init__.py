@@ -1,0 +1,1 @@
+"""Serving modes: which engines there are, and how one request passes through them."""

@@ -1,0 +1,20 @@
+"""Prefill and decode on one engine."""
+
+from __future__ import annotations
+
+from context_research import timeline as timelines
+from context_research.engines.base import Request
+from context_research.serving.base import Topology
+from context_research.timeline import Leg, Timeline
+
+
+class Aggregated(Topology):
+    """One engine, one leg."""
+
+    async def _route(self, request: Request, timeline: Timeline) -> None:
+        engine = self.engine("aggregated")
+        leg = Leg(engine.name)
+        try:
+            await engine.serve(request, leg, output_tokens=request.output_tokens, handoff=None)
+        finally:
+            timelines.of_aggregated(timeline, leg)

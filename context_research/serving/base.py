@@ -1,0 +1,89 @@
+"""A serving mode at work: its engines, and one request's way through them."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from context_research.engines.base import Engine, Request
+from context_research.errors import EngineFailure
+from context_research.eventloop import EventLoop
+from context_research.timeline import Timeline
+
+
+class Topology(ABC):
+    """Engines in a serving mode. `loop` is theirs; `start` and `close` belong to the main thread."""
+
+    def __init__(self, engines: Sequence[Engine], loop: EventLoop, timeout_s: float) -> None:
+        self.engines, self.loop, self._timeout_s = tuple(engines), loop, timeout_s
+
+    def start(self) -> None:
+        """Start the engines, one after another. Raises EngineFailure; those that did start are closed again."""
+        try:
+            for engine in self.engines:
+                engine.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def revive(self) -> list[str]:
+        """Restart all engines if one is dead: it never recovers, and its peers hold connections to it.
+
+        Returns the names of the dead. Raises EngineFailure as `start` does.
+        """
+        dead = [engine.name for engine in self.engines if engine.dead]
+        if dead:
+            self.close()
+            self.start()
+        return dead
+
+    def close(self) -> None:
+        """Close every engine, in reverse order, also if one fails to."""
+        for engine in reversed(self.engines):
+            engine.close()
+
+    async def serve(self, request: Request, repeat: int, scheduled: float) -> Timeline:
+        """One request's timeline. Never raises for what happens to the request: that is in `timeline.error`."""
+        timeline = Timeline(
+            request=request.id,
+            prompt_sha256=request.sha256,
+            repeat=repeat,
+            scheduled=scheduled,
+            sent=scheduled,
+            prompt_tokens=len(request.prompt),
+            output_tokens_asked=request.output_tokens,
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._route(request, timeline)
+        except TimeoutError:
+            timeline.error = f"no end after {self._timeout_s:g} s ({self._where(timeline)})"
+        except EngineFailure as failure:
+            timeline.error = str(failure)
+        else:
+            if not timeline.complete:
+                timeline.error = (
+                    f"ended with finish reason {timeline.finish_reason!r} after {len(timeline.token_times)} of "
+                    f"{request.output_tokens} tokens ({self._where(timeline)})"
+                )
+        return timeline
+
+    @abstractmethod
+    async def _route(self, request: Request, timeline: Timeline) -> None:
+        """Pass the request through the engines, filling `timeline` also on the way out of an error."""
+
+    @property
+    def decoder(self) -> Engine:
+        """The engine whose tokens the client sees."""
+        return self.engine("aggregated" if len(self.engines) == 1 else "decode")
+
+    def engine(self, role: str) -> Engine:
+        """The engine of `role`. Raises StopIteration: settings allow a mode only with the roles it needs."""
+        return next(engine for engine in self.engines if engine.role == role)
+
+    def _where(self, timeline: Timeline) -> str:
+        """Which engine had the request last, for messages."""
+        prefilling = len(self.engines) > 1 and timeline.handoff_started is None
+        engine = self.engine("prefill") if prefilling else self.decoder
+        return f"on {engine.role} engine {engine.name!r}"

@@ -1,0 +1,27 @@
+"""Prefill on one engine, decode on another, the KV cache handed over between them."""
+
+from __future__ import annotations
+
+from context_research import timeline as timelines
+from context_research.engines.base import Request
+from context_research.serving import handoff
+from context_research.serving.base import Topology
+from context_research.timeline import Leg, Timeline
+
+
+class Disaggregated(Topology):
+    """Two legs with the same request id, as vLLM's own proxies do it.
+
+    Prefill makes one token, which is discarded: the first token that the client sees is decode's, which computes the
+    prompt's last token again for it.
+    """
+
+    async def _route(self, request: Request, timeline: Timeline) -> None:
+        prefill, decode = self.engine("prefill"), self.engine("decode")
+        first, second = Leg(prefill.name), Leg(decode.name)
+        try:
+            await prefill.serve(request, first, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS)
+            parameters = handoff.guarded(first.handoff)
+            await decode.serve(request, second, output_tokens=request.output_tokens, handoff=parameters)
+        finally:
+            timelines.of_disaggregated(timeline, first, second)

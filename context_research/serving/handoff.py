@@ -1,0 +1,68 @@
+"""The KV handoff over NIXL: connector settings for both engines, and the guards around one request's parameters.
+
+What a connector does with wrong parameters is seldom an error (see docs/how-it-works.md): it recomputes the prompt in
+silence, kills the decode engine, hangs, or serves another request's KV. So parameters are checked before decode gets
+them, and every request has a timeout.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from context_research.errors import EngineFailure
+from context_research.settings import Device, Handoff
+
+PREFILL_PARAMETERS: Mapping[str, Any] = {
+    "do_remote_decode": True,
+    "do_remote_prefill": False,
+    "remote_engine_id": None,
+    "remote_block_ids": None,
+    "remote_host": None,
+    "remote_port": None,
+}
+"""kv_transfer_params of the prefill leg: keep the KV, and say where it is."""
+_KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
+_NEEDED = ("remote_engine_id", "remote_request_id", "remote_block_ids", "remote_host", "remote_port")
+
+
+class HandoffProblem(EngineFailure):
+    """The prefill engine's answer can't be handed to decode."""
+
+
+def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, Any], dict[str, str]]:
+    """Keyword arguments of vLLM's KVTransferConfig, and environment variables, for the engine of `role`."""
+    arguments: dict[str, Any] = {
+        "kv_connector": handoff.connector,
+        "kv_role": _KV_ROLES[role],
+        "kv_load_failure_policy": handoff.load_failure_policy,
+        "kv_connector_extra_config": {"backends": list(handoff.backends), **handoff.extra_config},
+    }
+    if device == "cpu":
+        arguments["kv_buffer_device"] = "cpu"
+    if handoff.progress_thread == "off" or (handoff.progress_thread == "auto" and device == "cpu"):
+        arguments["kv_connector_module_path"] = "context_research.serving.nixl_quiet"
+    environment = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(_free_port())}
+    return arguments, environment
+
+
+def guarded(answer: Mapping[str, Any] | None) -> dict[str, Any]:
+    """kv_transfer_params for the decode leg from the prefill leg's answer, passed on unread but for the guards.
+
+    Raises HandoffProblem where decode would recompute the prompt in silence, die or hang.
+    """
+    if not answer or not answer.get("do_remote_prefill"):
+        raise HandoffProblem("the prefill engine returned no KV to hand over: decode would recompute the whole prompt")
+    if missing := [key for key in _NEEDED if answer.get(key) is None]:
+        raise HandoffProblem(
+            f"the prefill engine's kv_transfer_params lack {', '.join(missing)}: decode would die or hang"
+        )
+    # Else decode reports the prefill engine's prefix hits as its own.
+    return {key: value for key, value in answer.items() if key != "remote_prefill_cached_tokens"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,115 @@
+"""What one pytest session knows before anything runs: its options, settings, model, and where its files go."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from context_research import artifacts, devices, models, preflight, settings
+from context_research.artifacts import RunFiles
+from context_research.errors import UsageProblem
+from context_research.models import Model
+from context_research.options import OPTIONS, from_environment
+from context_research.settings import Layer, Resolved
+from context_research.workload.prompts import Case
+
+
+class Session:
+    """One per pytest process; an xdist worker's agrees with its controller's."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
+        self.collected = (0, "")
+        """How many experiment items there were before selection, and the marker they got."""
+        self.selected: list[pytest.Item] = []
+
+    @cached_property
+    def experiment(self) -> str | None:
+        """The experiment that the command line selects: the one folder of benchmarks/ among pytest's paths.
+
+        Raises UsageProblem for more than one: a run, its settings and its engines belong to one experiment.
+        """
+        found = sorted({name for argument in self.config.args for name in self._experiments_under(argument)})
+        if len(found) > 1:
+            raise UsageProblem(f"one experiment a session: run benchmarks/{', benchmarks/'.join(found)} one by one")
+        return found[0] if found else None
+
+    def _experiments_under(self, argument: str) -> list[str]:
+        path = (self.config.invocation_params.dir / argument.partition("::")[0]).resolve()
+        home = self.config.rootpath / "benchmarks"
+        if path.is_relative_to(home) and path != home:
+            name = path.relative_to(home).parts[0]
+            return [name] if self._is_experiment(home / name) else []
+        if home.is_relative_to(path):
+            return [folder.name for folder in sorted(home.glob("*/")) if self._is_experiment(folder)]
+        return []
+
+    @staticmethod
+    def _is_experiment(folder: Path) -> bool:
+        """Folders of scripts, such as benchmarks/overhead, hold no tests."""
+        return any(folder.glob("test_*.py"))
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Settings given beside the YAML files, weakest first."""
+        config = self.config
+        ini = {option.flag: config.getini(option.ini) or None for option in OPTIONS}
+        given = {option.flag: config.getoption(option.dest) for option in OPTIONS}
+        layers = [
+            settings.parse_options("ini", ini),
+            settings.parse_options("environment", from_environment()),
+            settings.parse_options("command line", given),
+        ]
+        if self.worker and self.worker.get("context_research_devices"):
+            layers.append(Layer("xdist worker", {"devices": list(self.worker["context_research_devices"])}))
+        return layers
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        """The experiment's settings. Raises UsageProblem."""
+        if self.experiment is None:
+            raise UsageProblem("no experiment is selected: name one, such as pytest benchmarks/e0")
+        return settings.resolve(self.experiment, self.layers, *devices.detect())
+
+    @cached_property
+    def model(self) -> Model:
+        """The model, its config read. Raises UsageProblem; may ask the hub."""
+        return models.resolve(self.resolved.settings.model)
+
+    @cached_property
+    def files(self) -> RunFiles:
+        """Where this run's files go. Workers are told by their controller."""
+        if self.worker:
+            return RunFiles(Path(self.worker["context_research_outputs"]), self.worker["context_research_run_id"])
+        chosen = self.resolved.settings
+        outputs = self.config.rootpath / chosen.outputs
+        named: str | None = self.config.getoption("context_research_run_id")
+        mode, seed = chosen.serving.mode, chosen.seed
+        return RunFiles(outputs, named or artifacts.new_run_id(chosen.experiment, mode, seed))
+
+    @cached_property
+    def cases(self) -> list[Case]:
+        """Every case of the settings, whether selected or not."""
+        chosen = self.resolved.settings
+        lengths, levels = chosen.workload.prompt_lengths, chosen.workload.concurrency
+        return [Case(chosen.experiment, tokens, level) for tokens in lengths for level in levels]
+
+    def check(self, cases: list[Case]) -> None:
+        """Everything that can be known to be wrong before an engine starts. Raises UsageProblem."""
+        chosen = self.resolved.settings
+        if chosen.seed is None:
+            raise UsageProblem(
+                f"{chosen.experiment} needs a seed: give --seed=0 (or seed: in a config of your own with --experiment-config)"
+            )
+        preflight.check_backend(chosen)
+        artifacts.check_writable(self.files.outputs)
+        artifacts.check_run_id(self.files)
+        placements = devices.place(chosen, devices.run_devices(chosen))
+        preflight.check_fit(chosen, self.model, placements, [case.load(chosen.workload) for case in cases])
+
+
+SESSION = pytest.StashKey[Session]()

@@ -1,0 +1,107 @@
+"""What happened to one request, on one clock: seconds of `time.perf_counter()`, which engines share on Linux."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Leg:
+    """What one engine did for one request. Filled while it happens, so that a leg that fails keeps what it got.
+
+    `token_times[i]` is when the client had `token_ids[i]`; tokens that arrived in one chunk share a time.
+    `queued`, `started`, `first_token` and `last_token` are the engine's own (vLLM's RequestStateStats).
+    """
+
+    engine: str
+    sent: float = 0.0
+    token_ids: list[int] = field(default_factory=list)
+    token_times: list[float] = field(default_factory=list)
+    queued: float | None = None
+    started: float | None = None
+    first_token: float | None = None
+    last_token: float | None = None
+    cached_tokens: int | None = None
+    """Prompt tokens that the engine did not compute: from its prefix cache or from another engine."""
+    finish_reason: str | None = None
+    handoff: dict[str, Any] | None = None
+    """vLLM's kv_transfer_params as the engine returned them."""
+
+
+@dataclass(slots=True)
+class Timeline:
+    """One request from the moment it was due to its last token. Times are None where that stage did not happen.
+
+    In aggregated mode the prefill and decode stages are the same engine's; there is no handoff.
+    `decode_started` is when the decode engine first scheduled the request, its KV cache loaded.
+    """
+
+    request: str
+    prompt_sha256: str
+    repeat: int
+    scheduled: float
+    sent: float
+    prompt_tokens: int
+    output_tokens_asked: int
+    prefill_queued: float | None = None
+    prefill_started: float | None = None
+    prefill_finished: float | None = None
+    handoff_started: float | None = None
+    decode_queued: float | None = None
+    decode_started: float | None = None
+    token_times: list[float] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    finished: float | None = None
+    prefill_cached_tokens: int | None = None
+    decode_cached_tokens: int | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Finished without error and with exactly the tokens asked for."""
+        return self.error is None and len(self.token_times) == self.output_tokens_asked
+
+    @property
+    def computed_on_decode(self) -> int | None:
+        """Prompt tokens that the decode engine computed itself; None in aggregated mode."""
+        return None if self.decode_cached_tokens is None else self.prompt_tokens - self.decode_cached_tokens
+
+    def as_json(self, origin: float) -> dict[str, Any]:
+        """Plain data, times in seconds since `origin` (the case's start)."""
+        record = asdict(self)
+        for name, value in record.items():
+            if isinstance(value, float):
+                record[name] = round(value - origin, 7)
+        record["token_times"] = [round(at - origin, 7) for at in self.token_times]
+        return record
+
+
+def of_aggregated(timeline: Timeline, leg: Leg) -> None:
+    """Fill `timeline` from its only leg."""
+    _of_prefill(timeline, leg)
+    _of_tokens(timeline, leg)
+
+
+def of_disaggregated(timeline: Timeline, prefill: Leg, decode: Leg) -> None:
+    """Fill `timeline` from both legs; every token that counts is the decode engine's."""
+    _of_prefill(timeline, prefill)
+    _of_tokens(timeline, decode)
+    # The client passes the KV's address on: the handoff begins when it sends the second leg.
+    timeline.handoff_started = decode.sent or None
+    timeline.decode_queued, timeline.decode_started = decode.queued, decode.started
+    timeline.decode_cached_tokens = decode.cached_tokens
+
+
+def _of_prefill(timeline: Timeline, leg: Leg) -> None:
+    timeline.sent = leg.sent or timeline.sent
+    timeline.prefill_queued, timeline.prefill_started = leg.queued, leg.started
+    timeline.prefill_finished = leg.first_token
+    timeline.prefill_cached_tokens = leg.cached_tokens
+
+
+def _of_tokens(timeline: Timeline, leg: Leg) -> None:
+    timeline.token_times, timeline.token_ids = leg.token_times, leg.token_ids
+    timeline.finished = leg.token_times[-1] if leg.token_times else None
+    timeline.finish_reason = leg.finish_reason

@@ -1,0 +1,39 @@
+"""When requests are sent. Closed loop: a fixed number in flight, the next is due when one ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from context_research.engines.base import Request
+
+Result = TypeVar("Result")
+
+
+async def closed_loop(
+    requests: Sequence[Request], concurrency: int, serve: Callable[[Request, float], Awaitable[Result | None]]
+) -> list[Result]:
+    """Serve `requests` in order, `concurrency` at a time; results in order of completion.
+
+    `serve` gets each request with the time at which it was due: when its slot became free, in perf_counter seconds.
+    It returns None to stop: nothing more is sent then, what is in flight ends.
+    """
+    waiting, results, stopped = iter(requests), [], False
+
+    async def slot(due: float) -> None:
+        nonlocal stopped
+        for request in waiting:
+            if stopped:
+                return
+            result = await serve(request, due)
+            due = time.perf_counter()
+            if result is None:
+                stopped = True
+                return
+            results.append(result)
+
+    start = time.perf_counter()
+    await asyncio.gather(*(slot(start) for _ in range(concurrency)))
+    return results
