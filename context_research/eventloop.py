@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as NotYet
@@ -34,18 +35,8 @@ class EventLoop:
             future.cancel()
             raise
 
-    def close(self) -> None:
-        """Stop the loop once what it still runs is cancelled. Safe to call twice."""
-        if not self._thread.is_alive():
-            return
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self._loop).result(timeout=10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-        self._loop.close()
 
-
-async def _cancel_all() -> None:
-    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    for task in others:
-        task.cancel()
-    await asyncio.wait(others, timeout=5) if others else None
+@functools.cache
+def session_loop() -> EventLoop:
+    """This process's loop. It is never closed: its thread is a daemon, and engines end with their own `close`."""
+    return EventLoop()

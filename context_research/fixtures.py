@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from context_research import metrics, models
+from context_research.devices import Placement
 from context_research.engines.base import Engine
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.eventloop import EventLoop
 from context_research.measure import CaseResult, measure
 from context_research.metrics import Metric
 from context_research.progress import ProgressLine
@@ -55,7 +55,6 @@ def serving(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Topolog
     topology.start()
     yield topology
     topology.close()
-    topology.loop.close()
 
 
 @pytest.fixture(scope="session")
@@ -76,17 +75,11 @@ def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
     session = config.stash[SESSION]
 
     def run(prompt_tokens: int, concurrency: int) -> CaseResult:
-        line = ProgressLine(config)
-        case = Case(session.resolved.settings.experiment, prompt_tokens, concurrency)
+        chosen, line = session.resolved.settings, ProgressLine(config)
+        case = Case(chosen.experiment, prompt_tokens, concurrency)
         topology = _running(request, line)
-        chosen, model = session.resolved.settings, session.model
         try:
-            result: CaseResult = benchmark.pedantic(
-                measure,
-                args=(case, chosen, model, topology, line.show, 1 if disabled(config) else None),
-                rounds=1,
-                iterations=1,
-            )
+            result = measure(case, chosen, session.model, topology, line.show, 1 if disabled(config) else None)
         finally:
             line.clear()
         request.node.stash[CASE] = _payload(request.node, session, result, topology)
@@ -94,20 +87,24 @@ def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
             pytest.fail(f"{case.name}: {result.failure}", pytrace=False)
         return result
 
-    return run
+    def once(prompt_tokens: int, concurrency: int) -> CaseResult:
+        result: CaseResult = benchmark.pedantic(run, args=(prompt_tokens, concurrency), rounds=1, iterations=1)
+        return result
+
+    return once
 
 
 def _build(config: pytest.Config, session: Session) -> Topology:
     chosen = session.resolved.settings
     model = models.download(session.model)
 
-    def make_engine(placement: Any) -> Engine:
+    def make_engine(placement: Placement) -> Engine:
         made: Engine = config.hook.pytest_context_research_make_engine(
             settings=chosen, model=model, placement=placement, log=session.files.logs / f"{placement.spec.name}.log"
         )
         return made
 
-    return topologies.build(chosen, EventLoop(), make_engine)
+    return topologies.build(chosen, make_engine)
 
 
 def _running(request: pytest.FixtureRequest, line: ProgressLine) -> Topology:
@@ -116,10 +113,10 @@ def _running(request: pytest.FixtureRequest, line: ProgressLine) -> Topology:
         topology: Topology = request.getfixturevalue("serving")
         if dead := topology.revive():
             line.note(f"restarted the engines: {', '.join(dead)} had died")
+        return topology
     except (EngineFailure, UsageProblem) as failure:
-        request.session.shouldstop = str(failure)
-        pytest.fail(str(failure), pytrace=False)
-    return topology
+        problem = request.session.shouldstop = str(failure)
+    pytest.fail(problem, pytrace=False)
 
 
 def all_metrics(config: pytest.Config, settings: Settings) -> tuple[Metric, ...]:
@@ -132,7 +129,7 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
     chosen = session.resolved.settings
     kinds = all_metrics(session.config, chosen)
     samples = result.samples(kinds)
-    handoff = chosen.serving.handoff
+    connector = chosen.serving.handoff.connector if chosen.serving.handoff else None
     return {
         "nodeid": item.nodeid.partition("@")[0],
         "experiment": chosen.experiment,
@@ -141,7 +138,7 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
         "mode": chosen.serving.mode,
         "model_label": session.model.label,
         "run_id": session.files.run_id,
-        "summary": result.summary(kinds, handoff.connector if handoff else None),
+        "summary": result.summary(kinds, connector),
         "samples": {kind.name: samples[kind.name] for kind in kinds if kind.unit == "s" and kind.lower_is_better},
         "timelines": [{"case": result.case.name, **timeline.as_json(result.origin)} for timeline in result.timelines],
         "engines": [engine.describe() for engine in topology.engines],

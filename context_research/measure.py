@@ -10,6 +10,7 @@ from typing import Any
 from context_research import metrics, validity
 from context_research.devices import run_devices
 from context_research.engines.base import Counters, Request
+from context_research.eventloop import session_loop
 from context_research.metrics import Metric, Repeat
 from context_research.models import Model
 from context_research.serving.base import Topology
@@ -162,5 +163,5 @@ def _pass(
         # A dead engine answers nothing any more: sending it the rest would only fill the record.
         return None if timeline.error and any(engine.dead for engine in topology.engines) else timeline
 
-    topology.loop.run(closed_loop(batch, case.concurrency, serve), lambda: while_waiting(progress))
+    session_loop().run(closed_loop(batch, case.concurrency, serve), lambda: while_waiting(progress))
     return timelines

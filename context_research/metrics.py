@@ -123,7 +123,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def samples_needed(percentile: int) -> int:
-    """The fewest samples that carry a percentile p: 1 − pⁿ ≥ 0.995, so that its 99 % interval ends inside the sample."""
+    """The fewest samples n that carry a percentile p: 1 − pⁿ ≥ 0.995, its 99 % interval ends inside the sample."""
     return ceil(log(0.005) / log(percentile / 100))
 
 

@@ -5,6 +5,7 @@ Entry point `pytest11`. Imports neither torch nor vLLM; those come with the firs
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections.abc import Generator
 from pathlib import Path
@@ -13,13 +14,18 @@ from typing import Any
 import pytest
 
 from context_research import hookspecs, manifest
+from context_research.devices import Placement
+from context_research.engines.base import Engine
 from context_research.errors import UsageProblem
 from context_research.fixtures import CASE
 from context_research.lending import Lender
+from context_research.models import Model
 from context_research.options import OPTIONS
 from context_research.recorder import Recorder
 from context_research.rows import RowSink
+from context_research.serving.topologies import make_engine
 from context_research.session import SESSION, Session
+from context_research.settings import Settings
 from context_research.tables import pytest_benchmark_scale_unit as pytest_benchmark_scale_unit
 from context_research.workload.prompts import Case
 
@@ -75,7 +81,11 @@ def _exit_on_sigterm(config: pytest.Config) -> None:
         previous = signal.signal(signal.SIGTERM, leave)
     except ValueError:  # not the main thread: pytest was embedded, and signals are its host's
         return
-    config.add_cleanup(lambda: signal.signal(signal.SIGTERM, previous))
+    config.add_cleanup(functools.partial(_restore, previous))
+
+
+def _restore(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -102,8 +112,8 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return []
     chosen = session.resolved.settings
     return [
-        f"context-research: {chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, device {chosen.device}, "
-        f"seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
+        f"context-research: {chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, "
+        f"device {chosen.device}, seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
         f"  settings: {session.resolved.reason}",
     ]
 
@@ -193,11 +203,6 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_context_research_make_engine(settings: Any, model: Any, placement: Any, log: Path) -> Any:
+def pytest_context_research_make_engine(settings: Settings, model: Model, placement: Placement, log: Path) -> Engine:
     """vLLM, unless another plugin made an engine."""
-    from context_research.engines.vllm import VllmEngine
-    from context_research.serving import handoff
-
-    described = settings.serving.handoff
-    connector = handoff.connector(described, placement.spec.role, settings.device) if described else None
-    return VllmEngine(settings, model, placement, log, connector)
+    return make_engine(settings, model, placement, log)

@@ -61,7 +61,8 @@ class Recorder:
         self._session, self._rows = session, rows
         self._metadata: dict[str, Any] = {}
         self._cases: list[dict[str, Any]] = []
-        self._interrupted = False
+        self._ended_by: str | None = None
+        """Name of the exception that ended the session early."""
 
     @property
     def files(self) -> RunFiles:
@@ -129,9 +130,9 @@ class Recorder:
             self._rows.add(payload)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        self._interrupted = True
+        self._ended_by = excinfo.typename
         if self.begun:
-            self._metadata["reason"] = f"{excinfo.typename}: {excinfo.value}".rstrip(": ")
+            self._metadata["reason"] = str(excinfo.value) or excinfo.typename
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         if self.begun:
@@ -151,8 +152,6 @@ class Recorder:
                 self._end(session)
 
     def _end(self, session: pytest.Session) -> None:
-        if isinstance(session.shouldstop, str) and not self._metadata["reason"]:
-            self._metadata["reason"] = session.shouldstop
         self._metadata |= {
             "status": self._status(session),
             "exit_status": int(session.exitstatus),
@@ -163,11 +162,12 @@ class Recorder:
 
     def _status(self, session: pytest.Session) -> str:
         outcomes = self._metadata["cases"]
-        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or session.shouldstop:
+        # "Interrupted" is pytest's name for a session that was told to stop: ours, as no engine could start.
+        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._ended_by == "Interrupted":
             return "error"
         if "failed" in outcomes.values():
             return "failed"
-        if self._interrupted:
+        if self._ended_by:
             return "interrupted"
         if self._metadata["reason"]:
             return "error"

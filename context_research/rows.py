@@ -1,8 +1,8 @@
 """A case's samples as pytest-benchmark rows. The only module that touches pytest-benchmark's internals.
 
-`extra_info` shows in no table and no comparison, so each metric of each case is a row of its own. Comparisons match rows
-by full name: it holds backend and device, so that figures of different kinds never meet, and not the serving mode, so that
-`pytest-benchmark compare --between=median` shows the modes side by side.
+`extra_info` shows in no table and no comparison, so each metric of each case is a row of its own. Comparisons match
+rows by full name: it holds backend and device, so that figures of different kinds never meet, and not the serving mode,
+so that `pytest-benchmark compare --between=median` shows the modes side by side.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class RowSink:
 def disabled(config: pytest.Config) -> bool:
     """True where the user asked for --benchmark-disable: run everything once, keep no rows.
 
-    xdist also makes pytest-benchmark disable itself, as workers disturb each other's clocks: our workers have devices of
-    their own, and their rows count.
+    xdist also makes pytest-benchmark disable itself, as workers disturb each other's clocks. Ours have devices of their
+    own, and their rows count.
     """
     return bool(config.getoption("benchmark_disable", False) and not config.getoption("benchmark_enable", False))

@@ -103,7 +103,7 @@ class Session:
         chosen = self.resolved.settings
         if chosen.seed is None:
             raise UsageProblem(
-                f"{chosen.experiment} needs a seed: give --seed=0 (or seed: in a config of your own with --experiment-config)"
+                f"{chosen.experiment} needs a seed: give --seed=0, or seed: in your own config (--experiment-config)"
             )
         preflight.check_backend(chosen)
         artifacts.check_writable(self.files.outputs)

@@ -49,8 +49,8 @@ def disaggregated(
     wanted = sum((timeline.prompt_tokens - 1) * kv_bytes_per_token for timeline in timelines)
     recomputed = max((timeline.computed_on_decode or 0 for timeline in timelines), default=0)
     evidence = (
-        f"{decode.prompt_external} of {prompt} prompt tokens external, at most {recomputed} a request computed on decode "
-        f"(the protocol allows 1); {len(decode.transfers)} transfers for {count} requests; "
+        f"{decode.prompt_external} of {prompt} prompt tokens external; at most {recomputed} a request computed on "
+        f"decode (the protocol allows 1); {len(decode.transfers)} transfers for {count} requests; "
         f"{moved} bytes moved of at least {wanted}; faults: {faults or 'none'}"
     )
     good = (

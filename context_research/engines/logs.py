@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 _REASON = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception)): (.+)")
 _UNHELPFUL = ("Engine core initialization failed", "EngineCore failed to start", "WorkerProc initialization failed")
@@ -40,9 +41,11 @@ def to_file(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _redirect_vllm_logger(stream: object) -> None:
-    for handler in logging.getLogger("vllm").handlers:
-        if isinstance(handler, logging.StreamHandler):
+def _redirect_vllm_logger(stream: TextIO) -> None:
+    logger = logging.getLogger("vllm")
+    logger.propagate = False  # else pytest shows its warnings with every failed test
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:  # not a subclass: pytest's own handlers are that
             handler.setStream(stream)
 
 

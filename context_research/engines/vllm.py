@@ -26,6 +26,8 @@ from context_research.timeline import Leg
 
 _LOAD_FORMATS = {"hub": "auto", "seeded": "seeded", "dummy": "dummy"}
 _SHUTDOWN_S = 10.0
+_PLAIN = (bool, int, float, str, type(None))
+_NESTED = (dict, list, tuple, set)
 _DESCRIBED = ("model", "cache", "parallel", "scheduler", "device", "load", "compilation", "kv_transfer")
 
 
@@ -43,7 +45,8 @@ class VllmEngine:
         log: Path,
         connector: tuple[Mapping[str, Any], Mapping[str, str]] | None = None,
     ) -> None:
-        self.name, self.role = placement.spec.name, placement.spec.role
+        self.name: str = placement.spec.name
+        self.role: str = placement.spec.role
         self.counters = Counters()
         self.log = log
         self._settings, self._model, self._placement, self._connector = settings, model, placement, connector
@@ -218,14 +221,12 @@ def _finish(leg: Leg, output: Any) -> None:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """The fields of one of vLLM's config dataclasses that are plain values, without anything secret."""
-    if config is None:
-        return {}
-    values = {name: value for name, value in vars(config).items() if not name.startswith("_") and name[-5:] != "token"}
+    """The fields of one of vLLM's config dataclasses that are plain values (enums, dtypes: as text), but no secrets."""
+    fields = {} if config is None else vars(config)
     return {
-        name: value if isinstance(value, (bool, int, float, type(None))) else str(value)
-        for name, value in values.items()
-        if isinstance(value, (bool, int, float, str, type(None))) or type(value).__name__ == "dtype"
+        name: value if type(value) in _PLAIN else str(value)
+        for name, value in fields.items()
+        if not name.startswith("_") and not name.endswith("token") and not isinstance(value, _NESTED)
     }
 
 

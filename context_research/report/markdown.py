@@ -93,10 +93,10 @@ def _figures(summary: Mapping[str, Any]) -> str:
             parts.append(f"### {name} ({unit})\n\n{_table(rows, ('case', 'samples', *_COLUMNS))}")
     if not parts:
         return ""
-    where = f"{summary['backend']} backend on {summary['device']}, {summary['model'].get('label') or summary['model']['name']}"
+    label = summary["model"].get("label") or summary["model"]["name"]
     note = (
-        f"Measured on the {where}. A dash is a percentile with too few samples behind it (p50 needs 8, p90 51, p95 104, "
-        "p99 528). Definitions: docs/metrics.md."
+        f"Measured on the {summary['backend']} backend on {summary['device']}, {label}. A dash is a percentile with "
+        "too few samples behind it (p50 needs 8, p90 51, p95 104, p99 528). Definitions: docs/metrics.md."
     )
     return "\n\n".join(["## Figures", note, *parts])
 

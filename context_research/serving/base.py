@@ -8,15 +8,14 @@ from collections.abc import Sequence
 
 from context_research.engines.base import Engine, Request
 from context_research.errors import EngineFailure
-from context_research.eventloop import EventLoop
 from context_research.timeline import Timeline
 
 
 class Topology(ABC):
-    """Engines in a serving mode. `loop` is theirs; `start` and `close` belong to the main thread."""
+    """Engines in a serving mode. `serve` runs on `eventloop.session_loop()`, all else on the main thread."""
 
-    def __init__(self, engines: Sequence[Engine], loop: EventLoop, timeout_s: float) -> None:
-        self.engines, self.loop, self._timeout_s = tuple(engines), loop, timeout_s
+    def __init__(self, engines: Sequence[Engine], timeout_s: float) -> None:
+        self.engines, self._timeout_s = tuple(engines), timeout_s
 
     def start(self) -> None:
         """Start the engines, one after another. Raises EngineFailure; those that did start are closed again."""

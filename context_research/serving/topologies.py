@@ -1,12 +1,15 @@
-"""Builds the topology that the settings ask for."""
+"""Builds the engines and the topology that the settings ask for; nothing is started here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from context_research.devices import Placement, place, run_devices
 from context_research.engines.base import Engine
-from context_research.eventloop import EventLoop
+from context_research.engines.vllm import VllmEngine
+from context_research.models import Model
+from context_research.serving import handoff
 from context_research.serving.aggregated import Aggregated
 from context_research.serving.base import Topology
 from context_research.serving.disaggregated import Disaggregated
@@ -15,10 +18,17 @@ from context_research.settings import Settings
 _TOPOLOGIES: dict[str, type[Topology]] = {"aggregated": Aggregated, "disaggregated": Disaggregated}
 
 
-def build(settings: Settings, loop: EventLoop, make_engine: Callable[[Placement], Engine]) -> Topology:
-    """The serving mode's engines, placed on the run's devices; nothing is started yet.
+def make_engine(settings: Settings, model: Model, placement: Placement, log: Path) -> Engine:
+    """vLLM's engine for one placement, not yet started, with the connector that the serving mode needs."""
+    described = settings.serving.handoff
+    connector = handoff.connector(described, placement.spec.role, settings.device) if described else None
+    return VllmEngine(settings, model, placement, log, connector)
+
+
+def build(settings: Settings, make_engine: Callable[[Placement], Engine]) -> Topology:
+    """The serving mode's engines, placed on the run's devices.
 
     Raises UsageProblem as `place` does.
     """
     engines = [make_engine(placement) for placement in place(settings, run_devices(settings))]
-    return _TOPOLOGIES[settings.serving.mode](engines, loop, settings.workload.request_timeout_s)
+    return _TOPOLOGIES[settings.serving.mode](engines, settings.workload.request_timeout_s)

@@ -1,0 +1,130 @@
+"""Real engines for the whole session: one aggregated, one prefill/decode pair; and E0 in a folder of a test's own."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from context_research import models, settings
+from context_research.devices import detect
+from context_research.serving import topologies
+
+ROOT = Path(__file__).parent.parent
+SMALL = (
+    "--prompt-lengths=64",
+    "--concurrency=1,2",
+    "--requests=2",
+    "--repeats=1",
+    "--output-tokens=4",
+    "--warmup-requests=1",
+)
+"""E0 cut down to two cases of a second each."""
+
+
+def pytest_collection_modifyitems(items):
+    """GPU tests show why they are skipped elsewhere."""
+    device, why = detect()
+    for item in items:
+        if item.get_closest_marker("gpu") and device != "cuda":
+            item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {why}"))
+
+
+def resolve(serving="aggregated", **values):
+    """E0's settings on this machine's CPU; keyword `workload__repeats=1` sets workload.repeats."""
+    given = {key.replace("__", "."): value for key, value in values.items()}
+    layer = settings.Layer("test", {"serving": serving, "seed": 0, "device": "cpu"} | given)
+    return settings.resolve("e0", [layer], "cpu", "tests run on the CPU").settings
+
+
+def start(chosen, logs):
+    """The settings' serving mode, running on real engines."""
+    model = models.resolve(chosen.model)
+    topology = topologies.build(chosen, lambda p: topologies.make_engine(chosen, model, p, logs / f"{p.spec.name}.log"))
+    topology.start()
+    return topology
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The built-in model."""
+    return models.resolve(resolve().model)
+
+
+@pytest.fixture(scope="session")
+def aggregated(tmp_path_factory):
+    """An aggregated engine, running. Tests must leave it healthy."""
+    topology = start(resolve(), tmp_path_factory.mktemp("aggregated"))
+    yield topology
+    topology.close()
+
+
+@pytest.fixture(scope="session")
+def disaggregated(tmp_path_factory):
+    """A prefill/decode pair, running. Tests must leave it healthy."""
+    topology = start(resolve("disaggregated"), tmp_path_factory.mktemp("disaggregated"))
+    yield topology
+    topology.close()
+
+
+class Lend:
+    """A plugin that lends running engines to a pytest session inside this process, which can't start or close them."""
+
+    def __init__(self, *running):
+        self._engines = {engine.role: engine for topology in running for engine in topology.engines}
+
+    def pytest_context_research_make_engine(self, placement):
+        return Lent(self._engines[placement.spec.role])
+
+
+class Lent:
+    """A running engine that ignores start and close."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def start(self): ...
+
+    def close(self): ...
+
+
+class Suite:
+    """E0 in a folder of its own: `inside` runs it on lent engines, `outside` in a process with engines of its own."""
+
+    def __init__(self, pytester):
+        self._pytester, self.path = pytester, pytester.path
+        shutil.copytree(ROOT / "benchmarks" / "e0", self.path / "benchmarks" / "e0")
+        shutil.copy(ROOT / "conftest.py", self.path)
+        (self.path / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-save-data\n")
+
+    def inside(self, *options, lend=(), plugins=()):
+        return self._pytester.runpytest_inprocess("benchmarks/e0", *options, plugins=[Lend(*lend), *plugins])
+
+    def outside(self, *options, timeout=120):
+        return self._pytester.runpytest_subprocess("benchmarks/e0", *options, timeout=timeout)
+
+    def popen(self, *options):
+        """E0 in a process of its own, started and left running."""
+        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *options])
+
+    @property
+    def runs(self):
+        return sorted((self.path / "outputs" / "runs").glob("*"), key=lambda folder: folder.stat().st_mtime)
+
+    @property
+    def run(self):
+        """The only run's folder."""
+        (folder,) = self.runs
+        return folder
+
+
+@pytest.fixture
+def suite(pytester, monkeypatch):
+    """E0 in a folder of the test's own, with an environment that names no setting of ours."""
+    for name in [name for name in os.environ if name.startswith(("CONTEXT_RESEARCH_", "PYTEST_", "LIGHTNING_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return Suite(pytester)
