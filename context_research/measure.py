@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -43,7 +44,7 @@ class CaseResult:
     checks: list[Check]
     prefill: Counters
     decode: Counters | None
-    faults: dict[str, int]
+    faults: Mapping[str, int]
     origin: float
 
     @property
@@ -75,7 +76,7 @@ class CaseResult:
                 "connector": connector,
                 "transfers": len(decode.transfers) if decode else 0,
                 "failed": sum(self.faults.values()),
-                "faults": self.faults,
+                "faults": dict(self.faults),
                 "bytes": sum(size for _, size in decode.transfers) if decode else 0,
             },
             "preemptions": self.prefill.preemptions + (decode.preemptions if decode else 0),
@@ -105,43 +106,56 @@ def measure(
     workload, count = settings.workload, repeats or settings.workload.repeats
     if settings.seed is None:
         raise ValueError("a case needs a seed")  # the plugin has refused such a run already
-    batches = {
-        repeat: requests(case, workload, settings.seed, model.vocabulary, repeat) for repeat in (None, *range(count))
-    }
-    progress = Progress(case.name, sum(map(len, batches.values())))
+    # All prompts exist before the clock starts.
+    warmup, *batches = (
+        requests(case, workload, settings.seed, model.vocabulary, repeat) for repeat in (None, *range(count))
+    )
+    progress = Progress(case.name, sum(map(len, (warmup, *batches))))
     origin = perf_counter()
-    warm = _pass(case, topology, batches.pop(None), -1, progress, while_waiting)
+    warm = _pass(case, topology, warmup, -1, progress, while_waiting)
     before = {engine.name: engine.counters.snapshot() for engine in topology.engines}
-    measured, timelines = [], [timeline for timeline in warm if timeline.error]
-    for repeat, batch in batches.items():
-        if any(engine.dead for engine in topology.engines) or any(timeline.error for timeline in warm):
-            break
-        transfers = topology.decoder.counters.transfers
-        seen, started = len(transfers), perf_counter()
-        passed = _pass(case, topology, batch, int(repeat or 0), progress, while_waiting)
-        timelines += passed
-        measured.append(
-            Repeat(
-                started=started,
-                ended=perf_counter(),
-                timelines=[timeline for timeline in passed if timeline.complete],
-                transfers=tuple(transfers[seen:]),
-                devices=len(run_devices(settings)) if settings.device == "cuda" else 1,
-                slo=settings.slo,
-            )
-        )
+    measured: list[Repeat] = []
+    timelines = [timeline for timeline in warm if timeline.error]
+    if not timelines:
+        for number, batch in enumerate(batches):
+            repeat, passed = _repeat(case, topology, batch, number, progress, while_waiting, settings)
+            measured.append(repeat)
+            timelines += passed
+            if any(engine.dead for engine in topology.engines):
+                break
     counted = {engine.role: engine.counters.since(before[engine.name]) for engine in topology.engines}
     prefill, decode = counted.get("prefill") or counted["aggregated"], counted.get("decode")
-    faults: dict[str, int] = {}
-    for counters in counted.values():
-        for kind, number in counters.faults.items():
-            faults[kind] = faults.get(kind, 0) + number
+    faults = sum((Counter(counters.faults) for counters in counted.values()), Counter[str]())
     asked = count * workload.requests
     checks = [
         validity.complete(asked, timelines),
-        validity.disaggregated(timelines, decode, faults, model.kv_bytes_per_token),
+        validity.disaggregated([t for t in timelines if not t.warmup], decode, faults, model.kv_bytes_per_token),
     ]
     return CaseResult(case, asked, measured, timelines, checks, prefill, decode, faults, origin)
+
+
+def _repeat(
+    case: Case,
+    topology: Topology,
+    batch: list[Request],
+    number: int,
+    progress: Progress,
+    while_waiting: Callable[[Progress], None],
+    settings: Settings,
+) -> tuple[Repeat, list[Timeline]]:
+    """One measured pass, and every timeline of it."""
+    transfers = topology.decoder.counters.transfers
+    seen, started = len(transfers), perf_counter()
+    timelines = _pass(case, topology, batch, number, progress, while_waiting)
+    repeat = Repeat(
+        started=started,
+        ended=perf_counter(),
+        timelines=[timeline for timeline in timelines if timeline.complete],
+        transfers=tuple(transfers[seen:]),
+        devices=len(run_devices(settings)) if settings.device == "cuda" else 1,
+        slo=settings.slo,
+    )
+    return repeat, timelines
 
 
 def _pass(

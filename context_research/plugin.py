@@ -92,7 +92,7 @@ def _restore(handler: Any) -> None:
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Refuse what can be refused before collection; under xdist, where workers collect, everything."""
     ours = session.config.stash[SESSION]
-    if ours.worker is not None or session.config.option.help:
+    if ours.worker is not None:
         return
     try:
         if ours.experiment is None:
@@ -150,10 +150,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse what the selected cases can't do, before the first artifact and the first engine."""
-    config, option = session.config, session.config.option
-    ours = config.stash[SESSION]
-    idle = option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False)
-    if ours.worker is not None or idle or not ours.selected or option.benchmark_skip:
+    ours = session.config.stash[SESSION]
+    if ours.worker is not None or ours.idle or not ours.selected or session.config.option.benchmark_skip:
         return
     try:
         ours.check([_case(ours, item) for item in ours.selected if _case_parameters(item)])

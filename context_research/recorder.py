@@ -89,9 +89,7 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        option = session.config.option
-        idle = option.collectonly or getattr(option, "setuponly", False) or getattr(option, "setupplan", False)
-        if self._session.experiment is None or idle:
+        if self._session.experiment is None or self._session.idle:
             return
         planned = sum(item.get_closest_marker("experiment") is not None for item in session.items)
         # An xdist controller collects nothing: its workers tell it how many cases there are.

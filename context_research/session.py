@@ -53,6 +53,12 @@ class Session:
         """Folders of scripts, such as benchmarks/overhead, hold no tests."""
         return any(folder.glob("test_*.py"))
 
+    @property
+    def idle(self) -> bool:
+        """True where pytest was asked only to show something: nothing runs, nothing is written."""
+        shows = ("help", "collectonly", "setuponly", "setupplan", "showfixtures", "show_fixtures_per_test")
+        return any(getattr(self.config.option, name, False) for name in shows)
+
     @cached_property
     def layers(self) -> list[Layer]:
         """Settings given beside the YAML files, weakest first."""

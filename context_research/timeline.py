@@ -59,6 +59,11 @@ class Timeline:
     error: str | None = None
 
     @property
+    def warmup(self) -> bool:
+        """Sent before the first repeat, to make connections and caches ready; in no figure."""
+        return self.repeat < 0
+
+    @property
     def complete(self) -> bool:
         """Finished without error and with exactly the tokens asked for."""
         return self.error is None and len(self.token_times) == self.output_tokens_asked

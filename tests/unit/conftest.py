@@ -1,0 +1,10 @@
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch):
+    """No setting, token or device choice of the machine that runs the tests."""
+    for name in [name for name in os.environ if name.startswith(("CONTEXT_RESEARCH_", "HF_", "HUGGING", "CUDA_"))]:
+        monkeypatch.delenv(name)

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from context_research import metrics
+from context_research.metrics import METRICS, Repeat, samples_needed, summarize
+from context_research.settings import Slo
+
+from .made import timeline
+
+PLAIN = timeline([1.5, 1.75, 2.5], scheduled=1.0)
+"""Gaps of 0.25 and 0.75."""
+CHUNKED = timeline([2.0, 2.0, 2.0, 2.5], scheduled=1.0)
+"""Three tokens in one chunk."""
+ONE = timeline([1.25], scheduled=1.0)
+
+
+def samples(name, repeat):
+    (metric,) = [metric for metric in METRICS if metric.name == name]
+    return list(metric.samples(repeat))
+
+
+@pytest.mark.parametrize(
+    ("name", "of_plain", "of_chunked", "of_one"),
+    [
+        pytest.param("ttft", [0.5], [1.0], [0.25], id="ttft"),
+        pytest.param("tpot", [0.5], [0.5 / 3], [], id="tpot"),
+        pytest.param("itl", [0.25, 0.75], [0, 0, 0.5], [], id="itl"),
+        pytest.param("stall", [0.75], [0.5], [], id="stall"),
+        pytest.param("e2e", [1.5], [1.5], [0.25], id="e2e"),
+    ],
+)
+def test_latencies_of_hand_made_requests(name, of_plain, of_chunked, of_one):
+    for request, expected in ((PLAIN, of_plain), (CHUNKED, of_chunked), (ONE, of_one)):
+        assert samples(name, Repeat(0, 4, [request])) == pytest.approx(expected)
+    together = Repeat(0, 4, [PLAIN, CHUNKED, ONE])
+    assert samples(name, together) == pytest.approx([*of_plain, *of_chunked, *of_one])
+
+
+def test_a_late_client_shows_in_ttft_and_e2e():
+    prompt = timeline([1.5, 2.0], scheduled=1.0, sent=1.0)
+    late = timeline([1.5, 2.0], scheduled=1.0, sent=1.4)
+    assert metrics.ttft(late) == metrics.ttft(prompt) == 0.5
+    assert metrics.e2e(late) == metrics.e2e(prompt) == 1.0
+
+
+def test_output_token_time_is_the_window_over_its_tokens():
+    assert samples("output_token_time", Repeat(10, 14, [PLAIN, CHUNKED, ONE])) == [0.5]
+    assert samples("output_token_time", Repeat(10, 14, [])) == []
+
+
+def test_handoffs_are_the_connectors_own_records():
+    repeat = Repeat(0, 4, [PLAIN], transfers=[(0.5, 100), (0.25, 100), (0.0, 100)])
+    assert samples("handoff", repeat) == [0.5, 0.25, 0.0]
+    assert samples("handoff_bandwidth", repeat) == [200, 400]
+    assert samples("handoff", Repeat(0, 4, [PLAIN])) == samples("handoff_bandwidth", Repeat(0, 4, [PLAIN])) == []
+
+
+@pytest.mark.parametrize(
+    ("slo", "met"),
+    [
+        pytest.param(Slo(ttft=0.5), 2, id="ttft"),
+        pytest.param(Slo(ttft=0.49), 1, id="tighter-ttft"),
+        pytest.param(Slo(tpot=0.5), 3, id="tpot-met-by-one-token"),
+        pytest.param(Slo(tpot=0.2), 2, id="tighter-tpot"),
+        pytest.param(Slo(ttft=0.5, tpot=0.2), 1, id="both"),
+        pytest.param(Slo(ttft=0.01), 0, id="none"),
+    ],
+)
+def test_goodput_counts_requests_that_meet_every_slo(slo, met):
+    repeat = Repeat(0, 4, [PLAIN, CHUNKED, ONE], slo=slo)
+    assert samples("goodput", repeat) == [met / 4]
+    shared = Repeat(0, 4, [PLAIN, CHUNKED, ONE], slo=slo, devices=2)
+    assert samples("goodput", shared) == [met / 8]
+
+
+def test_goodput_needs_an_slo():
+    assert samples("goodput", Repeat(0, 4, [PLAIN])) == []
+
+
+@pytest.mark.parametrize(
+    ("requests", "share"),
+    [([PLAIN], 0), ([CHUNKED], 2 / 3), ([PLAIN, CHUNKED], 2 / 5), ([ONE], None), ([], None)],
+    ids=["plain", "chunked", "both", "one-token", "none"],
+)
+def test_chunked_share(requests, share):
+    assert metrics.chunked_share(requests) == share
+
+
+def test_only_rates_are_better_when_higher():
+    assert {metric.name for metric in METRICS if not metric.lower_is_better} == {"handoff_bandwidth", "goodput"}
+    assert {metric.name: metric.unit for metric in METRICS if metric.unit != "s"} == {
+        "handoff_bandwidth": "B/s",
+        "goodput": "1/s",
+    }
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize(("percentile", "needed"), [(50, 8), (90, 51), (95, 104), (99, 528)])
+def test_a_percentile_needs_its_samples(percentile, needed):
+    p = percentile / 100
+    assert samples_needed(percentile) == needed
+    assert 1 - p**needed >= 0.995 > 1 - p ** (needed - 1)
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 95, 99])
+def test_a_percentile_is_null_one_sample_below_its_floor(percentile):
+    needed = samples_needed(percentile)
+    below, at = summarize(range(needed - 1), "s"), summarize(range(needed), "s")
+    assert below[f"p{percentile}"] is None
+    assert at[f"p{percentile}"] == pytest.approx((needed - 1) * percentile / 100)
+
+
+def test_a_summary_of_enough_samples_is_whole():
+    values = np.random.default_rng(0).permutation(1001)
+    assert summarize(values, "s") == {
+        "unit": "s",
+        "count": 1001,
+        "mean": 500.0,
+        "p50": 500.0,
+        "p90": 900.0,
+        "p95": 950.0,
+        "p99": 990.0,
+    }
+
+
+def test_a_summary_of_nothing_is_null():
+    empty = {"unit": "B/s", "count": 0, "mean": None, "p50": None, "p90": None, "p95": None, "p99": None}
+    assert summarize([], "B/s") == empty

