@@ -172,6 +172,9 @@ def _case(session: Session, item: pytest.Item) -> Case:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    if item.get_closest_marker("experiment"):
+        # vLLM's log is in the run's folder; pytest would show what of it came from this process with every failure.
+        report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
     if report.when == "call" and CASE in item.stash:
         report.context_research_case = item.stash[CASE]  # type: ignore[attr-defined] # reports carry extra attributes
     return report

@@ -74,7 +74,7 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
             if need > pool:
                 raise UsageProblem(
                     f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
-                    f"{need / _GIB:.2f} GiB, the pool is {pool / _GIB:.2f} GiB "
+                    f"{need / _GIB:.2f} GiB, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
                     "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
                 )
 
@@ -98,6 +98,12 @@ def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
         for index in placement.devices
     )
     return max(0, usable - model.weight_bytes)
+
+
+def _taken_off(settings: Settings, model: Model) -> str:
+    if settings.device == "cpu" or settings.engine.kv_cache_memory_bytes is not None:
+        return ""
+    return f" beside {model.weight_bytes / _GIB:.1f} GiB of weights and {ACTIVATIONS / _GIB:.0f} GiB for activations"
 
 
 def _installed(distribution: str) -> bool:
