@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -68,11 +69,11 @@ def check_writable(outputs: Path) -> None:
         raise UsageProblem(f"cannot write to the outputs folder {outputs}: {error.strerror} (--outputs)") from None
 
 
-def check_run_id(files: RunFiles) -> None:
+def check_run_id(files: RunFiles, *, adopts: bool = True) -> None:
     """Raises UsageProblem for a name that can't be one folder, and for a run that has begun already."""
-    if not files.run_id or Path(files.run_id).name != files.run_id or files.run_id in (".", "..", "latest"):
-        raise UsageProblem(f"--run-id {files.run_id!r} can't be a folder's name: use letters, digits, '-' and '_'")
-    if files.folder.exists() and not is_planned(files):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", files.run_id, re.ASCII) or files.run_id == "latest":
+        raise UsageProblem(f"--run-id {files.run_id!r} can't be a folder's name: use letters, digits, '.', '-' and '_'")
+    if files.folder.exists() and not (adopts and is_planned(files)):
         raise UsageProblem(f"run {files.run_id} exists already in {files.outputs}: choose another --run-id")
 
 
@@ -92,15 +93,16 @@ def write(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
     payload = json.loads(json.dumps(payload, allow_nan=False, default=str))
     _validator(kind).validate(payload)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not mkstemp: its files are readable by their owner alone, and would stay so.
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with scratch.open("x", encoding="utf-8") as stream:
             stream.write(without_secrets(json.dumps(payload, indent=2, ensure_ascii=False)) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(scratch, path)  # noqa: PTH105 - one call, on str and Path alike
     except BaseException:
-        Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
 
 

@@ -60,7 +60,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
     artifacts.check_writable(outputs)
     new_id = artifacts.new_run_id(chosen.experiment, chosen.serving.mode, chosen.seed)
     files = RunFiles(outputs, run_id or new_id)
-    artifacts.check_run_id(files)
+    artifacts.check_run_id(files, adopts=False)
     # The model is not looked up: this is for machines that plan runs, and may reach neither the hub nor a GPU.
     metadata = new_metadata(files, resolved, None, this_command()) | {"reason": PLANNED}
     artifacts.write(files.metadata, "run_metadata", metadata)

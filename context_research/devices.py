@@ -68,8 +68,14 @@ def run_devices(settings: Settings) -> tuple[int, ...]:
     Raises UsageProblem for a device that this machine does not have.
     """
     have = sorted(os.sched_getaffinity(0)) if settings.device == "cpu" else list(range(len(visible_gpus())))
+    if not have:
+        raise UsageProblem(
+            "device cuda, but no GPU is visible here: check the driver, CUDA_VISIBLE_DEVICES, or --device=cpu"
+        )
     if settings.devices is None:
         return tuple(have) if settings.device == "cpu" else tuple(have[:1])
+    if len(set(settings.devices)) < len(settings.devices):
+        raise UsageProblem(f"devices {list(settings.devices)} name a device twice (--devices)")
     if missing := [device for device in settings.devices if device not in have]:
         kind = "CPU cores" if settings.device == "cpu" else "GPUs"
         raise UsageProblem(f"devices {missing} are not here: the {kind} of this machine are {have} (--devices)")
@@ -95,12 +101,14 @@ def place(settings: Settings, devices: tuple[int, ...]) -> list[Placement]:
         sharing = [
             other for other in specs if settings.device == "cpu" or set(chosen[other.name]) & set(chosen[spec.name])
         ]
-        placements.append(Placement(spec, chosen[spec.name], spec.memory_share or 1 / len(sharing)))
-        total = sum(other.memory_share or 1 / len(sharing) for other in sharing)
-        if total > 1 + 1e-9:
+        total = sum(other.memory_share or 0 for other in sharing)
+        unnamed = sum(other.memory_share is None for other in sharing)
+        if total > 1 + 1e-9 or (unnamed and total >= 1):
             raise UsageProblem(
                 f"memory_share of {', '.join(o.name for o in sharing)} adds up to {total:.2f}: at most 1"
+                + (", and less where an engine names none" if unnamed else "")
             )
+        placements.append(Placement(spec, chosen[spec.name], spec.memory_share or (1 - total) / unnamed))
     return placements
 
 

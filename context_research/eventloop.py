@@ -28,8 +28,8 @@ class EventLoop:
                 try:
                     return future.result(timeout=0.5)
                 except NotYet:
-                    if future.done():
-                        raise
+                    if future.done():  # the work's own TimeoutError, or it ended just now
+                        return future.result()
                     while_waiting()
         except BaseException:
             future.cancel()

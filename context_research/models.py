@@ -93,8 +93,22 @@ def download(model: Model) -> Model:
     from huggingface_hub import snapshot_download
 
     with _hub_problems(model.settings):
-        path = snapshot_download(model.settings.name, revision=model.revision, allow_patterns=_HUB_FILES)
-    return Model(model.settings, Path(path), model.config, model.revision, model.weights_hash)
+        path = Path(snapshot_download(model.settings.name, revision=model.revision, allow_patterns=_HUB_FILES))
+    # Off line it returns what the cache has, which is config.json alone once `resolve` has run.
+    if missing := _missing_weights(path):
+        raise UsageProblem(
+            f"model {model.settings.name}: {path} lacks {missing}, and the hub can't be reached or has none: check the "
+            "network and HF_HOME, or use --weights=seeded"
+        )
+    return Model(model.settings, path, model.config, model.revision, model.weights_hash)
+
+
+def _missing_weights(folder: Path) -> str | None:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return None if any(folder.glob("*.safetensors")) else "*.safetensors"
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return next((shard for shard in shards if not (folder / shard).is_file()), None)
 
 
 def _from_folder(settings: ModelSettings, folder: Path) -> Model:
@@ -130,7 +144,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageProblem(f"cannot read the model's config {path}: {error}") from None
-    config = config.get("text_config", config)
+    config = config.get("text_config", config) if isinstance(config, dict) else config
+    if not isinstance(config, dict):
+        raise UsageProblem(f"{path} holds no model's config: keys and values were expected, got {config!r:.40}")
     if missing := [key for key in needed if key not in config]:
         raise UsageProblem(f"{path} lacks {', '.join(missing)}: no decoder-only transformer's config")
     return dict(config)
@@ -149,6 +165,9 @@ class _hub_problems:
             return
         from huggingface_hub import errors
 
+        # What the hub answered is told, not that there was no answer.
+        if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, errors.HfHubHTTPError):
+            error = error.__cause__
         # Order matters: gated is a subclass of not found, and a missing file off line is an entry not found.
         causes: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
             ((errors.GatedRepoError,), "is gated: accept its terms on the hub and set HF_TOKEN"),

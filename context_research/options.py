@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SIMULATED_OPT_IN = "CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND"
@@ -45,7 +46,7 @@ class Option:
 
 OPTIONS = (
     Option("--serving", "serving", "serving mode: a file of configs/serving (aggregated, disaggregated)"),
-    Option("--serving-config", "serving", "serving mode from this YAML file", metavar="FILE"),
+    Option("--serving-config", "serving", "serving mode from this YAML file", Path, "FILE"),
     Option("--experiment-config", "experiment", "experiment settings from this YAML file", metavar="FILE"),
     Option("--seed", "seed", "decides prompts, arrival order and sampling (required)", int, "N"),
     Option("--backend", "backend", "vllm (the default) or simulated (see " + SIMULATED_OPT_IN + ")"),
@@ -73,3 +74,10 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 def flag_of(key: str) -> str:
     """The flag that sets `key`, for messages that tell a user how to change it."""
     return next((option.flag for option in OPTIONS if option.key == key), key)
+
+
+def name_in(source: str, key: str) -> str | None:
+    """What `key` is called where it was given: ``--seed``, ``CONTEXT_RESEARCH_SEED``; None if in no option."""
+    option = next((option for option in OPTIONS if option.key == key), None)
+    names = {"command line": "flag", "environment": "environment", "ini": "ini"}
+    return getattr(option, names[source]) if option and source in names else None

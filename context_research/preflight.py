@@ -70,7 +70,9 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
                 f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
             )
         for placement in placements:
-            need, pool = load_bytes(settings, model, placement, load), pool_bytes(settings, model, placement)
+            # vLLM keeps one block of every pool for itself (its null block).
+            spare = block_tokens(settings) * model.kv_bytes_per_token
+            need, pool = load_bytes(settings, model, placement, load) + spare, pool_bytes(settings, model, placement)
             if need > pool:
                 raise UsageProblem(
                     f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
@@ -82,8 +84,13 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
 def load_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
     """KV bytes that a load takes on one engine, in whole blocks. A prefill engine makes one token per request."""
     tokens = load.prompt_tokens + (1 if placement.spec.role == "prefill" else load.output_tokens)
-    block = settings.engine.block_size or (128 if settings.device == "cpu" else 16)
+    block = block_tokens(settings)
     return load.concurrency * -(-tokens // block) * block * model.kv_bytes_per_token
+
+
+def block_tokens(settings: Settings) -> int:
+    """Tokens of one KV block: as given, else vLLM's default for the device."""
+    return settings.engine.block_size or (128 if settings.device == "cpu" else 16)
 
 
 def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:

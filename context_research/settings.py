@@ -11,13 +11,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from context_research.errors import UsageProblem
-from context_research.options import OPTIONS, Option, flag_of
+from context_research.options import OPTIONS, Option, flag_of, name_in
 
 PACKAGE = Path(__file__).parent
 # A wheel carries the shipped configs inside the package; a checkout has them beside it.
 CONFIGS = PACKAGE / "_configs" if (PACKAGE / "_configs").is_dir() else PACKAGE.parent / "configs"
 
-Positive = Annotated[int, Field(gt=0)]
+Integer = Annotated[int, Field(strict=True)]  # `"8"` and `true` are no integers
+Positive = Annotated[Integer, Field(gt=0)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
 Device = Literal["cuda", "cpu"]
 
 
@@ -35,7 +38,7 @@ class ModelSettings(Section):
     config.json), `dummy` (vLLM's own; hides KV faults).
     """
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     revision: str | None = None
     weights: Literal["hub", "seeded", "dummy"] = "hub"
     dtype: str = "auto"
@@ -52,10 +55,10 @@ class EngineSettings(Section):
     block_size: Positive | None = None
     max_num_batched_tokens: Positive | None = None
     max_num_seqs: Positive | None = None
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
-    enforce_eager: bool = False
-    enable_prefix_caching: bool = True
+    enforce_eager: Switch = False
+    enable_prefix_caching: Switch = True
     args: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -67,16 +70,16 @@ class Workload(Section):
     output_tokens: Positive = 128
     requests: Positive = 17
     repeats: Positive = 3
-    warmup_requests: Annotated[int, Field(ge=0)] = 2
-    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    temperature: Annotated[float, Field(ge=0)] = 0.0
+    warmup_requests: Annotated[Integer, Field(ge=0)] = 2
+    request_timeout_s: Annotated[Number, Field(gt=0)] = 300.0
+    temperature: Annotated[Number, Field(ge=0)] = 0.0
 
 
 class Slo(Section):
     """Service level objectives in seconds; goodput counts the requests that meet every one given."""
 
-    ttft: Annotated[float, Field(gt=0)] | None = None
-    tpot: Annotated[float, Field(gt=0)] | None = None
+    ttft: Annotated[Number, Field(gt=0)] | None = None
+    tpot: Annotated[Number, Field(gt=0)] | None = None
 
 
 class EngineSpec(Section):
@@ -84,8 +87,8 @@ class EngineSpec(Section):
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
     role: Literal["aggregated", "prefill", "decode"]
-    devices: tuple[int, ...] | None = None
-    memory_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    devices: tuple[Integer, ...] | None = None
+    memory_share: Annotated[Number, Field(gt=0, le=1)] | None = None
 
 
 class Handoff(Section):
@@ -124,8 +127,8 @@ class Settings(Section):
     experiment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
     backend: Literal["vllm", "simulated"] = "vllm"
     device: Device
-    devices: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    devices: Annotated[tuple[Integer, ...], Field(min_length=1)] | None = None
+    seed: Annotated[Integer, Field(ge=0)] | None = None
     outputs: Path = Path("outputs")
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
@@ -192,7 +195,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageProblem(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
         raise UsageProblem(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict):
         raise UsageProblem(f"{path} must hold keys and values, such as those of {CONFIGS.name}/experiments/e0.yaml")
@@ -228,11 +231,13 @@ def _shipped_experiment(experiment: str, device: Device) -> Path:
     return CONFIGS / "experiments" / f"{experiment}{'' if device == 'cuda' else '_smoke'}.yaml"
 
 
-def _serving_file(value: str | None, source: str, inline: Any) -> tuple[Path | None, str]:
+def _serving_file(value: str | Path | None, source: str, inline: Any) -> tuple[Path | None, str]:
     if value is None and inline is not None:
         return None, ""
     if value is None:
         value, source = "aggregated", "default"
+    if isinstance(value, Path):
+        return value, source
     if value in serving_modes():
         return CONFIGS / "serving" / f"{value}.yaml", source
     if value.endswith((".yaml", ".yml")):
@@ -256,8 +261,11 @@ def _flatten_into(tree: dict[str, Any], sources: dict[str, str], layer: Layer) -
     for key, value in layer.values.items():
         *groups, leaf = key.split(".")
         node = tree
-        for group in groups:
+        for depth, group in enumerate(groups, 1):
             node = node.setdefault(group, {})
+            if not isinstance(node, dict):
+                name = ".".join(groups[:depth])
+                raise UsageProblem(f"{sources[name]}: {name}: must hold keys and values, got {node!r}")
         node[leaf] = value
         sources[key] = layer.source
     return tree, sources
@@ -269,16 +277,26 @@ def _validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sour
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        origin = sources.get(key, str(path))
+        given = next((name for name in _and_above(key) if name in sources), key)
+        origin = sources.get(given, str(path))
         if first["loc"][:1] == ("serving",) and serving_path is not None:
             key, origin = key.removeprefix("serving."), str(serving_path)
-        raise UsageProblem(f"{origin}: {key}: {_explain(first, key)}") from None
+        raise UsageProblem(f"{name_in(origin, given) or f'{origin}: {key}'}: {_explain(first, key)}") from None
+
+
+def _and_above(key: str) -> Iterable[str]:
+    """``a.b.0`` -> ``a.b.0``, ``a.b``, ``a``: an item of a list has its list's source."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
 
 
 def _explain(error: Any, key: str) -> str:
     if error["type"] == "extra_forbidden":
         return f"unknown key; allowed here: {', '.join(_allowed(error['loc'][:-1]))}"
     if error["type"] == "missing":
+        if key == "experiment":  # --experiment-config names the file, not the experiment
+            return "missing; give it in the file"
         return f"missing; give it in the file{'' if flag_of(key) == key else ' or with ' + flag_of(key)}"
     return f"{error['msg']}, got {error['input']!r}"
 

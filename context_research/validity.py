@@ -48,6 +48,8 @@ def disaggregated(
     """
     if decode is None:
         return Check("disaggregated", "n/a", "aggregated: prefill and decode run on one engine")
+    if not timelines:
+        return Check("disaggregated", "n/a", "no request was measured")
     prompt, count = sum(timeline.prompt_tokens for timeline in timelines), len(timelines)
     moved = sum(size for _, size in decode.transfers)
     wanted = sum((timeline.prompt_tokens - 1) * kv_bytes_per_token for timeline in timelines)

@@ -13,13 +13,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import psutil
+from pathlib import Path
 
 PARENT = "CONTEXT_RESEARCH_PARENT"
 """Environment variable: "pid start-time" of the process that engines must not outlive."""
 _PR_SET_PDEATHSIG = 1
 _starting = False
+_forking = 0
+"""Pid of this process when it last forked: a forked child's parent."""
 
 
 @contextmanager
@@ -29,20 +30,27 @@ def dies_with_parent() -> Iterator[dict[str, str]]:
     The kernel's signal follows the parent *thread*: open it on the main thread only.
     """
     global _starting
-    me = psutil.Process()
     _starting = True
     try:
-        yield {PARENT: f"{me.pid} {me.create_time()}"}
+        yield {PARENT: f"{os.getpid()} {_stat(os.getpid())[1]}"}
     finally:
         _starting = False
+
+
+def _before_fork() -> None:
+    global _forking
+    _forking = os.getpid()
 
 
 def _after_fork() -> None:
     if _starting:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        # A parent that died before this line sends no signal any more.
+        if os.getppid() != _forking:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def register() -> None:
@@ -63,8 +71,14 @@ def _watch(pid: int, created: float) -> None:
 
 def _alive(pid: int, created: float) -> bool:
     try:
-        parent = psutil.Process(pid)
-        # A zombie has ended; another create time means that the pid was given to another process.
-        return parent.create_time() == created and parent.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        state, started = _stat(pid)
+    except (FileNotFoundError, ProcessLookupError):
         return False
+    # A zombie has ended; another start time means that the pid was given to another process.
+    return started == created and state not in "ZX"
+
+
+def _stat(pid: int) -> tuple[str, int]:
+    """State and start of a process, in clock ticks since boot: psutil's create_time() moves when the clock is set."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return fields[0], int(fields[19])

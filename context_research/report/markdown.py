@@ -59,8 +59,11 @@ def _device(metadata: Mapping[str, Any]) -> str:
 
 
 def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    planned = metadata.get("planned")
+    missing = (planned or 0) - len(summary["cases"])
+    note = f"\n\n**{missing} of {planned} cases are missing.**" if missing > 0 else ""
     if not summary["cases"]:
-        return "## Cases\n\nNo case finished."
+        return f"## Cases\n\nNo case finished.{note}"
     rows = [
         (
             case["name"],
@@ -75,9 +78,6 @@ def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         for case in summary["cases"]
     ]
     header = ("case", "prompt tokens", "concurrency", "status", "requests", "external tokens", "transfers", "MB moved")
-    planned = metadata.get("planned")
-    missing = (planned or 0) - len(summary["cases"])
-    note = f"\n\n**{missing} of {planned} cases are missing.**" if missing > 0 else ""
     return f"## Cases\n\n{_table(rows, header)}{note}"
 
 
@@ -127,9 +127,9 @@ def _manifest(metadata: Mapping[str, Any]) -> str:
             engine["name"],
             engine["role"],
             ", ".join(map(str, engine["devices"])),
-            f"{engine['kv_pool_bytes'] / 2**30:.2f}",
-            engine["vllm_config"].get("cache", {}).get("block_size"),
-            f"{engine['start_s']:.1f}",
+            _gib(engine.get("kv_pool_bytes")),
+            engine["vllm_config"].get("cache", {}).get("block_size", "–"),
+            engine.get("start_s", "–"),
         )
         for engine in metadata["engines"]
     ]
@@ -139,11 +139,15 @@ def _manifest(metadata: Mapping[str, Any]) -> str:
     )
 
 
+def _gib(size: int | None) -> str:
+    return "–" if size is None else f"{size / 2**30:.2f}"
+
+
 def _scaled(value: float | None, scale: float) -> str:
     return "–" if value is None else f"{value * scale:.3g}" if abs(value * scale) < 100 else f"{value * scale:.0f}"
 
 
 def _table(rows: Any, header: tuple[str, ...]) -> str:
-    # A bar inside a cell would end it.
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    # A bar inside a cell would end it, a line break the row.
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
     return tabulate(cells, headers=header, tablefmt="github", disable_numparse=True)

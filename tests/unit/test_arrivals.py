@@ -105,7 +105,6 @@ def test_what_is_cancelled_sends_no_more():
     assert not server.ended
 
 
-@pytest.mark.xfail(reason="reported: gather() leaves the other slots running, into the next case's measurement")
 def test_an_error_ends_the_other_slots_too():
     async def main():
         sent = []

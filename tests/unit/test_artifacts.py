@@ -97,7 +97,6 @@ def test_a_case_that_breaks_the_schema_is_not_written(files, change, told):
     assert artifacts.read(files.summary("e0"), "summary") == good
 
 
-@pytest.mark.xfail(reason="reported: mkstemp's 0600 stays, so that nobody else can read a run's artifacts")
 def test_artifacts_are_as_readable_as_other_files(files):
     artifacts.write(files.metadata, "run_metadata", made.metadata())
     artifacts.append_lines(files.requests, [{"a": 1}])
@@ -206,7 +205,6 @@ def test_a_run_id_must_be_one_folder(tmp_path, run_id):
         artifacts.check_run_id(RunFiles(tmp_path, run_id))
 
 
-@pytest.mark.xfail(reason="reported: OSError or ValueError, a traceback; or a name that its message forbids")
 @pytest.mark.parametrize("run_id", ["x" * 300, "a\0b", "a\nb", "-x"], ids=["long", "nul", "newline", "option"])
 def test_a_run_id_is_of_the_letters_that_its_message_names(tmp_path, run_id):
     with pytest.raises(UsageProblem, match="can't be a folder's name"):

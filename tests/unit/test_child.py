@@ -104,7 +104,6 @@ def test_a_forked_child_dies_with_its_killed_parent_and_only_that_one(family):
     assert not ended(outside), "forked while the guard was closed"
 
 
-@pytest.mark.xfail(reason="reported: the kernel tells only children that asked before their parent died")
 def test_a_child_whose_parent_dies_before_it_runs_dies_too(family):
     parent, inside, _ = family("0.5")
     parent.kill()
@@ -150,7 +149,6 @@ def test_another_process_of_the_same_pid_is_not_alive(me):
     assert not child._alive(pid, created - 100)
 
 
-@pytest.mark.xfail(reason="reported: create_time() moves when the clock is set, and engines then kill themselves")
 def test_setting_the_clock_kills_nobody(me, monkeypatch):
     real = psutil._pslinux.boot_time
     monkeypatch.setattr(psutil._pslinux, "boot_time", lambda: real() + 3600)

@@ -84,7 +84,6 @@ def test_init_run_refuses_a_run_that_has_begun(here):
     assert files.metadata.read_bytes() == before
 
 
-@pytest.mark.xfail(reason="reported: a planned run is planned over, in silence")
 def test_init_run_refuses_to_plan_a_run_twice(here):
     assert init("--run-id", "one", "--seed", 1).exit_code == 0
     refused(init("--run-id", "one", "--seed", 2), "run one exists already")

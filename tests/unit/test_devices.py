@@ -87,7 +87,6 @@ def test_shares_of_different_cores_do_add_up():
         split((0, 1), {"prefill": {"memory_share": 0.9}, "decode": {"memory_share": 0.9}}, "cpu")
 
 
-@pytest.mark.xfail(reason="reported: the unnamed share is taken for a half, not for the rest")
 def test_an_unnamed_share_is_the_rest():
     placements = split((0,), {"prefill": {"memory_share": 0.7}, "decode": {}})
     assert [placement.memory_share for placement in placements] == [0.7, pytest.approx(0.3)]
@@ -115,14 +114,12 @@ def test_cores_that_are_not_here_are_refused(core):
         devices.run_devices(chosen(devices=[core]))
 
 
-@pytest.mark.xfail(reason="reported: (), and place() then divides by zero")
 def test_a_gpu_run_without_gpus_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "visible_gpus", list)
     with pytest.raises(UsageProblem, match="GPU"):
         devices.run_devices(chosen(device="cuda"))
 
 
-@pytest.mark.xfail(reason="reported: one GPU twice is taken for tensor parallelism over two")
 def test_a_device_named_twice_is_refused(monkeypatch):
     monkeypatch.setattr(devices, "visible_gpus", lambda: ["0", "1"])
     with pytest.raises(UsageProblem, match="twice"):

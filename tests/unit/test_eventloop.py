@@ -89,7 +89,6 @@ def test_an_error_of_the_callers_own_cancels_the_work(loop):
     assert work.cancelled.wait(5)
 
 
-@pytest.mark.xfail(reason="reported: a result that comes as the half second ends is thrown away with a TimeoutError")
 def test_a_result_that_comes_as_the_wait_ends_is_kept(loop, monkeypatch):
     class Late(Future):
         asked = 0

@@ -115,7 +115,6 @@ def test_a_load_over_the_pool_is_refused(mode, load, engine):
     assert "engine.kv_cache_memory_bytes" in str(caught.value)
 
 
-@pytest.mark.xfail(reason="reported: vLLM keeps one block of every pool for itself, so an exact fit queues or preempts")
 def test_a_load_that_fills_the_pool_to_the_last_block_is_refused():
     with pytest.raises(UsageProblem):
         fit(chosen(**SMALL), Load(240, 16, 1))

@@ -217,14 +217,12 @@ def test_an_ill_typed_value_is_named_with_its_file(yaml, line, key):
     assert re.search(r" should .*, got ", told)
 
 
-@pytest.mark.xfail(reason="reported: Section says it does not coerce, but pydantic's lax mode does")
 @pytest.mark.parametrize("value", ['"8"', "true", "8.0"], ids=["text", "bool", "float"])
 def test_numbers_are_not_coerced(yaml, value):
     text = MINIMAL.replace("requests: 17", f"requests: {value}")
     assert "workload.requests" in problem(yaml(text))
 
 
-@pytest.mark.xfail(reason="reported: TypeError from _flatten_into, a traceback")
 @pytest.mark.parametrize("section", ["workload: 5", "workload:"], ids=["number", "null"])
 def test_a_section_that_is_no_mapping_is_named_also_with_an_option_for_it(yaml, section):
     path = yaml(f"experiment: e0\nmodel: {{name: x}}\n{section}\n")
@@ -245,7 +243,6 @@ def test_a_section_that_is_no_mapping_is_named_also_with_an_option_for_it(yaml, 
             "day: 2024-13-45\n",
             "is no valid YAML",
             id="impossible-date",
-            marks=pytest.mark.xfail(reason="reported: ValueError of PyYAML's constructor, a traceback"),
         ),
     ],
 )
@@ -279,7 +276,6 @@ def test_an_unknown_serving_mode_lists_the_known():
     assert told.startswith("unknown serving mode 'split': choose from aggregated, disaggregated")
 
 
-@pytest.mark.xfail(reason="reported: --serving-config without .yaml is taken for a mode, and a mode for a file")
 @pytest.mark.parametrize("value", ["here/mine", "disaggregated"], ids=["path", "mode"])
 def test_serving_config_is_always_a_file(value):
     assert problem(cli={"--serving-config": value}).startswith(f"cannot read {value}: ")
@@ -306,7 +302,6 @@ def test_an_unreadable_option_is_called_by_its_own_name(source, told):
     assert problem(**source).startswith(told)
 
 
-@pytest.mark.xfail(reason="reported: says 'command line: workload.requests', and blames the YAML for items of lists")
 @pytest.mark.parametrize(
     ("source", "name"),
     [
@@ -337,7 +332,6 @@ def test_an_option_out_of_range_is_told_with_its_value_and_not_blamed_on_a_file(
     assert ".yaml" not in told
 
 
-@pytest.mark.xfail(reason="reported: an infinite timeout passes, and the artifact writer raises on it")
 def test_a_timeout_is_finite():
     assert "finite" in problem(cli={"--request-timeout": "inf"})
 
@@ -352,7 +346,6 @@ def test_a_missing_key_is_named_with_its_option(yaml):
     assert problem(path) == f"{path}: workload.prompt_lengths: missing; give it in the file or with --prompt-lengths"
 
 
-@pytest.mark.xfail(reason="reported: says 'give it … with --experiment-config', which is how the file was given")
 def test_a_missing_experiment_is_not_blamed_on_an_option(yaml):
     assert problem(yaml(MINIMAL.replace("experiment: e0\n", ""))).endswith("experiment: missing; give it in the file")
 
