@@ -92,12 +92,17 @@ def write(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
     """
     payload = json.loads(json.dumps(payload, allow_nan=False, default=str))
     _validator(kind).validate(payload)
+    replace(path, json.dumps(payload, indent=2, ensure_ascii=False) + "\n")
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace `path` whole with `text`, less any secret in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not mkstemp: its files are readable by their owner alone, and would stay so.
     scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with scratch.open("x", encoding="utf-8") as stream:
-            stream.write(without_secrets(json.dumps(payload, indent=2, ensure_ascii=False)) + "\n")
+            stream.write(without_secrets(text))
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(scratch, path)  # noqa: PTH105 - one call, on str and Path alike

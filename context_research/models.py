@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -63,7 +64,7 @@ class Model:
         hidden, layers, heads = int(c["hidden_size"]), int(c["num_hidden_layers"]), int(c["num_attention_heads"])
         head_dim = int(c.get("head_dim") or hidden // heads)
         attention = hidden * head_dim * 2 * (heads + int(c.get("num_key_value_heads", heads)))
-        mlp = 3 * hidden * int(c["intermediate_size"])
+        mlp = 3 * hidden * int(c.get("intermediate_size") or 4 * hidden)
         embeddings = (1 if c.get("tie_word_embeddings") else 2) * int(c["vocab_size"]) * hidden
         return (layers * (attention + mlp) + embeddings) * _DTYPE_BYTES.get(self.dtype, 2)
 
@@ -158,7 +159,8 @@ class _hub_problems:
     def __init__(self, settings: ModelSettings) -> None:
         self._name = f"{settings.name}{'@' + settings.revision if settings.revision else ''}"
 
-    def __enter__(self) -> None: ...
+    def __enter__(self) -> None:
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries would stand before our one line
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is None:
@@ -190,4 +192,4 @@ class _hub_problems:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__])[0]

@@ -99,9 +99,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             return
         _ = ours.resolved
         if session.config.getoption("dist", "no") != "no":
-            lender = Lender(session.config, ours)
             ours.check(ours.cases)
-            session.config.pluginmanager.register(lender, "context-research-lender")
+            session.config.pluginmanager.register(Lender(session.config, ours), "context-research-lender")
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem)) from None
 

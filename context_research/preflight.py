@@ -96,7 +96,8 @@ def block_tokens(settings: Settings) -> int:
 def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
     """KV bytes that one engine will have: its share of the configured pool, or of what weights leave on its GPUs."""
     if (total := settings.engine.kv_cache_memory_bytes) is not None:
-        return int(total * placement.memory_share)
+        cards = len(placement.devices) if settings.device == "cuda" else 1
+        return int(total * placement.memory_share) * cards
     if settings.device == "cpu":
         # vLLM's own default takes half the machine's memory for each engine: two of them would not fit.
         return int(memory_bytes("cpu", 0) * 0.4 * placement.memory_share)

@@ -104,6 +104,21 @@ class Session:
         lengths, levels = chosen.workload.prompt_lengths, chosen.workload.concurrency
         return [Case(chosen.experiment, tokens, level) for tokens in lengths for level in levels]
 
+    def _check_plan(self) -> None:
+        """Refuse to adopt a run that was planned as another one. Raises UsageProblem."""
+        if not artifacts.is_planned(self.files):
+            return
+        plan, chosen = artifacts.read(self.files.metadata, "run_metadata"), self.resolved.settings
+        for what, planned, now in (
+            ("experiment", plan["experiment"], chosen.experiment),
+            ("serving mode", plan["serving"]["mode"], chosen.serving.mode),
+            ("model", plan["model"]["name"], chosen.model.name),
+            ("weights", plan["model"]["weights"], chosen.model.weights),
+            ("seed", plan["seed"], chosen.seed if plan["seed"] is not None else None),
+        ):
+            if planned != now:
+                raise UsageProblem(f"run {self.files.run_id} was planned with {what} {planned}, not {now}")
+
     def check(self, cases: list[Case]) -> None:
         """Everything that can be known to be wrong before an engine starts. Raises UsageProblem."""
         chosen = self.resolved.settings
@@ -114,6 +129,7 @@ class Session:
         preflight.check_backend(chosen)
         artifacts.check_writable(self.files.outputs)
         artifacts.check_run_id(self.files)
+        self._check_plan()
         placements = devices.place(chosen, devices.run_devices(chosen))
         preflight.check_fit(chosen, self.model, placements, [case.load(chosen.workload) for case in cases])
 

@@ -48,8 +48,8 @@ class ModelSettings(Section):
 class EngineSettings(Section):
     """vLLM's engine arguments, the same for every engine of the run.
 
-    Memory is the run's total, shared by the engines on a device: `gpu_memory_utilization` of each card, or
-    `kv_cache_memory_bytes` in all. `args` holds any other field of vLLM's AsyncEngineArgs.
+    Memory is shared by the engines on a device: `gpu_memory_utilization` of each card, or `kv_cache_memory_bytes`, of
+    each card or of the machine's CPU. `args` holds other fields of vLLM's AsyncEngineArgs.
     """
 
     block_size: Positive | None = None

@@ -28,6 +28,8 @@ _LOAD_FORMATS = {"hub": "auto", "seeded": "seeded", "dummy": "dummy"}
 _SHUTDOWN_S = 10.0
 _PLAIN = (bool, int, float, str, type(None))
 _NESTED = (dict, list, tuple, set)
+_OWNED = {"tensor_parallel_size", "kv_transfer_config", "kv_cache_memory_bytes", "kv_cache_dtype"}
+"""vLLM arguments that engine.args may not set, though not every run sets them: placement and arithmetic need them."""
 _DESCRIBED = ("model", "cache", "parallel", "scheduler", "device", "load", "compilation", "kv_transfer")
 
 
@@ -79,22 +81,25 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         seeded_loader.register()
-        arguments = self._arguments()
-        fields = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
-        for name in arguments:
-            if name not in fields:
-                near = difflib.get_close_matches(name, fields, 1)
+        own, extra = self._arguments(), self._settings.engine.args
+        known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+        for name in extra:
+            if name in own or name in _OWNED:
+                raise UsageProblem(f"engine.args.{name}: set by the run's settings, on which its arithmetic rests")
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
                 raise UsageProblem(
                     f"engine.args.{name}: vLLM has no such engine argument" + (f"; is it {near[0]}?" if near else "")
                 )
-        self._config = AsyncEngineArgs(**arguments).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        given = {name: value for name, value in own.items() if value is not None}
+        self._config = AsyncEngineArgs(**given, **extra).create_engine_config(UsageContext.ENGINE_CONTEXT)
         if self._settings.device == "cpu":
             # vLLM's CPU platform sets spawn inside create_engine_config; fork starts in 2 s instead of 13.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
 
     def _arguments(self) -> dict[str, Any]:
-        """Keyword arguments of vLLM's AsyncEngineArgs."""
+        """Keyword arguments of vLLM's AsyncEngineArgs; None leaves vLLM's default."""
         engine, on_cpu = self._settings.engine, self._settings.device == "cpu"
         arguments: dict[str, Any] = {
             "model": str(self._model.path),
@@ -114,15 +119,15 @@ class VllmEngine:
         elif len(self._placement.devices) > 1:
             arguments["tensor_parallel_size"] = len(self._placement.devices)
         if on_cpu or engine.kv_cache_memory_bytes is not None:
-            arguments["kv_cache_memory_bytes"] = pool_bytes(self._settings, self._model, self._placement)
+            pool = pool_bytes(self._settings, self._model, self._placement)
+            arguments["kv_cache_memory_bytes"] = pool if on_cpu else pool // len(self._placement.devices)
         if not on_cpu:
             arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization * self._placement.memory_share
         if self._connector is not None:
             from vllm.config import KVTransferConfig
 
             arguments["kv_transfer_config"] = KVTransferConfig(**self._connector[0])
-        given = {name: value for name, value in arguments.items() if value is not None}
-        return given | self._settings.engine.args
+        return arguments
 
     def _environment(self) -> dict[str, str | None]:
         """What the engine's processes see; None removes a variable that would override the settings."""

@@ -19,9 +19,8 @@ def write(files: RunFiles, experiment: str) -> Path:
     """Write the report beside the run's folder; its path. Raises UsageProblem for a missing or corrupt artifact."""
     metadata = artifacts.read(files.metadata, "run_metadata")
     summary = artifacts.read(files.summary(experiment), "summary")
-    text = artifacts.without_secrets(render(metadata, summary))
-    files.report.parent.mkdir(parents=True, exist_ok=True)
-    files.report.write_text(text, encoding="utf-8")
+    text = render(metadata, summary)
+    artifacts.replace(files.report, text)
     return files.report
 
 
@@ -78,7 +77,8 @@ def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         for case in summary["cases"]
     ]
     header = ("case", "prompt tokens", "concurrency", "status", "requests", "external tokens", "transfers", "MB moved")
-    return f"## Cases\n\n{_table(rows, header)}{note}"
+    failures = [f"- **{case['name']}** failed: {case['failure']}" for case in summary["cases"] if case.get("failure")]
+    return "\n\n".join(part for part in (f"## Cases\n\n{_table(rows, header)}{note}", "\n".join(failures)) if part)
 
 
 def _figures(summary: Mapping[str, Any]) -> str:

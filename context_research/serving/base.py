@@ -60,6 +60,8 @@ class Topology(ABC):
             timeline.error = f"no end after {self._timeout_s:g} s ({self._where(timeline)})"
         except EngineFailure as failure:
             timeline.error = str(failure)
+        except Exception as error:  # what vLLM raises for one request (EngineGenerateError, ValueError, …)
+            timeline.error = f"{type(error).__name__}: {error} ({self._where(timeline)})"
         else:
             if not timeline.complete:
                 timeline.error = (

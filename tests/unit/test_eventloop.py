@@ -1,6 +1,7 @@
 import asyncio
 import signal
 import threading
+import time
 from concurrent.futures import CancelledError, Future
 
 import pytest
@@ -68,8 +69,14 @@ def test_the_caller_is_called_while_it_waits(loop):
 def test_ctrl_c_cancels_the_work(loop):
     work = Slow()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt():
+        work.began.wait(5)
+        time.sleep(0.2)  # until the main thread waits
+        signal.raise_signal(signal.SIGINT)
+
     try:
-        threading.Thread(target=lambda: (work.began.wait(5), signal.raise_signal(signal.SIGINT))).start()
+        threading.Thread(target=interrupt).start()
         with pytest.raises(KeyboardInterrupt):
             loop.run(work())
     finally:

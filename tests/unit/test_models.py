@@ -219,7 +219,7 @@ def hub(endpoint):
         ),
         pytest.param("org/private", None, "or set HF_TOKEN if it is private", id="private"),
         pytest.param("org/good", "nowhere", "model org/good@nowhere has no such revision on the hub", id="revision"),
-        pytest.param("org/token", None, "model org/token can't be fetched: Client error '401", id="wrong-token"),
+        pytest.param("org/token", None, "model org/token can't be fetched: Invalid credentials", id="wrong-token"),
         pytest.param(
             "org/disabled",
             None,
