@@ -98,7 +98,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         if ours.experiment is None:
             return
         _ = ours.resolved
-        if session.config.getoption("dist", "no") != "no":
+        if session.config.getoption("dist", "no") != "no" and not ours.idle:
             ours.check(ours.cases)
             session.config.pluginmanager.register(Lender(session.config, ours), "context-research-lender")
     except UsageProblem as problem:
@@ -150,7 +150,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse what the selected cases can't do, before the first artifact and the first engine."""
     ours = session.config.stash[SESSION]
-    if ours.worker is not None or ours.idle or not ours.selected or session.config.option.benchmark_skip:
+    if ours.worker is not None or ours.idle or not ours.selected:
         return
     try:
         ours.check([_case(ours, item) for item in ours.selected if _case_parameters(item)])

@@ -55,9 +55,9 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """True where pytest was asked only to show something: nothing runs, nothing is written."""
+        """True where pytest was asked to run no case: nothing starts, nothing is written."""
         shows = ("help", "collectonly", "setuponly", "setupplan", "showfixtures", "show_fixtures_per_test")
-        return any(getattr(self.config.option, name, False) for name in shows)
+        return any(getattr(self.config.option, name, False) for name in (*shows, "benchmark_skip"))
 
     @cached_property
     def layers(self) -> list[Layer]:

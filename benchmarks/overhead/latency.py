@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from loops import Plan, build
+from loops import build
 from quiet import in_pairs
 from ratios import Bar, Comparison
 
@@ -32,19 +32,18 @@ _VOCABULARY = 10_000
 _CHILD_S = 900.0
 
 
-def compare(settings: Settings, plan: Plan, folder: Path) -> list[Comparison]:
+def compare(settings: Settings, pairs: int, iterations: int, max_others: float, folder: Path) -> list[Comparison]:
     """End-to-end p50 of both sides. Raises EngineFailure where the two engines' configurations differ."""
-    asked = _comparable(settings)
+    asked = _comparable(settings, iterations)
 
     def side(name: Literal["ours", "vllm"]) -> Callable[[int], dict[str, Any]]:
         def run(pair: int) -> dict[str, Any]:
-            result = _in_child(name, asked, folder)
-            plan.say(f"latency pair {pair} {name}: p50 {median(result['latencies']) * 1e3:.2f} ms")
-            return result
+            del pair
+            return _in_child(name, asked, folder)
 
         return run
 
-    results = in_pairs(side("ours"), side("vllm"), plan.pairs, plan.max_others)
+    results = in_pairs("vLLM's benchmark", side("ours"), side("vllm"), pairs, max_others)
     for a, b in results:
         if different := {k for k in a["config"] | b["config"] if a["config"].get(k) != b["config"].get(k)}:
             told = ", ".join(f"{k}: {a['config'].get(k)} and {b['config'].get(k)}" for k in sorted(different))
@@ -55,12 +54,12 @@ def compare(settings: Settings, plan: Plan, folder: Path) -> list[Comparison]:
     return [Comparison("e2e p50", load, "s", [a for a, _ in p50s], [b for _, b in p50s], E2E)]
 
 
-def _comparable(settings: Settings) -> Settings:
+def _comparable(settings: Settings, iterations: int) -> Settings:
     """What vLLM's benchmark fixes, for our side too: temperature 1, one prompt sent again and again, so no caching.
 
     The scheduler's limits are given, as vLLM's defaults for them depend on who asks (AsyncLLM or `LLM`).
     """
-    workload = settings.workload.model_copy(update={"temperature": 1.0, "concurrency": (1,)})
+    workload = settings.workload.model_copy(update={"requests": iterations, "temperature": 1.0})
     own, limits = settings.engine, {"max_num_batched_tokens": 8192, "max_num_seqs": 128}
     limits = {name: getattr(own, name) or limit for name, limit in limits.items()}
     engine = own.model_copy(update={"enable_prefix_caching": False, **limits})

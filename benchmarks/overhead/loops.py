@@ -49,18 +49,11 @@ def build(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEn
     return topology, engine
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much to measure: pairs of runs, and requests that each concurrency slot serves in a run."""
+def compare(settings: Settings, pairs: int, max_others: float, log: Path) -> list[Comparison]:
+    """Throughput, TTFT and client CPU of both loops at each concurrency of the workload, on one running engine.
 
-    pairs: int
-    per_slot: int
-    max_others: float
-    say: Callable[[str], None]
-
-
-def compare(settings: Settings, plan: Plan, log: Path) -> list[Comparison]:
-    """Throughput, TTFT and client CPU of both loops at each concurrency of the workload, on one running engine."""
+    The workload's `requests` are those that each concurrency slot serves in one run.
+    """
     model = models.download(models.resolve(settings.model))
     topology, engine = build(settings, model, log)
     try:
@@ -68,17 +61,24 @@ def compare(settings: Settings, plan: Plan, log: Path) -> list[Comparison]:
         return [
             comparison
             for concurrency in settings.workload.concurrency
-            for comparison in _at(concurrency, settings, plan, model, topology, engine)
+            for comparison in _at(concurrency, settings, model, topology, engine, pairs, max_others)
         ]
     finally:
         topology.close()
 
 
 def _at(
-    concurrency: int, settings: Settings, plan: Plan, model: Model, topology: Topology, engine: VllmEngine
+    concurrency: int,
+    settings: Settings,
+    model: Model,
+    topology: Topology,
+    engine: VllmEngine,
+    pairs: int,
+    max_others: float,
 ) -> list[Comparison]:
     case = Case(settings.experiment, settings.workload.prompt_lengths[0], concurrency)
-    workload = settings.workload.model_copy(update={"requests": plan.per_slot * concurrency, "warmup_requests": 0})
+    per_slot = settings.workload.requests
+    workload = settings.workload.model_copy(update={"requests": per_slot * concurrency, "warmup_requests": 0})
     seed, tokens = settings.seed or 0, workload.requests * workload.output_tokens
 
     def side(serve: Callable[[Settings], Pass], name: str) -> Callable[[int], Pass]:
@@ -92,7 +92,6 @@ def _at(
             since = engine.counters.since(counted)
             if since.generated != tokens or since.prompt_cached:
                 raise EngineFailure(f"{name}: {since.generated} of {tokens} tokens, {since.prompt_cached} cached")
-            plan.say(f"{case.name} pair {pair} {name}: {tokens / made.seconds:.1f} tok/s")
             return made
 
         return run
@@ -106,9 +105,9 @@ def _at(
 
     sides = side(ours, "ours"), side(bare, "bare")
     for warm_up in sides:
-        warm_up(plan.pairs)
-    results = in_pairs(*sides, plan.pairs, plan.max_others)
-    load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {plan.per_slot}"
+        warm_up(pairs)
+    results = in_pairs(f"bare loop, {concurrency} at a time", *sides, pairs, max_others)
+    load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
 
     def both(name: str, unit: str, figure: Callable[[Pass], float], bar: Bar | None = None) -> Comparison:
         return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar)

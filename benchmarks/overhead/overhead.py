@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import TimeoutExpired
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import latency
 import loops
+import numpy as np
 from quiet import TooBusy
 from ratios import Comparison
 from tabulate import tabulate
@@ -27,7 +29,10 @@ BARS_HOLD, BAR_MISSED, NO_RESULT = 0, 1, 2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--pairs", type=click.IntRange(5), default=8, help="Pairs of runs for each comparison.")
+@click.option(
+    "--pairs", type=click.IntRange(5), default=80, help="Pairs of short runs against the bare loop, per load."
+)
+@click.option("--process-pairs", type=click.IntRange(5), default=8, help="Pairs of processes against vLLM's benchmark.")
 @click.option(
     "--max-others",
     type=click.FloatRange(0, 1),
@@ -38,14 +43,23 @@ BARS_HOLD, BAR_MISSED, NO_RESULT = 0, 1, 2
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write JSON here.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512)
 @click.option("--output-tokens", type=click.IntRange(2), default=32)
-@click.option("--requests", type=click.IntRange(1), default=30, help="Requests of each concurrency slot in a run.")
-@click.option("--concurrency", type=click.IntRange(1), multiple=True, default=(1, 4), help="Loads of `bare`.")
+@click.option("--requests", type=click.IntRange(1), default=2, help="`bare`: requests of each slot in a run.")
+@click.option("--iterations", type=click.IntRange(8), default=30, help="`vllm`: requests of a process, after warm-up.")
+@click.option("--concurrency", type=click.IntRange(1), multiple=True, default=(1, 4), help="`bare`: the loads.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto")
 @click.option("--devices", default=None, metavar="0,1", help="GPU ids or CPU cores, as the plugin's --devices.")
 @click.option("--model-name", default=None, help="Instead of the experiment config's.")
 @click.option("--weights", type=click.Choice(["hub", "seeded", "dummy"]), default="seeded")
-def main(pairs: int, max_others: float, only: str | None, out: Path | None, **given: Any) -> None:
+def main(
+    pairs: int,
+    process_pairs: int,
+    iterations: int,
+    max_others: float,
+    only: str | None,
+    out: Path | None,
+    **given: Any,
+) -> None:
     """Ratios of ours to the other side's, measured in pairs, on real vLLM engines.
 
     Exit code 0 if every bar holds, 1 if one is missed, 2 if there is no result.
@@ -54,14 +68,13 @@ def main(pairs: int, max_others: float, only: str | None, out: Path | None, **gi
     try:
         settings = _settings(given)
         preflight.check_backend(settings)
-        plan = loops.Plan(pairs, given["requests"], max_others, _say)
         with TemporaryDirectory(prefix="overhead-") as folder:
             if only != "vllm":
                 log = Path(folder) / "engine.log"
-                comparisons += loops.compare(settings, plan, log)
+                comparisons += loops.compare(settings, pairs, max_others, log)
             if only != "bare":
-                comparisons += latency.compare(settings, plan, Path(folder))
-    except (EngineFailure, UsageProblem, TooBusy) as problem:
+                comparisons += latency.compare(settings, process_pairs, iterations, max_others, Path(folder))
+    except (EngineFailure, UsageProblem, TooBusy, TimeoutExpired) as problem:
         click.echo(f"ERROR: {problem}", err=True)
         sys.exit(NO_RESULT)
     environment = _environment(settings, load_before)
@@ -115,15 +128,16 @@ def _markdown(comparisons: Sequence[Comparison], environment: dict[str, Any]) ->
         (
             comparison.name,
             comparison.load,
+            f"{np.median(comparison.ours):.4g} ÷ {np.median(comparison.other):.4g} {comparison.unit}",
             f"{comparison.median:.4f}",
             "{:.4f} to {:.4f}".format(*comparison.interval),
             comparison.bar or "–",
             ("holds" if comparison.holds else "MISSED") if comparison.bar else "–",
-            " ".join(f"{ratio:.4f}" for ratio in comparison.ratios),
+            f"{len(comparison.ratios)}: " + "{:.3f} to {:.3f}".format(*np.percentile(comparison.ratios, (10, 90))),
         )
         for comparison in comparisons
     ]
-    header = ("ours ÷ other", "load", "median", "95 % interval", "bar", "", "pairs")
+    header = ("ours ÷ other", "load", "medians", "median ratio", "95 % interval", "bar", "", "pairs: p10 to p90")
     versions = environment["versions"]
     where = ", ".join(environment["gpus"]) or f"{environment['cores']} cores of {environment['cpu']}"
     model = environment["model"]
@@ -133,11 +147,6 @@ def _markdown(comparisons: Sequence[Comparison], environment: dict[str, Any]) ->
         f"Python {environment['python']}."
     )
     return tabulate(rows, headers=header, tablefmt="github", disable_numparse=True) + f"\n\n{note}"
-
-
-def _say(text: str) -> None:
-    """Progress, beside the results."""
-    click.echo(text, err=True)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
+import click
 import psutil
 
 Result = TypeVar("Result")
@@ -19,28 +21,30 @@ class TooBusy(Exception):
 
 
 def in_pairs(
-    ours: Callable[[int], Result], other: Callable[[int], Result], pairs: int, max_others: float
+    name: str, ours: Callable[[int], Result], other: Callable[[int], Result], pairs: int, max_others: float
 ) -> list[tuple[Result, Result]]:
     """Both sides' results in `pairs` pairs, in ABBA order, so that a steady drift of the machine cancels out.
 
     A pair during which other processes used more than `max_others` of the machine's CPU (a share, 0 to 1) is run again:
-    that is decided without a look at its figures. Raises TooBusy.
+    that is decided without a look at its figures. Raises TooBusy. `name` is for the progress line.
     """
     results: list[tuple[Result, Result]] = []
-    for _ in range(pairs * _ATTEMPTS):
-        pair, before = len(results), _cpu_seconds()
-        if pair % 2 == 0:
-            a = ours(pair)
-            b = other(pair)
-        else:
-            b = other(pair)
-            a = ours(pair)
-        if _others(before, _cpu_seconds()) <= max_others:
-            results.append((a, b))
-        if len(results) == pairs:
-            return results
+    with click.progressbar(length=pairs, label=name, file=sys.stderr) as progress:
+        for _ in range(pairs * _ATTEMPTS):
+            pair, before = len(results), _cpu_seconds()
+            if pair % 2 == 0:
+                a = ours(pair)
+                b = other(pair)
+            else:
+                b = other(pair)
+                a = ours(pair)
+            if _others(before, _cpu_seconds()) <= max_others:
+                results.append((a, b))
+                progress.update(1)
+            if len(results) == pairs:
+                return results
     raise TooBusy(
-        f"only {len(results)} of {pairs} pairs had the machine to themselves in {pairs * _ATTEMPTS} attempts; "
+        f"{name}: only {len(results)} of {pairs} pairs had the machine to themselves in {pairs * _ATTEMPTS} attempts; "
         f"in the rest other processes used more than {max_others:.0%} of its CPU (--max-others)"
     )
 

@@ -64,15 +64,14 @@ class VllmEngine:
         with dies_with_parent() as parent, logs.to_file(self.log), _environment({**self._environment(), **parent}):
             try:
                 self._llm = self._launch()
-            except UsageProblem:
-                raise
-            except Exception as error:
+                self._take_processes(before)
+            except BaseException as error:  # an interrupt, too, must leave nothing behind
                 self._take_processes(before)
                 self.close()
-                raise EngineFailure(
-                    f"vLLM engine {self.name!r} could not start: {logs.reason(error, self.log)}"
-                ) from None
-        self._take_processes(before)
+                if isinstance(error, UsageProblem) or not isinstance(error, Exception):
+                    raise
+                reason = logs.reason(error, self.log)
+                raise EngineFailure(f"vLLM engine {self.name!r} could not start: {reason}") from None
         self._start_s = time.perf_counter() - began
 
     def _launch(self) -> Any:

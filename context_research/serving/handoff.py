@@ -7,6 +7,7 @@ them, and every request has a timeout.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -44,6 +45,9 @@ def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, An
     if handoff.progress_thread == "off" or (handoff.progress_thread == "auto" and device == "cpu"):
         arguments["kv_connector_module_path"] = "context_research.serving.nixl_quiet"
     environment = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(_free_port())}
+    if device == "cuda":
+        # Else UCX reads over TCP between two engines on one GPU, 0.5 GB/s instead of hundreds. Yours wins.
+        environment["UCX_CUDA_IPC_ENABLE_GET_ZCOPY"] = os.environ.get("UCX_CUDA_IPC_ENABLE_GET_ZCOPY", "on")
     return arguments, environment
 
 

@@ -45,9 +45,10 @@ def test_disable_runs_each_case_once_and_keeps_no_rows(run, suite):
     assert saved(suite) == []
 
 
-def test_skip_starts_nothing(run, suite):
+def test_skip_starts_nothing_and_leaves_nothing(run, suite):
     run("--benchmark-skip").assert_outcomes(skipped=2)
     assert saved(suite) == []
+    assert not (suite.path / "outputs").exists()
 
 
 def test_only_leaves_other_tests_out(run, suite):
