@@ -153,11 +153,11 @@ def find_run(outputs: Path, name: str) -> RunFiles:
 
 
 def without_secrets(text: str) -> str:
-    """`text` with the values of token variables blanked, wherever they got in (a command line, a log line)."""
+    """`text` without the values of token variables, wherever they got in (a command line), and without URL logins."""
     for name in _SECRETS:
         if len(value := os.environ.get(name, "")) >= 6:
             text = text.replace(value, f"<{name}>")
-    return text
+    return re.sub(r"(?<=://)[^/@\s\"]+@", "<credentials>@", text)
 
 
 def _validator(kind: str) -> jsonschema.Draft202012Validator:

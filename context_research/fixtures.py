@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,14 +46,15 @@ def workload(settings: Settings) -> Workload:
 
 
 @pytest.fixture(scope="session")
-def serving(pytestconfig: pytest.Config, settings: Settings) -> Iterator[Topology]:
+def serving(request: pytest.FixtureRequest, pytestconfig: pytest.Config, settings: Settings) -> Iterator[Topology]:
     """The serving mode at work: its engines, started when a test first asks for them, closed with the session."""
     session = pytestconfig.stash[SESSION]
-    ProgressLine(pytestconfig).note(f"starting {settings.serving.mode} serving, log in {session.files.logs}")
-    topology = _build(pytestconfig, session)
-    # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
-    pytestconfig.add_cleanup(topology.close)
-    topology.start()
+    ProgressLine(pytestconfig).note(f"starting {settings.serving.mode} serving, log in {session.logs}")
+    with _ends_session(request):
+        topology = _build(pytestconfig, session)
+        # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
+        pytestconfig.add_cleanup(topology.close)
+        topology.start()
     yield topology
     topology.close()
 
@@ -100,7 +102,7 @@ def _build(config: pytest.Config, session: Session) -> Topology:
 
     def make_engine(placement: Placement) -> Engine:
         made: Engine = config.hook.pytest_context_research_make_engine(
-            settings=chosen, model=model, placement=placement, log=session.files.logs / f"{placement.spec.name}.log"
+            settings=chosen, model=model, placement=placement, log=session.logs / f"{placement.spec.name}.log"
         )
         return made
 
@@ -108,15 +110,25 @@ def _build(config: pytest.Config, session: Session) -> Topology:
 
 
 def _running(request: pytest.FixtureRequest, line: ProgressLine) -> Topology:
-    """The session's topology, started or restarted. Ends the session where that can't be done: no case could run."""
+    """The session's topology, its engines started, or restarted where that is due."""
+    topology: Topology = request.getfixturevalue("serving")
+    with _ends_session(request):
+        if why := topology.revive():
+            line.note(f"restarted the engines: {why}")
+    return topology
+
+
+@contextlib.contextmanager
+def _ends_session(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Turns engines that can't be had into one line, and the end of the session: no other case could run either."""
+    problem = None
     try:
-        topology: Topology = request.getfixturevalue("serving")
-        if dead := topology.revive():
-            line.note(f"restarted the engines: {', '.join(dead)} had died")
-        return topology
+        yield
     except (EngineFailure, UsageProblem) as failure:
-        problem = request.session.shouldstop = str(failure)
-    pytest.fail(problem, pytrace=False)
+        problem = str(failure)
+    if problem:
+        request.config.stash[SESSION].cannot_start = request.session.shouldstop = problem
+        pytest.fail(problem, pytrace=False)
 
 
 def all_metrics(config: pytest.Config, settings: Settings) -> tuple[Metric, ...]:
@@ -137,6 +149,7 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
         "device": chosen.device,
         "mode": chosen.serving.mode,
         "model_label": session.model.label,
+        "work": f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out",
         "run_id": session.files.run_id,
         "summary": result.summary(kinds, connector),
         "samples": {kind.name: samples[kind.name] for kind in kinds if kind.unit == "s" and kind.lower_is_better},

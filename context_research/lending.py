@@ -17,8 +17,10 @@ class Lender:
 
     def __init__(self, config: pytest.Config, session: Session) -> None:
         self._session = session
-        self._free = _groups(config, session)
-        self._lent: dict[str, list[int]] = {}
+        self.shares = _shares(config, session)
+        """Settings of each worker: its devices, and on a CPU machine its part of the KV memory."""
+        self._free = list(self.shares)
+        self._lent: dict[str, dict[str, Any]] = {}
         workers = len(config.getoption("tx", None) or [])
         if config.getoption("dist", "no") == "loadgroup":
             raise UsageProblem("--dist=loadgroup does not group on pytest 9.2 (pytest-xdist #1386): use --dist=load")
@@ -31,7 +33,7 @@ class Lender:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         self._lent[node.gateway.id] = self._free.pop(0)
-        node.workerinput["context_research_devices"] = self._lent[node.gateway.id]
+        node.workerinput["context_research_share"] = self._lent[node.gateway.id]
         node.workerinput["context_research_run_id"] = self._session.files.run_id
         node.workerinput["context_research_outputs"] = str(self._session.files.outputs)
 
@@ -40,6 +42,14 @@ class Lender:
         del error
         if group := self._lent.pop(node.gateway.id, None):
             self._free.append(group)
+
+
+def _shares(config: pytest.Config, session: Session) -> list[dict[str, Any]]:
+    groups, chosen = _groups(config, session), session.resolved.settings
+    memory = chosen.engine.kv_cache_memory_bytes
+    if chosen.device == "cuda" or memory is None:
+        return [{"devices": group} for group in groups]
+    return [{"devices": group, "engine.kv_cache_memory_bytes": memory // len(groups)} for group in groups]
 
 
 def _groups(config: pytest.Config, session: Session) -> list[list[int]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from context_research import metrics, validity
+from context_research import metrics, validity, waterfall
 from context_research.devices import run_devices
 from context_research.engines.base import Counters, Request
 from context_research.eventloop import session_loop
@@ -86,7 +86,7 @@ class CaseResult:
                 {"seconds": repeat.seconds, "finished": len(repeat.timelines), "output_tokens": repeat.output_tokens}
                 for repeat in self.repeats
             ],
-            "waterfall": {},
+            "waterfall": waterfall.summarize(t for repeat in self.repeats for t in repeat.timelines),
             "validity": [check.as_json() for check in self.checks],
         }
 
@@ -101,7 +101,7 @@ def measure(
 ) -> CaseResult:
     """Measure `case` on running engines; `repeats` overrides the settings'.
 
-    An engine that dies ends the case, with what it had; so does a request that fails while it warms up.
+    The first request that fails ends the case, with what it had.
     """
     workload, count = settings.workload, repeats or settings.workload.repeats
     if settings.seed is None:
@@ -121,7 +121,7 @@ def measure(
             repeat, passed = _repeat(case, topology, batch, number, progress, while_waiting, settings)
             measured.append(repeat)
             timelines += passed
-            if any(engine.dead for engine in topology.engines):
+            if any(timeline.error for timeline in passed):
                 break
     counted = {engine.role: engine.counters.since(before[engine.name]) for engine in topology.engines}
     prefill, decode = counted.get("prefill") or counted["aggregated"], counted.get("decode")
@@ -145,11 +145,12 @@ def _repeat(
 ) -> tuple[Repeat, list[Timeline]]:
     """One measured pass, and every timeline of it."""
     transfers = topology.decoder.counters.transfers
-    seen, started = len(transfers), perf_counter()
+    seen = len(transfers)
     timelines = _pass(case, topology, batch, number, progress, while_waiting)
+    # The window is the requests' own: what the main thread does around them is not in it.
     repeat = Repeat(
-        started=started,
-        ended=perf_counter(),
+        started=min(timeline.scheduled for timeline in timelines),
+        ended=max(timeline.finished or timeline.scheduled for timeline in timelines),
         timelines=[timeline for timeline in timelines if timeline.complete],
         transfers=tuple(transfers[seen:]),
         devices=len(run_devices(settings)) if settings.device == "cuda" else 1,
@@ -174,8 +175,8 @@ def _pass(
         timelines.append(timeline)
         progress.done += 1
         progress.output_tokens += len(timeline.token_times)
-        # A dead engine answers nothing any more: sending it the rest would only fill the record.
-        return None if timeline.error and any(engine.dead for engine in topology.engines) else timeline
+        # One failed request fails the case. Where an engine hangs, waiting for every other would take hours.
+        return None if timeline.error else timeline
 
     session_loop().run(closed_loop(batch, case.concurrency, serve), lambda: while_waiting(progress))
     return timelines

@@ -117,9 +117,16 @@ def _from_folder(settings: ModelSettings, folder: Path) -> Model:
     files = sorted(folder.glob("*.safetensors"))
     if settings.weights == "hub" and not files:
         raise UsageProblem(f"{folder} holds no *.safetensors: add them, or use --weights=seeded")
-    # Size and name, not content: hashing 16 GB at each start would take longer than a smoke run.
-    listing = [(file.name, file.stat().st_size) for file in files] if settings.weights == "hub" else []
+    listing = [(file.name, file.stat().st_size, _ends(file)) for file in files] if settings.weights == "hub" else []
     return Model(settings, folder, config, None, _hash(settings, config, listing))
+
+
+def _ends(file: Path, size: int = 1 << 20) -> str:
+    """Hash of a file's first and last MiB: all 16 GB of a model would take longer than a smoke run at each start."""
+    with file.open("rb") as stream:
+        first = stream.read(size)
+        stream.seek(max(0, file.stat().st_size - size))
+        return sha256(first + stream.read(size)).hexdigest()
 
 
 def _from_hub(settings: ModelSettings) -> Model:

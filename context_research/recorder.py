@@ -63,6 +63,7 @@ class Recorder:
         self._cases: list[dict[str, Any]] = []
         self._ended_by: str | None = None
         """Name of the exception that ended the session early."""
+        self._cannot_start: str | None = None
 
     @property
     def files(self) -> RunFiles:
@@ -101,15 +102,21 @@ class Recorder:
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         del node
         if self.begun:
-            self._metadata["planned"] = sum(f"benchmarks/{self._session.experiment}/" in name for name in ids)
+            self._metadata["planned"] = sum(map(self._is_ours, ids))
             self._write()
 
+    def _is_ours(self, nodeid: str) -> bool:
+        return f"benchmarks/{self._session.experiment}/" in nodeid
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if not self.begun or not (report.when == "call" or report.failed):
+        # A crashed xdist worker's report is made by xdist: only its name tells whose it is.
+        crashed = str(report.when) == "???" and self._is_ours(report.nodeid)
+        ours = crashed or getattr(report, "context_research_experiment", False)
+        if not self.begun or not ours or not (report.when == "call" or report.failed):
             return
         payload: dict[str, Any] | None = getattr(report, "context_research_case", None)
-        name = payload["summary"]["name"] if payload else report.nodeid.partition("::")[2].partition("@")[0]
-        self._metadata["cases"][name] = report.outcome
+        self._cannot_start = getattr(report, "context_research_cannot_start", None) or self._cannot_start
+        self._metadata["cases"][_case_name(report.nodeid)] = report.outcome
         if payload:
             self._add(payload, report)
         self._write()
@@ -142,7 +149,8 @@ class Recorder:
             # Engines are closed, rows saved and summaries printed inside.
             return (yield)
         except BaseException as error:
-            if self.begun:
+            # --benchmark-compare-fail: the run is whole, and slower than another.
+            if self.begun and type(error).__name__ != "PerformanceRegression":
                 self._metadata["reason"] = f"{type(error).__name__}: {error}"
             raise
         finally:
@@ -150,6 +158,7 @@ class Recorder:
                 self._end(session)
 
     def _end(self, session: pytest.Session) -> None:
+        self._metadata["reason"] = self._cannot_start or self._metadata["reason"]
         self._metadata |= {
             "status": self._status(session),
             "exit_status": int(session.exitstatus),
@@ -160,8 +169,7 @@ class Recorder:
 
     def _status(self, session: pytest.Session) -> str:
         outcomes = self._metadata["cases"]
-        # "Interrupted" is pytest's name for a session that was told to stop: ours, as no engine could start.
-        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._ended_by == "Interrupted":
+        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._cannot_start:
             return "error"
         if "failed" in outcomes.values():
             return "failed"
@@ -175,8 +183,16 @@ class Recorder:
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.begun:
             terminalreporter.section("context-research")
+            if self._metadata["planned"] == 0:
+                terminalreporter.write_line("no case is selected (-m, -k); --collect-only without -n says why")
             terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
             terminalreporter.write_line(f"report  {_shown(self.files.report)}")
+
+
+def _case_name(nodeid: str) -> str:
+    """``…/test_e0.py::test_e0[p64-c1]@group`` -> ``p64-c1``; a test without parameters keeps its own name."""
+    test = nodeid.rpartition("::")[2].partition("@")[0]
+    return test.partition("[")[2].removesuffix("]") or test
 
 
 def _shown(path: Any) -> str:

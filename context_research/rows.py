@@ -1,8 +1,8 @@
 """A case's samples as pytest-benchmark rows. The only module that touches pytest-benchmark's internals.
 
 `extra_info` shows in no table and no comparison, so each metric of each case is a row of its own. Comparisons match
-rows by full name: it holds backend and device, so that figures of different kinds never meet, and not the serving mode,
-so that `pytest-benchmark compare --between=median` shows the modes side by side.
+rows by full name: it holds backend, device, model and output length, so that figures of different work never meet, and
+not the serving mode, so that `pytest-benchmark compare --between=median` shows the modes side by side.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def make_rows(payload: Mapping[str, Any]) -> list[Any]:
 def _row(payload: Mapping[str, Any], metric: str, samples: Sequence[float]) -> Any:
     from pytest_benchmark.stats import Metadata
 
-    kind = f"[{payload['backend']} {payload['device']}]"
+    kind = f"[{payload['backend']} {payload['device']}, {payload['work']}]"
     described = SimpleNamespace(
         name=f"{metric} {payload['summary']['name']}",
         fullname=f"{payload['nodeid']}::{metric} {kind}",
-        group=f"{payload['experiment']} {metric}, {payload['model_label']} {kind}",
+        group=f"{payload['experiment']} {metric} {kind}",
         param=payload["summary"]["name"],
         params=payload["summary"]["params"],
         extra_info={"serving": payload["mode"], "model": payload["model_label"], "run_id": payload["run_id"]},

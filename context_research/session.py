@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Session:
         self.collected = (0, "")
         """How many experiment items there were before selection, and the marker they got."""
         self.selected: list[pytest.Item] = []
+        self.cannot_start: str | None = None
+        """Why no engine could be had, where that ended the session."""
 
     @cached_property
     def experiment(self) -> str | None:
@@ -50,8 +53,9 @@ class Session:
 
     @staticmethod
     def _is_experiment(folder: Path) -> bool:
-        """Folders of scripts, such as benchmarks/overhead, hold no tests."""
-        return any(folder.glob("test_*.py"))
+        """Known by its marker, before collection: other projects have a benchmarks/ too, and ours holds scripts."""
+        tests = folder.glob("test_*.py")
+        return any("mark.experiment(" in test.read_text(encoding="utf-8", errors="ignore") for test in tests)
 
     @property
     def idle(self) -> bool:
@@ -70,8 +74,8 @@ class Session:
             settings.parse_options("environment", from_environment()),
             settings.parse_options("command line", given),
         ]
-        if self.worker and self.worker.get("context_research_devices"):
-            layers.append(Layer("xdist worker", {"devices": list(self.worker["context_research_devices"])}))
+        if self.worker and (share := self.worker.get("context_research_share")):
+            layers.append(Layer("xdist worker", share))
         return layers
 
     @cached_property
@@ -97,6 +101,11 @@ class Session:
         mode, seed = chosen.serving.mode, chosen.seed
         return RunFiles(outputs, named or artifacts.new_run_id(chosen.experiment, mode, seed))
 
+    @property
+    def logs(self) -> Path:
+        """Folder of the engines' logs; each xdist worker has its own."""
+        return self.files.logs / self.worker["workerid"] if self.worker else self.files.logs
+
     @cached_property
     def cases(self) -> list[Case]:
         """Every case of the settings, whether selected or not."""
@@ -119,8 +128,11 @@ class Session:
             if planned != now:
                 raise UsageProblem(f"run {self.files.run_id} was planned with {what} {planned}, not {now}")
 
-    def check(self, cases: list[Case]) -> None:
-        """Everything that can be known to be wrong before an engine starts. Raises UsageProblem."""
+    def check(self, cases: list[Case], shares: Sequence[Mapping[str, Any]] = ({},)) -> None:
+        """Everything that can be known to be wrong before an engine starts. Raises UsageProblem.
+
+        `shares`: the settings that each xdist worker will have instead of the run's.
+        """
         chosen = self.resolved.settings
         if chosen.seed is None:
             raise UsageProblem(
@@ -130,8 +142,12 @@ class Session:
         artifacts.check_writable(self.files.outputs)
         artifacts.check_run_id(self.files)
         self._check_plan()
-        placements = devices.place(chosen, devices.run_devices(chosen))
-        preflight.check_fit(chosen, self.model, placements, [case.load(chosen.workload) for case in cases])
+        for share in shares:
+            layers = [*self.layers, Layer("xdist worker", dict(share))]
+            own = settings.resolve(chosen.experiment, layers, *devices.detect()).settings
+            placements = devices.place(own, devices.run_devices(own))
+            preflight.check_parallel(own, placements)
+            preflight.check_fit(own, self.model, placements, [case.load(own.workload) for case in cases])
 
 
 SESSION = pytest.StashKey[Session]()

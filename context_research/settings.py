@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from context_research.errors import UsageProblem
 from context_research.options import OPTIONS, Option, flag_of, name_in
@@ -73,6 +73,14 @@ class Workload(Section):
     warmup_requests: Annotated[Integer, Field(ge=0)] = 2
     request_timeout_s: Annotated[Number, Field(gt=0)] = 300.0
     temperature: Annotated[Number, Field(ge=0)] = 0.0
+
+    @field_validator("prompt_lengths", "concurrency")
+    @classmethod
+    def _once(cls, values: tuple[int, ...]) -> tuple[int, ...]:
+        # A case that ran twice would send its prompts twice, and measure a warm prefix cache.
+        if len(set(values)) < len(values):
+            raise ValueError("a value is given twice")
+        return values
 
 
 class Slo(Section):

@@ -34,7 +34,8 @@ class Timeline:
     """One request from the moment it was due to its last token. Times are None where that stage did not happen.
 
     In aggregated mode the prefill and decode stages are the same engine's; there is no handoff.
-    `decode_started` is when the decode engine first scheduled the request, its KV cache loaded.
+    `decode_started` is when the decode engine first scheduled the request, its KV cache loaded; `decode_first_token`
+    when that engine had its first token, which the client had at `token_times[0]`.
     """
 
     request: str
@@ -50,6 +51,7 @@ class Timeline:
     handoff_started: float | None = None
     decode_queued: float | None = None
     decode_started: float | None = None
+    decode_first_token: float | None = None
     token_times: list[float] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     finished: float | None = None
@@ -96,6 +98,7 @@ def of_disaggregated(timeline: Timeline, prefill: Leg, decode: Leg) -> None:
     # The client passes the KV's address on: the handoff begins when it sends the second leg.
     timeline.handoff_started = decode.sent or None
     timeline.decode_queued, timeline.decode_started = decode.queued, decode.started
+    timeline.decode_first_token = decode.first_token
     timeline.decode_cached_tokens = decode.cached_tokens
 
 

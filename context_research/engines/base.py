@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from context_research.timeline import Leg
@@ -43,7 +43,7 @@ class Counters:
     faults: dict[str, int] = field(default_factory=dict)
 
     def snapshot(self) -> Counters:
-        return Counters(**{**asdict(self), "transfers": list(self.transfers), "faults": dict(self.faults)})
+        return replace(self, transfers=list(self.transfers), faults=dict(self.faults))
 
     def since(self, earlier: Counters) -> Counters:
         """What was counted after `earlier`, a snapshot; `kv_usage_max` stays the whole life's."""

@@ -49,12 +49,15 @@ def _redirect_vllm_logger(stream: TextIO) -> None:
             handler.setStream(stream)
 
 
-def reason(error: BaseException, log: Path) -> str:
-    """Why an engine failed, in one line: the error itself where it says so, else the last one in the engine's log."""
+def reason(error: BaseException, log: Path, since: int = 0) -> str:
+    """Why an engine failed, in one line: the error itself where it says so, else the last one in its log.
+
+    `since`: bytes of the log that are of earlier starts.
+    """
     own = " ".join(str(error).split())
     if own and not any(text in own for text in _UNHELPFUL):
         return f"{type(error).__name__}: {own[:500]}"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    lines = log.read_bytes()[since:].decode(errors="replace").splitlines() if log.is_file() else []
     for line in reversed(lines):
         found = _REASON.search(line)
         if found and not any(text in line for text in _UNHELPFUL):

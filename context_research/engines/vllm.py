@@ -55,11 +55,13 @@ class VllmEngine:
         self._llm: Any = None
         self._config: Any = None
         self._processes: list[psutil.Process] = []
+        self._cores: list[psutil.Process] = []
         self._start_s = 0.0
 
     def start(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("engines start on the main thread: forked children die with the thread that made them")
+        said = self.log.stat().st_size if self.log.exists() else 0
         began, before = time.perf_counter(), set(psutil.Process().children(recursive=True))
         with dies_with_parent() as parent, logs.to_file(self.log), _environment({**self._environment(), **parent}):
             try:
@@ -70,7 +72,7 @@ class VllmEngine:
                 self.close()
                 if isinstance(error, UsageProblem) or not isinstance(error, Exception):
                     raise
-                reason = logs.reason(error, self.log)
+                reason = logs.reason(error, self.log, said)
                 raise EngineFailure(f"vLLM engine {self.name!r} could not start: {reason}") from None
         self._start_s = time.perf_counter() - began
 
@@ -149,6 +151,7 @@ class VllmEngine:
             }
         else:
             gpus = visible_gpus()
+            environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, which counted them
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index] for index in self._placement.devices)
         return environment | dict(self._connector[1] if self._connector else {})
 
@@ -180,7 +183,8 @@ class VllmEngine:
 
     @property
     def dead(self) -> bool:
-        return self._llm is None or bool(self._llm.errored) or not all(map(_runs, self._processes))
+        # Of its processes the EngineCore, our own child, decides: vLLM's helpers may end at any time.
+        return self._llm is None or bool(self._llm.errored) or not all(map(_runs, self._cores))
 
     def close(self) -> None:
         llm, self._llm = self._llm, None
@@ -199,6 +203,7 @@ class VllmEngine:
         started = set(psutil.Process().children(recursive=True)) - before
         # Python's resource tracker serves every engine of this process and ends with it.
         self._processes = [process for process in started if not _is_resource_tracker(process)]
+        self._cores = [process for process in self._processes if _parent(process) == os.getpid()]
 
     def describe(self) -> dict[str, Any]:
         placement = self._placement
@@ -210,7 +215,7 @@ class VllmEngine:
             "kv_pool_bytes": pool_bytes(self._settings, self._model, placement),
             "kv_bytes_per_token": self._model.kv_bytes_per_token,
             "start_s": round(self._start_s, 2),
-            "pids": [process.pid for process in self._processes],
+            "pids": [process.pid for process in self._cores],
             "vllm_config": {
                 name: _plain(getattr(self._config, f"{name}_config", None)) for name in _DESCRIBED if self._config
             },
@@ -241,6 +246,12 @@ def _runs(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     return False
+
+
+def _parent(process: psutil.Process) -> int | None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return int(process.ppid())
+    return None
 
 
 def _is_resource_tracker(process: psutil.Process) -> bool:

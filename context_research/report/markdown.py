@@ -38,6 +38,7 @@ def _head(metadata: Mapping[str, Any]) -> str:
         ("status", metadata["status"] + (f": {metadata['reason']}" if metadata["reason"] else "")),
         ("backend, device", f"{metadata['backend']}, {metadata['device']}"),
         ("model", model.get("label") or f"{model['name']} {model['weights']}"),
+        ("handoff", ((metadata["settings"].get("serving") or {}).get("handoff") or {}).get("connector") or "none"),
         ("seed", metadata["seed"]),
         ("started, finished (UTC)", f"{metadata['started']}, {metadata.get('finished') or 'not finished'}"),
         ("settings from", metadata.get("experiment_reason", "")),
@@ -98,7 +99,17 @@ def _figures(summary: Mapping[str, Any]) -> str:
         f"Measured on the {summary['backend']} backend on {summary['device']}, {label}. A dash is a percentile with "
         "too few samples behind it (p50 needs 8, p90 51, p95 104, p99 528). Definitions: docs/metrics.md."
     )
-    return "\n\n".join(["## Figures", note, *parts])
+    return "\n\n".join(["## Figures", note, _waterfall(summary), *parts])
+
+
+def _waterfall(summary: Mapping[str, Any]) -> str:
+    names = list(dict.fromkeys(name for case in summary["cases"] for name in case["waterfall"]))
+    rows = [
+        (case["name"], *(_scaled(case["waterfall"].get(name, {}).get("p50"), 1e3) for name in names))
+        for case in summary["cases"]
+    ]
+    header = ("case", *(name.replace("_", " ") for name in names))
+    return f"### where ttft goes (median, ms)\n\n{_table(rows, header)}" if names else ""
 
 
 def _validity(summary: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -16,9 +17,11 @@ class Topology(ABC):
 
     def __init__(self, engines: Sequence[Engine], timeout_s: float) -> None:
         self.engines, self._timeout_s = tuple(engines), timeout_s
+        self._failed_request = False
 
     def start(self) -> None:
         """Start the engines, one after another. Raises EngineFailure; those that did start are closed again."""
+        self._failed_request = False
         try:
             for engine in self.engines:
                 engine.start()
@@ -26,21 +29,24 @@ class Topology(ABC):
             self.close()
             raise
 
-    def revive(self) -> list[str]:
-        """Restart all engines if one is dead: it never recovers, and its peers hold connections to it.
+    def revive(self) -> str | None:
+        """Restart all engines if one died or a request failed; says why, or None where nothing was to do.
 
-        Returns the names of the dead. Raises EngineFailure as `start` does.
+        A dead engine never recovers, and its peers hold connections to it. After a failed request an engine may hang,
+        or keep KV whose lease would run out in another case's counts. Raises EngineFailure as `start` does.
         """
         dead = [engine.name for engine in self.engines if engine.dead]
-        if dead:
-            self.close()
-            self.start()
-        return dead
+        if not dead and not self._failed_request:
+            return None
+        self.close()
+        self.start()
+        return f"{', '.join(dead)} had died" if dead else "a request had failed"
 
     def close(self) -> None:
         """Close every engine, in reverse order, also if one fails to."""
-        for engine in reversed(self.engines):
-            engine.close()
+        with contextlib.ExitStack() as stack:
+            for engine in self.engines:
+                stack.callback(engine.close)
 
     async def serve(self, request: Request, repeat: int, scheduled: float) -> Timeline:
         """One request's timeline. Never raises for what happens to the request: that is in `timeline.error`."""
@@ -71,6 +77,7 @@ class Topology(ABC):
         if timeline.error and (dead := [engine for engine in self.engines if engine.dead]):
             # Its peer may be the one that noticed, and only say "error".
             timeline.error = "; ".join(f"{engine.role} engine {engine.name!r} died" for engine in dead)
+        self._failed_request |= timeline.error is not None
         return timeline
 
     @abstractmethod

@@ -8,11 +8,22 @@ from hashlib import blake2b, sha256
 import numpy as np
 
 from context_research.engines.base import Request
-from context_research.preflight import Load
 from context_research.settings import Workload
 
 RESERVED_IDS = 256
 """Ids below this are not drawn: special tokens live there in models whose vocabulary we don't read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a case asks of the KV cache at its busiest: `concurrency` requests of so many tokens."""
+
+    prompt_tokens: int
+    output_tokens: int
+    concurrency: int
+
+    def __str__(self) -> str:
+        return f"{self.concurrency} × ({self.prompt_tokens} prompt + {self.output_tokens} output tokens)"
 
 
 @dataclass(frozen=True, slots=True)

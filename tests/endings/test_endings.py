@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 
@@ -9,9 +10,9 @@ import psutil
 import pytest
 
 from context_research import artifacts
-from tests.conftest import SMALL
+from tests.conftest import ROOT, SMALL
 
-LONG = ("--seed=0", *SMALL, "--concurrency=1,2,3", "--repeats=2")
+LONG = ("--seed=0", *SMALL, "--concurrency=1,2,3", "--repeats=2", "--requests=3")
 PATIENCE_S = 90
 
 
@@ -79,7 +80,7 @@ def test_a_signal_ends_the_engines_and_keeps_the_finished_case(running, suite, n
     assert recorded["status"] == summary["status"] == status
     assert recorded["pid"] == running.pid
     assert [case["name"] for case in summary["cases"]] == ["p64-c1"]
-    assert len((suite.run / "requests.jsonl").read_text().splitlines()) == 4
+    assert len((suite.run / "requests.jsonl").read_text().splitlines()) == 6
     assert (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").exists() == (number != signal.SIGKILL)
 
 
@@ -124,23 +125,18 @@ def kill(serving, concurrency):
 
 
 def test_an_engine_that_cannot_start_is_quoted_and_ends_the_run(suite):
-    (suite.path / "own.yaml").write_text(
-        """
-experiment: e0
-model: {name: tiny-qwen3, weights: seeded, dtype: float32, max_model_len: 8192}
-engine: {enforce_eager: true, kv_cache_memory_bytes: 1100000}  # two blocks: for our cases, not for 8192 tokens
-workload: {prompt_lengths: [64], concurrency: [1], output_tokens: 4}
-"""
-    )
-    result = suite.outside("--seed=0", "--experiment-config=own.yaml", "--prompt-lengths=32,64")
+    """Its weights are no weights, which only the engine's own process finds out."""
+    shutil.copytree(ROOT / "configs" / "models" / "tiny-qwen3", suite.path / "broken")
+    (suite.path / "broken" / "model.safetensors").write_bytes(b"not a header" * 99)
+    result = suite.outside("--seed=0", *SMALL, "--model-name=broken", "--weights=hub")
     result.assert_outcomes(failed=1)
-    line = "vLLM engine 'aggregated' could not start: ValueError: *8192*KV cache*"
+    line = "vLLM engine 'aggregated' could not start: *SafetensorError: *eader*"
     result.stdout.fnmatch_lines([line])
     assert "Traceback" not in result.stdout.str()
     assert result.ret != 0
     recorded = read(suite.run)
     assert recorded["status"] == "error"
-    assert recorded["reason"].startswith("vLLM engine 'aggregated' could not start: ValueError: ")
+    assert recorded["reason"].startswith("vLLM engine 'aggregated' could not start: ")
     assert read(suite.run, "e0_summary")["cases"] == []
 
 
@@ -195,7 +191,6 @@ def test_a_run_planned_by_init_run_is_adopted(suite, aggregated):
     from click.testing import CliRunner
 
     from context_research.cli import main
-    from tests.conftest import ROOT
 
     config = str(ROOT / "configs" / "experiments" / "e0_smoke.yaml")
     made = CliRunner().invoke(main, ["init-run", "--config-path", config, "--model-name", "tiny-qwen3"])

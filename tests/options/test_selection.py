@@ -55,9 +55,22 @@ def test_other_tests_of_a_user_are_left_alone(pytester):
     assert not (pytester.path / "outputs").exists()
 
 
+def test_another_projects_benchmarks_are_left_alone(pytester):
+    folder = pytester.mkdir("benchmarks").joinpath("sort")
+    folder.mkdir()
+    (folder / "test_sort.py").write_text("def test_sort(benchmark): benchmark(sorted, [2, 1])\n")
+    for options in ([], ["-n1"]):
+        result = pytester.runpytest_inprocess("benchmarks", *options)
+        result.assert_outcomes(passed=1)
+        assert "context-research:" not in result.stdout.str()
+    assert not (pytester.path / "outputs").exists()
+
+
 def test_two_experiments_in_one_session_are_refused(suite):
     (suite.path / "benchmarks" / "e9").mkdir()
-    (suite.path / "benchmarks" / "e9" / "test_e9.py").write_text("def test_nine(): pass\n")
+    (suite.path / "benchmarks" / "e9" / "test_e9.py").write_text(
+        "import pytest\n@pytest.mark.experiment('e9')\ndef test_nine(): pass\n"
+    )
     result = suite.inside("benchmarks/e9", "--seed=0")
     result.stderr.fnmatch_lines(["ERROR: one experiment a session: run benchmarks/e0, benchmarks/e9 one by one"])
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -15,8 +15,9 @@ def missing(monkeypatch, *packages):
     monkeypatch.setattr(preflight, "find_spec", lambda name: None if name in packages else real(name))
 
 
-def installed(monkeypatch, *distributions):
-    monkeypatch.setattr(preflight, "_installed", lambda name: name in distributions)
+def installed(monkeypatch, *names, number="0.32.0"):
+    distributions = [(name, number) for name in names]
+    monkeypatch.setattr(preflight, "_installed", lambda name: dict(distributions).get(name))
 
 
 @pytest.mark.parametrize("value", [None, "", "0", "true", "yes", "True", "1 ", "01"])
@@ -96,7 +97,7 @@ SMALL = {"engine__kv_cache_memory_bytes": 256 * 4096, "engine__block_size": 16}
     ],
 )
 def test_a_load_within_the_pool_is_taken(mode, load):
-    fit(chosen(mode, **SMALL), load)
+    fit(chosen(mode, **SMALL), load, of=model(dtype="float32", max_model_len={"aggregated": 256}.get(mode, 112)))
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,43 @@ def test_a_load_over_the_pool_is_refused(mode, load, engine):
     with pytest.raises(UsageProblem, match=f"KV cache too small on engine {engine}: {load.concurrency} × ") as caught:
         fit(settings, Load(16, 1, 1), load)
     assert "engine.kv_cache_memory_bytes" in str(caught.value)
+
+
+def test_a_pool_that_vllm_would_not_start_with_is_refused():
+    """vLLM wants room for one request of the greatest length, whatever the cases need."""
+    with pytest.raises(UsageProblem, match=r"room for one request of 257 tokens .*model\.max_model_len"):
+        fit(chosen(**SMALL), Load(16, 1, 1), of=model(dtype="float32", max_model_len=257))
+
+
+def test_more_in_flight_than_requests_or_sequences_is_refused():
+    with pytest.raises(UsageProblem, match="18 requests in flight need at least as many requests, not 17"):
+        fit(chosen(), Load(16, 1, 18))
+    with pytest.raises(UsageProblem, match=r"8 requests in flight are over engine\.max_num_seqs, 4"):
+        fit(chosen(engine__max_num_seqs=4), Load(16, 1, 8))
+
+
+@pytest.mark.parametrize(
+    ("mode", "weights", "own", "told"),
+    [
+        pytest.param("disaggregated", "hub", (0, 1, 2), "a handoff between tensor-parallel engines", id="handoff"),
+        pytest.param("aggregated", "seeded", (0, 1), "seeded weights are drawn per shard", id="seeded"),
+    ],
+)
+def test_tensor_parallelism_that_would_mislead_is_refused(mode, weights, own, told):
+    settings = chosen(mode, device="cuda", model__weights=weights)
+    with pytest.raises(UsageProblem, match=told):
+        preflight.check_parallel(settings, devices.place(settings, own))
+
+
+def test_one_gpu_an_engine_is_taken():
+    for mode, own in (("disaggregated", (0, 1)), ("disaggregated", (0,)), ("aggregated", (0,))):
+        settings = chosen(mode, device="cuda", model__weights="seeded")
+        preflight.check_parallel(settings, devices.place(settings, own))
+
+
+def test_a_cpu_build_from_source_is_taken(monkeypatch):
+    installed(monkeypatch, "vllm", number="0.32.0+cpu")
+    check_backend(chosen())
 
 
 def test_a_load_that_fills_the_pool_to_the_last_block_is_refused():

@@ -18,6 +18,7 @@ def payload(**values):
         "device": "cpu",
         "mode": "disaggregated",
         "model_label": "tiny seeded:1a2b3c4d",
+        "work": "tiny seeded:1a2b3c4d float32, 16 out",
         "run_id": "r1",
         "summary": {"name": "p64-c1", "params": {"prompt_tokens": 64, "concurrency": 1}},
         "samples": {"ttft": SAMPLES, "tpot": [0.125], "handoff": []},
@@ -40,8 +41,11 @@ def test_a_row_is_a_benchmark_with_all_its_samples():
 def test_a_row_is_named_after_metric_and_case():
     saved = make_rows(payload())[0].as_dict()
     assert saved["name"] == "ttft p64-c1"
-    assert saved["fullname"] == "benchmarks/e0/test_e0.py::test_e0[p64-c1]::ttft [vllm cpu]"
-    assert saved["group"] == "e0 ttft, tiny seeded:1a2b3c4d [vllm cpu]"
+    assert (
+        saved["fullname"]
+        == "benchmarks/e0/test_e0.py::test_e0[p64-c1]::ttft [vllm cpu, tiny seeded:1a2b3c4d float32, 16 out]"
+    )
+    assert saved["group"] == "e0 ttft [vllm cpu, tiny seeded:1a2b3c4d float32, 16 out]"
     assert (saved["param"], saved["params"]) == ("p64-c1", {"prompt_tokens": 64, "concurrency": 1})
     assert saved["extra_info"] == {"serving": "disaggregated", "model": "tiny seeded:1a2b3c4d", "run_id": "r1"}
 
@@ -58,7 +62,7 @@ def test_the_modes_meet_in_a_comparison():
     assert names(mode="aggregated", run_id="r2") == names()
 
 
-@pytest.mark.parametrize("other", [{"backend": "simulated"}, {"device": "cuda"}], ids=["backend", "device"])
+@pytest.mark.parametrize("other", [{"backend": "simulated"}, {"device": "cuda"}, {"work": "another"}], ids=str)
 def test_figures_of_different_kinds_never_meet(other):
     assert not set(names(**other)) & set(names())
     for fullname, group in names(**other):

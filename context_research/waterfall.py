@@ -1,0 +1,38 @@
+"""Where a request's time to first token went, from the client's clock and the engines' own; see docs/metrics.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from context_research import metrics
+from context_research.timeline import Timeline
+
+PARTS = (
+    ("client_wait", "scheduled", "sent"),
+    ("prefill_queue", "prefill_queued", "prefill_started"),
+    ("prefill", "prefill_started", "prefill_finished"),
+    ("handoff_and_decode_queue", "decode_queued", "decode_started"),
+    ("first_decode_step", "decode_started", "decode_first_token"),
+)
+"""Name, and the two moments of a timeline that bound it. The engine queues a request while its KV is on the way."""
+UNATTRIBUTED = "unattributed"
+
+
+def parts(timeline: Timeline) -> dict[str, float]:
+    """Seconds of each part that happened; what no part covers is `unattributed`, so that all add up to TTFT."""
+    found = {
+        name: end - start
+        for name, first, last in PARTS
+        if (start := getattr(timeline, first)) is not None and (end := getattr(timeline, last)) is not None
+    }
+    return found | {UNATTRIBUTED: metrics.ttft(timeline) - sum(found.values())}
+
+
+def summarize(timelines: Iterable[Timeline]) -> dict[str, dict[str, Any]]:
+    """Part -> unit, count, mean and percentiles over completed requests, as every metric's."""
+    samples: dict[str, list[float]] = {}
+    for timeline in timelines:
+        for name, seconds in parts(timeline).items():
+            samples.setdefault(name, []).append(seconds)
+    return {name: metrics.summarize(values, "s") for name, values in samples.items()}
