@@ -144,7 +144,7 @@ def test_an_unknown_engine_argument_is_named_with_the_nearest(suite):
     (suite.path / "own.yaml").write_text(
         """
 experiment: e0
-model: {name: tiny-qwen3, weights: seeded}
+model: {name: tiny-qwen3, weights: seeded, max_model_len: 8192}
 engine: {kv_cache_memory_bytes: 100000000, args: {max_num_batched_token: 512}}
 workload: {prompt_lengths: [64], concurrency: [1]}
 """

@@ -69,7 +69,7 @@ def test_another_projects_benchmarks_are_left_alone(pytester):
 def test_two_experiments_in_one_session_are_refused(suite):
     (suite.path / "benchmarks" / "e9").mkdir()
     (suite.path / "benchmarks" / "e9" / "test_e9.py").write_text(
-        "import pytest\n@pytest.mark.experiment('e9')\ndef test_nine(): pass\n"
+        "import pytest\n\n@pytest.mark.experiment('e9')\ndef test_nine(): pass\n"
     )
     result = suite.inside("benchmarks/e9", "--seed=0")
     result.stderr.fnmatch_lines(["ERROR: one experiment a session: run benchmarks/e0, benchmarks/e9 one by one"])
