@@ -10,12 +10,16 @@ from context_research.timeline import Timeline
 
 PARTS = (
     ("client_wait", "scheduled", "sent"),
-    ("prefill_queue", "prefill_queued", "prefill_started"),
+    ("prefill_queue", "sent", "prefill_started"),
     ("prefill", "prefill_started", "prefill_finished"),
-    ("handoff_and_decode_queue", "decode_queued", "decode_started"),
+    ("handoff_and_decode_queue", "handoff_started", "decode_started"),
     ("first_decode_step", "decode_started", "decode_first_token"),
 )
-"""Name, and the two moments of a timeline that bound it. The engine queues a request while its KV is on the way."""
+"""Name, and the two moments of a timeline that bound it.
+
+A queue begins when the client sends: an engine that is in the middle of a step takes a request in only after it, and its
+own queueing time does not show that. vLLM keeps a request in its queue while its KV is on the way.
+"""
 UNATTRIBUTED = "unattributed"
 
 

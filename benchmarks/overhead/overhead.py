@@ -24,7 +24,7 @@ from context_research.errors import EngineFailure, UsageProblem
 from context_research.options import integers
 from context_research.settings import Layer, Settings, resolve
 
-BARS_HOLD, BAR_MISSED, NO_RESULT = 0, 1, 2
+BARS_HOLD, NOT_SHOWN, NO_RESULT = 0, 1, 2
 """Exit codes."""
 
 
@@ -62,7 +62,7 @@ def main(
 ) -> None:
     """Ratios of ours to the other side's, measured in pairs, on real vLLM engines.
 
-    Exit code 0 if every bar holds, 1 if one is missed, 2 if there is no result.
+    Exit code 0 if every bar holds, 1 if one is missed or undecided, 2 if there is no result.
     """
     load_before, comparisons = os.getloadavg(), list[Comparison]()
     try:
@@ -82,7 +82,7 @@ def main(
     if out is not None:
         results = {"environment": environment, "comparisons": [comparison.as_json() for comparison in comparisons]}
         out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    sys.exit(BARS_HOLD if all(comparison.holds for comparison in comparisons) else BAR_MISSED)
+    sys.exit(BARS_HOLD if all(comparison.verdict == "holds" for comparison in comparisons) else NOT_SHOWN)
 
 
 def _settings(given: dict[str, Any]) -> Settings:
@@ -132,7 +132,7 @@ def _markdown(comparisons: Sequence[Comparison], environment: dict[str, Any]) ->
             f"{comparison.median:.4f}",
             "{:.4f} to {:.4f}".format(*comparison.interval),
             comparison.bar or "–",
-            ("holds" if comparison.holds else "MISSED") if comparison.bar else "–",
+            comparison.verdict if comparison.bar else "–",
             f"{len(comparison.ratios)}: " + "{:.3f} to {:.3f}".format(*np.percentile(comparison.ratios, (10, 90))),
         )
         for comparison in comparisons

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+Verdict = Literal["holds", "MISSED", "undecided"]
 _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What the median ratio must stay within, both ends included."""
+    """What the median ratio must lie within, both ends included."""
 
     low: float = 0.0
     high: float = float("inf")
@@ -50,8 +51,12 @@ class Comparison:
         return float(low), float(high)
 
     @property
-    def holds(self) -> bool:
-        return self.bar is None or self.bar.low <= self.median <= self.bar.high
+    def verdict(self) -> Verdict:
+        """`holds` or `MISSED` where the whole interval lies within the bar or outside; else the pairs don't tell."""
+        (low, high), bar = self.interval, self.bar or Bar()
+        if bar.low <= low and high <= bar.high:
+            return "holds"
+        return "MISSED" if high < bar.low or low > bar.high else "undecided"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -64,5 +69,5 @@ class Comparison:
             "median": self.median,
             "interval_95": self.interval,
             "bar": str(self.bar) if self.bar else None,
-            "holds": self.holds if self.bar else None,
+            "verdict": self.verdict if self.bar else None,
         }

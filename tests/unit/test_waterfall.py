@@ -12,18 +12,18 @@ def timeline(**moments):
 
 
 PREFILL = {"prefill_queued": 10.2, "prefill_started": 10.5, "prefill_finished": 11.5}
-DECODE = {"decode_queued": 11.75, "decode_started": 12.25, "decode_first_token": 12.75}
+DECODE = {"handoff_started": 11.6, "decode_queued": 11.75, "decode_started": 12.25, "decode_first_token": 12.75}
 
 
 def test_disaggregated_parts_are_differences_of_moments():
     assert waterfall.parts(timeline(**PREFILL, **DECODE)) == pytest.approx(
         {
             "client_wait": 0.1,
-            "prefill_queue": 0.3,
+            "prefill_queue": 0.4,
             "prefill": 1.0,
-            "handoff_and_decode_queue": 0.5,
+            "handoff_and_decode_queue": 0.65,
             "first_decode_step": 0.5,
-            "unattributed": 0.6,
+            "unattributed": 0.35,
         }
     )
 
