@@ -17,8 +17,8 @@ PARTS = (
 )
 """Name, and the two moments of a timeline that bound it.
 
-A queue begins when the client sends: an engine that is in the middle of a step takes a request in only after it, and its
-own queueing time does not show that. vLLM keeps a request in its queue while its KV is on the way.
+A queue begins when the client sends: an engine in the middle of a step takes a request in only after it, and its own
+queueing time does not show that. vLLM keeps a request in its queue while its KV is on the way.
 """
 UNATTRIBUTED = "unattributed"
 
