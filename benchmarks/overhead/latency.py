@@ -19,7 +19,7 @@ from quiet import in_pairs
 from ratios import Bar, Comparison
 
 from context_research import metrics, models
-from context_research.engines import child, seeded_loader
+from context_research.engines import child
 from context_research.engines.vllm import VllmEngine, _environment
 from context_research.errors import EngineFailure
 from context_research.measure import measure
@@ -86,6 +86,7 @@ def run_ours(settings: Settings, result: Path) -> dict[str, Any]:
     model = models.download(models.resolve(settings.model))
     topology, engine = build(settings, model, result.with_suffix(".engine.log"))
     case = Case(settings.experiment, settings.workload.prompt_lengths[0], 1)
+    _import_vllm(engine)
     try:
         topology.start()
         measured = measure(case, settings, model, topology, repeats=1)
@@ -99,13 +100,14 @@ def run_ours(settings: Settings, result: Path) -> dict[str, Any]:
 
 def run_vllm(settings: Settings, result: Path) -> dict[str, Any]:
     """vLLM's benchmark, its code untouched, with the arguments and environment that `VllmEngine` gives its engine."""
-    from vllm.benchmarks import latency
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
     model = models.download(models.resolve(settings.model))
     if model.vocabulary < _VOCABULARY:
         raise EngineFailure(f"vLLM's benchmark draws ids below {_VOCABULARY}: the model has {model.vocabulary}")
     _, engine = build(settings, model, result.with_suffix(".engine.log"))
+    _import_vllm(engine)
+    from vllm.benchmarks import latency
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
     workload, out = settings.workload, result.with_suffix(".vllm.json")
     parser = FlexibleArgumentParser()
     latency.add_cli_args(parser)
@@ -121,12 +123,21 @@ def run_vllm(settings: Settings, result: Path) -> dict[str, Any]:
             f"--output-json={out}",
         ]
     )
-    vars(args).update(engine._arguments())
-    seeded_loader.register()
+    given = {name: value for name, value in engine._arguments().items() if value is not None}
+    vars(args).update(given | settings.engine.args)
     with child.dies_with_parent() as parent, _environment({**engine._environment(), **parent}):
         _place_like(engine)
         latency.main(args)
     return {"latencies": json.loads(out.read_text())["latencies"], "config": _config(engine)}
+
+
+def _import_vllm(engine: VllmEngine) -> None:
+    """Import vLLM in the engine's environment, as `VllmEngine.start` does: OpenMP reads its variables when it loads.
+
+    From then on this process also ends when the one that started it has ended.
+    """
+    with _environment(engine._environment()):
+        child.register()
 
 
 def _place_like(engine: VllmEngine) -> None:
@@ -156,7 +167,6 @@ def _config(engine: VllmEngine) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    child.register()  # ends this process when the one that started it has ended
     _side, _settings, _result = sys.argv[1:]
     _run = {"ours": run_ours, "vllm": run_vllm}[_side]
     Path(_result).write_text(json.dumps(_run(Settings.model_validate_json(_settings), Path(_result))))
