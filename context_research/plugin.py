@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from context_research import hookspecs, manifest, preflight
+from context_research import devices, hookspecs, manifest, preflight
 from context_research.devices import Placement
 from context_research.engines.base import Engine
 from context_research.errors import UsageProblem
@@ -158,19 +158,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if ours.worker is not None or ours.idle or not ours.selected:
         return
     try:
-        ours.check([_case(ours, item) for item in ours.selected if _case_parameters(item)])
+        ours.check(_cases(ours))
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem)) from None
 
 
-def _case_parameters(item: pytest.Item) -> dict[str, Any] | None:
-    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return parameters if {"prompt_tokens", "concurrency"} <= set(parameters) else None
-
-
-def _case(session: Session, item: pytest.Item) -> Case:
-    parameters = _case_parameters(item) or {}
-    return Case(session.resolved.settings.experiment, parameters["prompt_tokens"], parameters["concurrency"])
+def _cases(session: Session) -> list[Case]:
+    """The cases of the selected items; an experiment's test need not be one."""
+    parameters = (getattr(getattr(item, "callspec", None), "params", {}) for item in session.selected)
+    experiment = session.resolved.settings.experiment
+    return [
+        Case(experiment, given["prompt_tokens"], given["concurrency"])
+        for given in parameters
+        if {"prompt_tokens", "concurrency"} <= set(given)
+    ]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -202,7 +203,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
     session = config.stash[SESSION]
     if session.experiment is not None:
-        machine = manifest.environment_manifest()["machine"]
+        machine = devices.describe()
         machine_info["gpu"] = [gpu["name"] for gpu in machine["gpus"]]
         machine_info["driver"] = machine["driver"]
         machine_info["vllm"] = manifest.vllm_version()
