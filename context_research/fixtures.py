@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from context_research import metrics, models
+from context_research import metrics, models, proof, waterfall
 from context_research.devices import Placement
 from context_research.engines.base import Engine
 from context_research.errors import EngineFailure, UsageProblem
@@ -20,6 +20,7 @@ from context_research.serving import topologies
 from context_research.serving.base import Topology
 from context_research.session import SESSION, Session
 from context_research.settings import Settings, Workload
+from context_research.timeline import Timeline
 from context_research.workload.prompts import Case
 
 CASE = pytest.StashKey[dict[str, Any]]()
@@ -51,6 +52,8 @@ def serving(request: pytest.FixtureRequest, pytestconfig: pytest.Config, setting
     session = pytestconfig.stash[SESSION]
     ProgressLine(pytestconfig).note(f"starting {settings.serving.mode} serving, log in {session.logs}")
     with _ends_session(request):
+        # Engines on a GPU would be in the way of what is measured here.
+        session.standing = proof.standing(settings, session.model, session.cases, session.files)
         topology = _build(pytestconfig, session)
         # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
         pytestconfig.add_cleanup(topology.close)
@@ -79,9 +82,10 @@ def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
     def run(prompt_tokens: int, concurrency: int) -> CaseResult:
         chosen, line = session.resolved.settings, ProgressLine(config)
         case = Case(chosen.experiment, prompt_tokens, concurrency)
-        topology = _running(request, line)
+        topology, repeats = _running(request, line), 1 if disabled(config) else None
         try:
-            result = measure(case, chosen, session.model, topology, line.show, 1 if disabled(config) else None)
+            with _ends_session(request):
+                result = measure(case, chosen, session.model, topology, session.standing, line.show, repeats)
         finally:
             line.clear()
         request.node.stash[CASE] = _payload(request.node, session, result, topology)
@@ -142,6 +146,9 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
     kinds = all_metrics(session.config, chosen)
     samples = result.samples(kinds)
     connector = chosen.serving.handoff.connector if chosen.serving.handoff else None
+    work = f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out"
+    if allowed := [check.check for check in result.checks if check.status == "fail" and check.allowed]:
+        work += f", INVALID: {', '.join(allowed)}"
     return {
         "nodeid": item.nodeid.partition("@")[0],
         "experiment": chosen.experiment,
@@ -149,10 +156,17 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
         "device": chosen.device,
         "mode": chosen.serving.mode,
         "model_label": session.model.label,
-        "work": f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out",
+        "work": work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}"),
+        "invalid": [check.check for check in result.failed],
         "run_id": session.files.run_id,
         "summary": result.summary(kinds, connector),
         "samples": {kind.name: samples[kind.name] for kind in kinds if kind.unit == "s" and kind.lower_is_better},
-        "timelines": [{"case": result.case.name, **timeline.as_json(result.origin)} for timeline in result.timelines],
+        "timelines": [_line(result, timeline) for timeline in result.timelines],
         "engines": [engine.describe() for engine in topology.engines],
     }
+
+
+def _line(result: CaseResult, timeline: Timeline) -> dict[str, Any]:
+    """One request's line in requests.jsonl."""
+    parts = waterfall.parts(timeline) if timeline.token_times else None
+    return {"case": result.case.name, **timeline.as_json(result.origin), "waterfall": parts}

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from context_research import metrics, validity, waterfall
+from context_research import lag, metrics, roles, waterfall
 from context_research.devices import run_devices
-from context_research.engines.base import Counters, Request
+from context_research.engines.base import Request
 from context_research.eventloop import session_loop
 from context_research.metrics import Metric, Repeat
 from context_research.models import Model
+from context_research.proof import Proof, Standing
 from context_research.serving.base import Topology
 from context_research.settings import Settings
 from context_research.timeline import Timeline
@@ -35,60 +35,96 @@ class Progress:
 
 @dataclass(slots=True)
 class CaseResult:
-    """One measured case. `repeats` hold only completed requests; `timelines` all of them, failed ones too."""
+    """One measured case.
+
+    `repeats` hold completed requests in their windows, `whole` the same passes with ramp and drain; `timelines` every
+    request that was sent, failed ones and the warm-up's too.
+    """
 
     case: Case
     asked: int
     repeats: list[Repeat]
+    whole: list[Repeat]
     timelines: list[Timeline]
     checks: list[Check]
-    prefill: Counters
-    decode: Counters | None
-    faults: Mapping[str, int]
+    proof: Proof
     origin: float
 
     @property
+    def failed(self) -> list[Check]:
+        """Checks that failed and may not."""
+        return [check for check in self.checks if check.status == "fail" and not check.allowed]
+
+    @property
     def failure(self) -> str | None:
-        """The failed checks in one line, or None where every check passed."""
-        failed = [f"{check.check}: {check.evidence}" for check in self.checks if check.status == "fail"]
-        return "; ".join(failed) or None
+        """The failed checks in one line, or None where the case counts."""
+        return "; ".join(f"{check.check}: {check.evidence}" for check in self.failed) or None
 
     def samples(self, of: Iterable[Metric]) -> dict[str, list[float]]:
         """Every metric's samples over all repeats."""
-        return {metric.name: [value for repeat in self.repeats for value in metric.samples(repeat)] for metric in of}
+        return _samples(of, self.repeats)
 
     def summary(self, of: Iterable[Metric], connector: str | None) -> dict[str, Any]:
         """The case's entry in `<experiment>_summary.json`, but for its status."""
         of = tuple(of)
-        samples, decode = self.samples(of), self.decode
+        sent = [timeline for timeline in self.timelines if timeline.phase != "warmup"]
+        measured = [timeline for repeat in self.repeats for timeline in repeat.timelines]
+        counted, decode = self.proof.counted, self.proof.counted.get("decode")
+        transfers = decode.transfers if decode else []
         return {
             "name": self.case.name,
             "params": {"prompt_tokens": self.case.prompt_tokens, "concurrency": self.case.concurrency},
-            "requests": {"asked": self.asked, "finished": sum(timeline.complete for timeline in self.timelines)},
+            "requests": {
+                "asked": self.asked,
+                "finished": sum(timeline.complete for timeline in sent if timeline.phase == "measured"),
+                "around": sum(timeline.phase != "measured" for timeline in sent),
+            },
             "tokens": {
-                "prompt": sum(timeline.prompt_tokens for timeline in self.timelines),
-                "output": sum(len(timeline.token_times) for timeline in self.timelines),
-                "prompt_cached": self.prefill.prompt_cached + (decode.prompt_cached if decode else 0),
-                "prompt_computed_on_decode": decode.prompt_computed if decode else None,
+                "prompt": sum(timeline.prompt_tokens for timeline in sent),
+                "output": sum(len(timeline.token_times) for timeline in sent),
+                "prompt_cached": sum(t.prefill_cached_tokens or 0 for t in sent)
+                + (decode.prompt_cached if decode else 0),
+                "prompt_computed_on_decode": sum(t.computed_on_decode or 0 for t in sent) if decode else None,
                 "prompt_external": decode.prompt_external if decode else 0,
             },
             "handoff": {
                 "connector": connector,
-                "transfers": len(decode.transfers) if decode else 0,
-                "failed": sum(self.faults.values()),
-                "faults": dict(self.faults),
-                "bytes": sum(size for _, size in decode.transfers) if decode else 0,
+                "transfers": len(transfers),
+                "failed": sum(self.proof.faults.values()),
+                "faults": self.proof.faults,
+                "bytes": sum(size for _, size in transfers),
             },
-            "preemptions": self.prefill.preemptions + (decode.preemptions if decode else 0),
-            "metrics": {metric.name: metrics.summarize(samples[metric.name], metric.unit) for metric in of},
-            "chunked_share": metrics.chunked_share(t for repeat in self.repeats for t in repeat.timelines),
+            "preemptions": sum(counters.preemptions for counters in counted.values()),
+            "kv_usage_max": {role: counters.kv_usage_max for role, counters in counted.items()},
+            "metrics": _summarized(of, self.repeats),
+            "whole": {
+                "metrics": _summarized(of, self.whole),
+                "seconds": sum(repeat.seconds for repeat in self.whole),
+            },
+            "roles": roles.summarize(self.repeats),
+            "client": {
+                "lag": lag.of(sent, self.proof.lateness).as_json(),
+                "self_test": self.proof.standing.self_test and self.proof.standing.self_test.as_json(),
+            },
+            "chunked_share": metrics.chunked_share(measured),
             "repeats": [
                 {"seconds": repeat.seconds, "finished": len(repeat.timelines), "output_tokens": repeat.output_tokens}
                 for repeat in self.repeats
             ],
-            "waterfall": waterfall.summarize(t for repeat in self.repeats for t in repeat.timelines),
+            "waterfall": waterfall.summarize(measured),
             "validity": [check.as_json() for check in self.checks],
+            "checks_s": self.proof.seconds,
         }
+
+
+def _samples(of: Iterable[Metric], repeats: Iterable[Repeat]) -> dict[str, list[float]]:
+    repeats = tuple(repeats)
+    return {metric.name: [value for repeat in repeats for value in metric.samples(repeat)] for metric in of}
+
+
+def _summarized(of: Sequence[Metric], repeats: Iterable[Repeat]) -> dict[str, Any]:
+    samples = _samples(of, repeats)
+    return {metric.name: metrics.summarize(samples[metric.name], metric.unit) for metric in of}
 
 
 def measure(
@@ -96,12 +132,14 @@ def measure(
     settings: Settings,
     model: Model,
     topology: Topology,
+    standing: Standing | None = None,
     while_waiting: Callable[[Progress], None] = lambda _: None,
     repeats: int | None = None,
 ) -> CaseResult:
     """Measure `case` on running engines; `repeats` overrides the settings'.
 
-    The first request that fails ends the case, with what it had.
+    The first request that fails ends the case, with what it had. Raises UsageProblem for a kept parity reference that
+    is corrupt or of something else.
     """
     workload, count = settings.workload, repeats or settings.workload.repeats
     if settings.seed is None:
@@ -111,52 +149,41 @@ def measure(
         requests(case, workload, settings.seed, model.vocabulary, repeat) for repeat in (None, *range(count))
     )
     progress = Progress(case.name, sum(map(len, (warmup, *batches))))
+    proof = Proof(case, settings, model, topology, standing or Standing())
+    proof.before(batches[0])
     origin = perf_counter()
-    warm = _pass(case, topology, warmup, -1, progress, while_waiting)
-    before = {engine.name: engine.counters.snapshot() for engine in topology.engines}
-    measured: list[Repeat] = []
-    timelines = [timeline for timeline in warm if timeline.error]
-    if not timelines:
-        for number, batch in enumerate(batches):
-            repeat, passed = _repeat(case, topology, batch, number, progress, while_waiting, settings)
-            measured.append(repeat)
-            timelines += passed
-            if any(timeline.error for timeline in passed):
-                break
-    counted = {engine.role: engine.counters.since(before[engine.name]) for engine in topology.engines}
-    prefill, decode = counted.get("prefill") or counted["aggregated"], counted.get("decode")
-    faults = sum((Counter(counters.faults) for counters in counted.values()), Counter[str]())
+    timelines = _pass(case, topology, warmup, -1, progress, while_waiting)
+    proof.start()
+    steady, whole = list[Repeat](), list[Repeat]()
+    for number, batch in enumerate(batches):
+        if any(timeline.error for timeline in timelines):
+            break
+        proof.prime(batch)
+        seen = len(topology.decoder.counters.transfers)
+        passed = _pass(case, topology, batch, number, progress, while_waiting, proof.lateness)
+        timelines += passed
+        transfers = topology.decoder.counters.transfers[seen:]
+        steady.append(_repeat([t for t in passed if t.phase == "measured"], passed, transfers, settings))
+        whole.append(_repeat(passed, passed, transfers, settings))
+    proof.end(timelines)
     asked = count * workload.requests
-    checks = [
-        validity.complete(asked, timelines),
-        validity.disaggregated([t for t in timelines if not t.warmup], decode, faults, model.kv_bytes_per_token),
-    ]
-    return CaseResult(case, asked, measured, timelines, checks, prefill, decode, faults, origin)
+    checks = proof.checks(asked, timelines, steady, whole)
+    return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
 
 
 def _repeat(
-    case: Case,
-    topology: Topology,
-    batch: list[Request],
-    number: int,
-    progress: Progress,
-    while_waiting: Callable[[Progress], None],
-    settings: Settings,
-) -> tuple[Repeat, list[Timeline]]:
-    """One measured pass, and every timeline of it."""
-    transfers = topology.decoder.counters.transfers
-    seen = len(transfers)
-    timelines = _pass(case, topology, batch, number, progress, while_waiting)
-    # The window is the requests' own: what the main thread does around them is not in it.
-    repeat = Repeat(
-        started=min(timeline.scheduled for timeline in timelines),
-        ended=max(timeline.finished or timeline.scheduled for timeline in timelines),
-        timelines=[timeline for timeline in timelines if timeline.complete],
-        transfers=tuple(transfers[seen:]),
+    of: Sequence[Timeline], served: Sequence[Timeline], transfers: Sequence[tuple[float, int]], settings: Settings
+) -> Repeat:
+    """The window from when the first of `of` was due to the last one's end; what the main thread does is not in it."""
+    return Repeat(
+        started=min((timeline.scheduled for timeline in of), default=0.0),
+        ended=max((timeline.finished or timeline.scheduled for timeline in of), default=0.0),
+        timelines=[timeline for timeline in of if timeline.complete],
+        served=served,
+        transfers=tuple(transfers),
         devices=len(run_devices(settings)) if settings.device == "cuda" else 1,
         slo=settings.slo,
     )
-    return repeat, timelines
 
 
 def _pass(
@@ -166,8 +193,9 @@ def _pass(
     repeat: int,
     progress: Progress,
     while_waiting: Callable[[Progress], None],
+    lateness: list[float] | None = None,
 ) -> list[Timeline]:
-    """Serve one batch in a closed loop; every timeline, in order of completion."""
+    """Serve one batch in a closed loop; every timeline, in order of completion. Adds to `lateness` the event loop's."""
     timelines: list[Timeline] = []
 
     async def serve(request: Request, due: float) -> Timeline | None:
@@ -178,5 +206,9 @@ def _pass(
         # One failed request fails the case. Where an engine hangs, waiting for every other would take hours.
         return None if timeline.error else timeline
 
-    session_loop().run(closed_loop(batch, case.concurrency, serve), lambda: while_waiting(progress))
+    async def serve_all() -> None:
+        async with lag.watched([] if lateness is None else lateness):
+            await closed_loop(batch, case.concurrency, serve)
+
+    session_loop().run(serve_all(), lambda: while_waiting(progress))
     return timelines

@@ -20,15 +20,17 @@ PERCENTILES = (50, 90, 95, 99)
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """One measured pass: its window in perf_counter seconds, and the timelines of the requests that completed.
+    """One measured pass: its window in perf_counter seconds, and what completed.
 
-    `transfers` holds the connector's own records of the handoffs in this window, (seconds, bytes) each; `devices` is
-    the number of GPUs (on CPU: 1, the machine) that served.
+    `timelines` are the requests whose latencies count; `served` all that were served in the pass, as rates count every
+    token in the window. `transfers` holds the connector's own records of the pass's handoffs, (seconds, bytes) each;
+    `devices` is the number of GPUs (on CPU: 1, the machine) that served.
     """
 
     started: float
     ended: float
     timelines: Sequence[Timeline]
+    served: Sequence[Timeline]
     transfers: Sequence[tuple[float, int]] = ()
     devices: int = 1
     slo: Slo = field(default_factory=Slo)
@@ -39,7 +41,8 @@ class Repeat:
 
     @property
     def output_tokens(self) -> int:
-        return sum(len(timeline.token_times) for timeline in self.timelines)
+        """Tokens that reached the client in the window, of whichever request."""
+        return sum(self.started <= at <= self.ended for timeline in self.served for at in timeline.token_times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,10 @@ def chunked_share(timelines: Iterable[Timeline]) -> float | None:
 
 def goodput(repeat: Repeat) -> float | None:
     """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
-    if repeat.slo.ttft is None and repeat.slo.tpot is None:
+    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.seconds <= 0:
         return None
-    met = [timeline for timeline in repeat.timelines if _meets(timeline, repeat.slo)]
+    ended = [t for t in repeat.served if t.token_times and repeat.started < t.token_times[-1] <= repeat.ended]
+    met = [timeline for timeline in ended if _meets(timeline, repeat.slo)]
     return len(met) / repeat.seconds / repeat.devices
 
 

@@ -16,6 +16,17 @@ def integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def names(text: str) -> list[str]:
+    """``"parity,transport"`` -> ``["parity", "transport"]``."""
+    return [part.strip() for part in text.split(",")]
+
+
+def cache_state(text: str) -> Any:
+    """``"cold"``, ``"warm"``, or ``"primed:0.5"`` -> ``{"primed": 0.5}``."""
+    word, _, share = text.partition(":")
+    return {word: float(share)} if share else word
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting: `flag` on the command line, `key` (dotted) in `Settings`."""
@@ -62,6 +73,8 @@ OPTIONS = (
     Option("--repeats", "workload.repeats", "measured passes over a case's requests", int, "N"),
     Option("--warmup-requests", "workload.warmup_requests", "unmeasured requests before a case", int, "N"),
     Option("--request-timeout", "workload.request_timeout_s", "seconds after which a request fails", float, "S"),
+    Option("--cache", "workload.cache", "prefix cache that each request meets", cache_state, "cold|warm|primed:0.5"),
+    Option("--allow-invalid", "allow_invalid", "validity checks that may fail; shown everywhere", names, "CHECK,CHECK"),
     Option("--outputs", "outputs", "folder for runs and reports (default: outputs)", metavar="DIR"),
 )
 

@@ -128,11 +128,14 @@ class Recorder:
     def _add(self, payload: dict[str, Any], report: pytest.TestReport) -> None:
         artifacts.append_lines(self.files.requests, payload["timelines"])
         failure = None if report.passed else str(report.longrepr).strip()[-2000:]
-        self._cases.append(payload["summary"] | {"status": "passed" if report.passed else "failed", "failure": failure})
+        status = "passed" if report.passed else "invalid" if payload["invalid"] else "failed"
+        self._cases.append(payload["summary"] | {"status": status, "failure": failure})
         known = {(engine["name"], tuple(engine["pids"])) for engine in self._metadata["engines"]}
         self._metadata["engines"] += [e for e in payload["engines"] if (e["name"], tuple(e["pids"])) not in known]
         if report.passed:
             self._rows.add(payload)
+        elif payload["invalid"]:
+            self._rows.withdraw()
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self._ended_by = excinfo.typename
@@ -171,6 +174,8 @@ class Recorder:
         outcomes = self._metadata["cases"]
         if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._cannot_start:
             return "error"
+        if any(case["status"] == "invalid" for case in self._cases):
+            return "invalid"
         if "failed" in outcomes.values():
             return "failed"
         if self._ended_by:
@@ -185,6 +190,9 @@ class Recorder:
             terminalreporter.section("context-research")
             if self._metadata["planned"] == 0:
                 terminalreporter.write_line("no case is selected (-m, -k); --collect-only without -n says why")
+            if self._cases:
+                terminalreporter.write_line(report.terminal_table(self._cases))
+                terminalreporter.write_line("")
             terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
             terminalreporter.write_line(f"report  {_shown(self.files.report)}")
 

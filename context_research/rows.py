@@ -50,6 +50,7 @@ class RowSink:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
+        self._withdrawn = False
 
     @property
     def _session(self) -> Any:
@@ -58,12 +59,19 @@ class RowSink:
     def add(self, payload: Mapping[str, Any]) -> None:
         """Add a finished case's rows, and see to it that they are saved: unasked, under the mode's short name."""
         session = self._session
-        if session is None or disabled(self._config):
+        if session is None or self._withdrawn or disabled(self._config):
             return
         # Set here and not by an option: only a session that measured something has something to save.
         if not (session.save or session.autosave or session.json):
             session.save = LABELS[payload["mode"]]
         session.benchmarks.extend(make_rows(payload))
+
+    def withdraw(self) -> None:
+        """Keep every row of this run out of pytest-benchmark's tables and storage: the run does not count."""
+        self._withdrawn = True
+        if self._session is not None:
+            self._session.benchmarks.clear()
+            self._session.save = self._session.autosave = False
 
 
 def disabled(config: pytest.Config) -> bool:

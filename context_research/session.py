@@ -14,6 +14,7 @@ from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
 from context_research.models import Model
 from context_research.options import OPTIONS, from_environment
+from context_research.proof import Standing
 from context_research.settings import Layer, Resolved
 from context_research.workload.prompts import Case
 
@@ -29,6 +30,7 @@ class Session:
         self.selected: list[pytest.Item] = []
         self.cannot_start: str | None = None
         """Why no engine could be had, where that ended the session."""
+        self.standing = Standing()
 
     @cached_property
     def experiment(self) -> str | None:

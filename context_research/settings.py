@@ -22,6 +22,10 @@ Positive = Annotated[Integer, Field(gt=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Device = Literal["cuda", "cpu"]
+CheckName = Literal[
+    "complete", "disaggregated", "transport", "cache", "client", "pressure", "parity", "window", "waterfall"
+]
+"""The validity checks (validity.py), in the order in which they are shown."""
 
 
 class Section(BaseModel):
@@ -62,8 +66,19 @@ class EngineSettings(Section):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
+class Primed(Section):
+    """A prefix cache that holds the first part of every prompt: `primed` is its share of the prompt's tokens."""
+
+    primed: Annotated[Number, Field(gt=0, lt=1)]
+
+
 class Workload(Section):
-    """The requests: a case for each prompt length × concurrency, closed loop, exact token counts."""
+    """The requests: a case for each prompt length × concurrency, closed loop, exact token counts.
+
+    `requests` are the measured ones of a repeat; with more than one in flight, others before and after them keep the
+    load whole. `cache` is the state of the prefix cache that each request meets: `cold`, `warm` (it holds the whole
+    prompt) or `primed: 0.5`. `allow_preemptions`: the case is meant to be under such pressure.
+    """
 
     prompt_lengths: Annotated[tuple[Positive, ...], Field(min_length=1)]
     concurrency: Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -73,6 +88,13 @@ class Workload(Section):
     warmup_requests: Annotated[Integer, Field(ge=0)] = 2
     request_timeout_s: Annotated[Number, Field(gt=0)] = 300.0
     temperature: Annotated[Number, Field(ge=0)] = 0.0
+    cache: Literal["cold", "warm"] | Primed = "cold"
+    allow_preemptions: Switch = False
+
+    @property
+    def primed_share(self) -> float:
+        """Share of each prompt that the prefix cache holds when the request is sent."""
+        return self.cache.primed if isinstance(self.cache, Primed) else {"cold": 0.0, "warm": 1.0}[self.cache]
 
     @field_validator("prompt_lengths", "concurrency")
     @classmethod
@@ -100,9 +122,13 @@ class EngineSpec(Section):
 
 
 class Handoff(Section):
-    """How the KV cache gets from the prefill to the decode engine (vLLM's KVTransferConfig)."""
+    """How the KV cache gets from the prefill to the decode engine (vLLM's KVTransferConfig).
+
+    `connector_module` is where the connector's class is found: ours adds to its statistics when each KV was read.
+    """
 
     connector: Literal["NixlConnector"] = "NixlConnector"
+    connector_module: str = "context_research.serving.nixl"
     backends: tuple[str, ...] = ("UCX",)
     load_failure_policy: Literal["fail", "recompute"] = "fail"
     progress_thread: Literal["auto", "on", "off"] = "auto"
@@ -143,6 +169,8 @@ class Settings(Section):
     workload: Workload
     slo: Slo = Slo()
     serving: Serving
+    allow_invalid: tuple[CheckName, ...] = ()
+    """Checks that may fail: for research on broken systems, and shown wherever a figure is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Phase = Literal["warmup", "ramp", "measured", "drain"]
+"""Where in a case a request is: before it, while the load builds up, in its window, or keeping the load up to its end.
+"""
 
 
 @dataclass(slots=True)
@@ -27,6 +32,8 @@ class Leg:
     finish_reason: str | None = None
     handoff: dict[str, Any] | None = None
     """vLLM's kv_transfer_params as the engine returned them."""
+    alternatives: list[dict[int, float]] = field(default_factory=list)
+    """Log-probabilities of the likeliest tokens at each position, where they were asked for."""
 
 
 @dataclass(slots=True)
@@ -34,8 +41,10 @@ class Timeline:
     """One request from the moment it was due to its last token. Times are None where that stage did not happen.
 
     In aggregated mode the prefill and decode stages are the same engine's; there is no handoff.
-    `decode_started` is when the decode engine first scheduled the request, its KV cache loaded; `decode_first_token`
-    when that engine had its first token, which the client had at `token_times[0]`.
+    `decode_sent` is when the client passed the KV's address on; `handoff_started` and `handoff_finished` bound the
+    reading of the KV, as the decode engine's connector saw it. `decode_started` is when the decode engine first
+    scheduled the request, its KV cache loaded; `decode_first_token` when that engine had its first token, which the
+    client had at `token_times[0]`.
     """
 
     request: str
@@ -45,11 +54,14 @@ class Timeline:
     sent: float
     prompt_tokens: int
     output_tokens_asked: int
+    phase: Phase = "measured"
     prefill_queued: float | None = None
     prefill_started: float | None = None
     prefill_finished: float | None = None
-    handoff_started: float | None = None
+    decode_sent: float | None = None
     decode_queued: float | None = None
+    handoff_started: float | None = None
+    handoff_finished: float | None = None
     decode_started: float | None = None
     decode_first_token: float | None = None
     token_times: list[float] = field(default_factory=list)
@@ -59,11 +71,6 @@ class Timeline:
     decode_cached_tokens: int | None = None
     finish_reason: str | None = None
     error: str | None = None
-
-    @property
-    def warmup(self) -> bool:
-        """Sent before the first repeat, to make connections and caches ready; in no figure."""
-        return self.repeat < 0
 
     @property
     def complete(self) -> bool:
@@ -95,11 +102,22 @@ def of_disaggregated(timeline: Timeline, prefill: Leg, decode: Leg) -> None:
     """Fill `timeline` from both legs; every token that counts is the decode engine's."""
     _of_prefill(timeline, prefill)
     _of_tokens(timeline, decode)
-    # The client passes the KV's address on: the handoff begins when it sends the second leg.
-    timeline.handoff_started = decode.sent or None
+    timeline.decode_sent = decode.sent or None
     timeline.decode_queued, timeline.decode_started = decode.queued, decode.started
     timeline.decode_first_token = decode.first_token
     timeline.decode_cached_tokens = decode.cached_tokens
+
+
+def add_reads(timelines: Iterable[Timeline], reads: Iterable[tuple[str, float, float]]) -> None:
+    """Note in each timeline when its KV was read: (engine's request id, started, finished) from the connector.
+
+    vLLM appends a suffix of its own to a request's id; a request keeps its name before the last dash.
+    """
+    found = {name: moments for name, *moments in reads}
+    found |= {name.rpartition("-")[0]: moments for name, moments in found.items()}
+    for timeline in timelines:
+        if moments := found.get(timeline.request):
+            timeline.handoff_started, timeline.handoff_finished = moments
 
 
 def _of_prefill(timeline: Timeline, leg: Leg) -> None:

@@ -1,69 +1,247 @@
-"""The checks that make a case count. Each gives pass, fail or n/a with its evidence; a failed one fails the test."""
+"""The checks that make a case count. Each gives pass, fail or n/a with its evidence; a failed one fails the test.
+
+What each proves, and what it cannot: docs/validity.md. They judge what `proof.py` gathered, and look at nothing else.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
 
+from context_research import metrics, waterfall
 from context_research.engines.base import Counters
+from context_research.errors import EngineFailure
+from context_research.lag import Lag
+from context_research.metrics import Repeat
+from context_research.parity import Reference, first_difference
+from context_research.settings import CheckName
 from context_research.timeline import Timeline
+from context_research.transport import Transport
+
+LOOP_LAG = 1.0
+"""Of the median token gap: the most that the event loop's p99 lateness may be."""
+SEND_LAG = 0.05
+"""Of the median TTFT: the most that the p99 of sent − scheduled may be."""
+UNATTRIBUTED = {"cpu": 0.05, "cuda": 0.03}
+"""Of TTFT, at the median: the most that the waterfall may leave unattributed."""
+_WATERFALL_FROM = 4096
+"""Prompt tokens from which the waterfall's bound applies: below, fixed costs of a millisecond are a large share."""
+_FULL_LOAD = 0.9
+"""Of the window: the least time in which every slot must have a request in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check's result. `evidence` is one line with the figures behind it."""
+    """One check's result. `evidence` is one line with the figures behind it; `allowed`: by --allow-invalid."""
 
-    check: str
+    check: CheckName
     status: Literal["pass", "fail", "n/a"]
     evidence: str
+    allowed: bool = False
 
-    def as_json(self) -> dict[str, str]:
-        return asdict(self)
+    def as_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {"check": self.check, "status": self.status, "evidence": self.evidence}
+        return plain | ({"allowed": True} if self.allowed and self.status == "fail" else {})
 
 
-def complete(asked: int, timelines: Sequence[Timeline]) -> Check:
-    """Every request finished, without error, with exactly the tokens asked for.
+def _judged(name: CheckName, good: bool, evidence: str) -> Check:
+    return Check(name, "pass" if good else "fail", evidence)
 
-    `timelines` may hold warm-up requests that failed: they are named, and count for none of the `asked`.
+
+def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> Check:
+    """Every request finished, without error, with exactly the tokens asked for, and every engine outlived them.
+
+    `timelines` are all that were sent; `asked` counts the measured ones. `dead` names engines.
     """
-    measured = [timeline for timeline in timelines if not timeline.warmup]
-    done = sum(timeline.complete for timeline in measured)
+    done = sum(timeline.complete for timeline in timelines if timeline.phase == "measured")
     evidence = f"{done} of {asked} requests finished with the asked tokens"
-    errors = Counter(timeline.error for timeline in timelines if timeline.error)
-    if asked > len(measured):
-        errors[f"{asked - len(measured)} never sent"] = 1
+    errors = Counter(timeline.error or "cut short" for timeline in timelines if not timeline.complete)
+    errors |= {f"engine {name} died": 1 for name in dead}
+    if missing := asked - sum(timeline.phase == "measured" for timeline in timelines):
+        errors[f"{missing} never sent"] = 1
     for error, count in errors.most_common(3):
         evidence += f"; {count} × {error}" if count > 1 else f"; {error}"
-    return Check("complete", "pass" if done == asked and not errors else "fail", evidence)
+    return _judged("complete", done == asked and not errors, evidence)
 
 
 def disaggregated(
-    timelines: Sequence[Timeline], decode: Counters | None, faults: Mapping[str, int], kv_bytes_per_token: int
+    timelines: Sequence[Timeline],
+    decode: Counters | None,
+    faults: Mapping[str, int],
+    block_tokens: int,
+    kv_bytes_per_token: int,
 ) -> Check:
     """Decode computed one prompt token a request, the protocol's own; every other came by a transfer that worked.
 
-    `decode` counts what the decode engine did for these requests; `faults` sums both engines' connectors'.
+    `timelines` are those served since the engines' counts began, `decode` what its engine counted for them; `faults`
+    sums both engines' connectors'. Each transfer must hold every block of its prompt.
     """
     if decode is None:
         return Check("disaggregated", "n/a", "aggregated: prefill and decode run on one engine")
     if not timelines:
         return Check("disaggregated", "n/a", "no request was measured")
     prompt, count = sum(timeline.prompt_tokens for timeline in timelines), len(timelines)
-    moved = sum(size for _, size in decode.transfers)
-    wanted = sum((timeline.prompt_tokens - 1) * kv_bytes_per_token for timeline in timelines)
-    recomputed = max((timeline.computed_on_decode or 0 for timeline in timelines), default=0)
+    blocks = [-(-timeline.prompt_tokens // block_tokens) for timeline in timelines]
+    block_bytes = block_tokens * kv_bytes_per_token
+    moved = sorted(size for _, size in decode.transfers)
+    computed = [timeline.computed_on_decode for timeline in timelines]
+    recomputed = max((tokens for tokens in computed if tokens is not None), default=prompt)
     evidence = (
-        f"{decode.prompt_external} of {prompt} prompt tokens external; at most {recomputed} a request computed on "
-        f"decode (the protocol allows 1); {len(decode.transfers)} transfers for {count} requests; "
-        f"{moved} bytes moved of at least {wanted}; faults: {dict(faults) or 'none'}"
+        f"{decode.prompt_external} of {prompt} prompt tokens external, at most {recomputed} a request computed on "
+        f"decode (the protocol's own: 1); {len(moved)} transfers for {count} requests, {sum(moved)} bytes of "
+        f"{sum(blocks)} blocks × {block_bytes}; faults: {dict(faults) or 'none'}"
     )
     good = (
-        all(timeline.computed_on_decode is not None and timeline.computed_on_decode <= 1 for timeline in timelines)
+        all(tokens is not None and tokens <= 1 for tokens in computed)
         and decode.prompt_external >= prompt - count
-        and len(decode.transfers) == count
-        and moved >= wanted
+        and moved == sorted(number * block_bytes for number in blocks)
         and not faults
     )
-    return Check("disaggregated", "pass" if good else "fail", evidence)
+    return _judged("disaggregated", good, evidence)
+
+
+def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> Check:
+    """The KV went over the best way that these two devices have, near enough to what a plain copy does there.
+
+    `transfers` are (seconds, bytes) of the case's KV reads; the fastest shows what the transport can do here.
+    """
+    if seen is None:
+        return Check("transport", "n/a", "aggregated: no KV is handed over")
+    if not transfers:
+        return Check("transport", "n/a", "no KV was handed over")
+    best = max(size / seconds for seconds, size in transfers if seconds > 0)
+    seconds, size = min(transfers, key=lambda one: one[0] / one[1])
+    allowed = seen.allowed_s(size)
+    evidence = (
+        f"{seen.name}; best read {size / 1e6:.3g} MB in {seconds * 1e3:.3g} ms = {best / 1e9:.3g} GB/s, "
+        f"{best / seen.ceiling:.2%} of a plain copy between the two devices ({seen.ceiling / 1e9:.3g} GB/s)"
+    )
+    if seen.cure:
+        return Check("transport", "fail", f"{evidence}; {seen.cure}")
+    told = f"; slower than the {allowed * 1e3:.3g} ms that this size may take" if seconds > allowed else ""
+    return _judged("transport", not told, evidence + told)
+
+
+def cache(
+    timelines: Sequence[Timeline],
+    engines: Mapping[str, Counters],
+    resets: Mapping[str, bool],
+    declared: str,
+    expected: int,
+) -> Check:
+    """Every request met the prefix cache in the declared state: `expected` tokens of its prompt, no more and no less.
+
+    `engines` holds each engine's counts over the measured passes, `resets` what emptying each cache answered.
+    """
+    if not timelines:
+        return Check("cache", "n/a", "no request was measured")
+    found = [timeline.prefill_cached_tokens for timeline in timelines]
+    wrong = [tokens for tokens in found if tokens != expected]
+    counts = ", ".join(f"{name} {c.cache_hits} hits of {c.cache_queries} queried" for name, c in engines.items())
+    evidence = f"{declared}: {expected} prompt tokens a request from the cache; tokens: {counts}"
+    if wrong:
+        evidence += f"; {len(wrong)} of {len(found)} requests had others, such as {wrong[0]}"
+    decode = engines.get("decode")
+    if decode is not None and decode.prompt_cached:
+        evidence += f"; decode had {decode.prompt_cached} prompt tokens of its own"
+    if refused := [name for name, emptied in resets.items() if not emptied]:
+        evidence += f"; {', '.join(refused)} could not be emptied before (blocks in use)"
+    return _judged("cache", not wrong and not refused and not (decode and decode.prompt_cached), evidence)
+
+
+def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Check:
+    """The client sent on time and its event loop came round, against the run's own TTFT and token gap."""
+    gaps = [gap for timeline in timelines for gap in metrics.itl(timeline) if gap > 0]
+    if not timelines or not gaps:
+        return Check("client", "n/a", "no token gap was measured")
+    send = SEND_LAG * median(metrics.ttft(timeline) for timeline in timelines)
+    loop = LOOP_LAG * median(gaps)
+    evidence = (
+        f"p99: sent {_ms(lag.send_p99)} late (at most {_ms(send)}), event loop {_ms(lag.loop_p99)} late (at most "
+        f"{_ms(loop)}; longest {_ms(lag.loop_max)})"
+    )
+    if self_test is not None:
+        evidence += f"; against a null engine {_ms(self_test.send_p99)} and {_ms(self_test.loop_p99)}"
+    return _judged("client", lag.send_p99 <= send and lag.loop_p99 <= loop, evidence)
+
+
+def pressure(engines: Mapping[str, Counters], allowed: bool) -> Check:
+    """No request was preempted, unless the case is meant for that: it would have been computed twice."""
+    preempted = sum(counters.preemptions for counters in engines.values())
+    usage = ", ".join(f"{name} {counters.kv_usage_max:.0%}" for name, counters in engines.items())
+    told = " (allowed by workload.allow_preemptions)" if preempted and allowed else ""
+    return _judged("pressure", allowed or not preempted, f"{preempted} preemptions{told}; most KV in use: {usage}")
+
+
+def parity(timelines: Sequence[Timeline], reference: Reference | EngineFailure | str, exact: bool) -> Check:
+    """Greedy outputs of a sample of requests are the reference's; `reference` may be the reason why there is none."""
+    if isinstance(reference, EngineFailure):
+        return Check("parity", "fail", f"no reference could be made: {reference}")
+    if isinstance(reference, str):
+        return Check("parity", "n/a", reference)
+    compared = [t for t in timelines if t.prompt_sha256 in reference.outputs and t.complete]
+    if not compared:
+        return Check("parity", "n/a", "no request of the sample finished")
+    differences = {
+        timeline.request: found[1]
+        for timeline in compared
+        if (found := first_difference(reference.outputs[timeline.prompt_sha256], timeline, exact))
+    }
+    rule = "exactly" if exact else "up to a near-tie"
+    evidence = f"{len(compared) - len(differences)} of {len(compared)} sampled requests have the tokens of "
+    evidence += f"{reference.origin}, {rule}"
+    for request, difference in list(differences.items())[:2]:
+        evidence += f"; {request}: {difference}"
+    return _judged("parity", not differences, evidence)
+
+
+def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> Check:
+    """The measured window is neither ramp nor drain: every slot had a request in flight."""
+    seconds, all_seconds = (sum(repeat.seconds for repeat in some) for some in (steady, whole))
+    tokens, all_tokens = (sum(repeat.output_tokens for repeat in some) for some in (steady, whole))
+    if seconds <= 0 or not tokens:
+        return Check("window", "n/a", "no request was measured")
+    full = sum(_seconds_in_flight(repeat, concurrency) for repeat in steady) / seconds
+    rate, all_rate = tokens / seconds, all_tokens / all_seconds
+    evidence = (
+        f"{concurrency} in flight during {full:.1%} of the windows; {all_seconds - seconds:.2f} s of "
+        f"{all_seconds:.2f} s left out as ramp and drain; tokens/s {rate:.4g} in the windows, {all_rate:.4g} over all "
+        f"({rate / all_rate - 1:+.1%})"
+    )
+    return _judged("window", full >= _FULL_LOAD, evidence)
+
+
+def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> Check:
+    """The parts of TTFT are known: what none of them covers is small at the median."""
+    if not timelines:
+        return Check("waterfall", "n/a", "no request was measured")
+    share, bound = median(map(waterfall.unattributed_share, timelines)), UNATTRIBUTED[device]
+    evidence = f"{share:.1%} of TTFT unattributed at the median"
+    if prompt_tokens < _WATERFALL_FROM:
+        return Check("waterfall", "n/a", f"{evidence}; bound only from {_WATERFALL_FROM} prompt tokens on")
+    return _judged("waterfall", abs(share) <= bound, f"{evidence}, at most {bound:.0%}")
+
+
+def _seconds_in_flight(repeat: Repeat, concurrency: int) -> float:
+    """Seconds of the window with at least `concurrency` requests in flight, between sending and the last token.
+
+    A slot is free for an instant between two requests; it counts as taken, as the next request was due by then.
+    """
+    changes = sorted(
+        change
+        for timeline in repeat.served
+        for change in ((timeline.scheduled, 1), (timeline.finished or timeline.scheduled, -1))
+    )
+    level, since, seconds = 0, repeat.started, 0.0
+    for at, step in changes:
+        if level >= concurrency:
+            seconds += max(0.0, min(at, repeat.ended) - max(since, repeat.started))
+        level, since = level + step, at
+    return seconds
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
-from context_research.timeline import Leg
+from context_research.timeline import Leg, Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Request:
 
     `prompt` holds token ids; exactly `output_tokens` are generated (end-of-sequence is ignored).
     `sha256` covers everything that is sent, so that two runs can show that they sent the same.
+    Only requests of phase `measured` are in figures; those of `ramp` and `drain` keep the load up around them.
     """
 
     id: str
@@ -23,40 +25,55 @@ class Request:
     seed: int
     temperature: float
     sha256: str
+    phase: Phase = "measured"
 
 
 @dataclass(slots=True)
 class Counters:
     """An engine's own counts since it started, from its per-step statistics.
 
-    `transfers` holds the connector's own records of completed KV transfers, (seconds, bytes) each; `faults` counts what
-    went wrong with others (failed transfers, expired leases, …) by the connector's names.
+    `transfers` holds the connector's own records of completed KV transfers, (seconds, bytes) each; `reads` when each
+    request's KV was read, (request id, started, finished) in perf_counter seconds; `faults` counts what went wrong with
+    others (failed transfers, expired leases, …) by the connector's names. `kv_usage_max` is a share of the pool; who
+    wants another span's sets it to 0 first.
     """
 
     prompt_computed: int = 0
     prompt_cached: int = 0
     prompt_external: int = 0
     generated: int = 0
+    cache_queries: int = 0
+    cache_hits: int = 0
     preemptions: int = 0
     kv_usage_max: float = 0.0
     transfers: list[tuple[float, int]] = field(default_factory=list)
+    reads: list[tuple[str, float, float]] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
 
     def snapshot(self) -> Counters:
-        return replace(self, transfers=list(self.transfers), faults=dict(self.faults))
+        return replace(self, transfers=list(self.transfers), reads=list(self.reads), faults=dict(self.faults))
 
     def since(self, earlier: Counters) -> Counters:
-        """What was counted after `earlier`, a snapshot; `kv_usage_max` stays the whole life's."""
+        """What was counted after `earlier`, a snapshot."""
+        counts = {name: getattr(self, name) - getattr(earlier, name) for name in _COUNTS}
         return Counters(
-            prompt_computed=self.prompt_computed - earlier.prompt_computed,
-            prompt_cached=self.prompt_cached - earlier.prompt_cached,
-            prompt_external=self.prompt_external - earlier.prompt_external,
-            generated=self.generated - earlier.generated,
-            preemptions=self.preemptions - earlier.preemptions,
+            **counts,
             kv_usage_max=self.kv_usage_max,
             transfers=self.transfers[len(earlier.transfers) :],
+            reads=self.reads[len(earlier.reads) :],
             faults={k: n - earlier.faults.get(k, 0) for k, n in self.faults.items() if n != earlier.faults.get(k, 0)},
         )
+
+
+_COUNTS = (
+    "prompt_computed",
+    "prompt_cached",
+    "prompt_external",
+    "generated",
+    "cache_queries",
+    "cache_hits",
+    "preemptions",
+)
 
 
 class Engine(Protocol):
@@ -64,6 +81,8 @@ class Engine(Protocol):
 
     name: str
     role: str
+    log: Path
+    """The file that gets what the engine and the libraries below it print."""
     counters: Counters
 
     def start(self) -> None:
@@ -76,11 +95,23 @@ class Engine(Protocol):
     def dead(self) -> bool:
         """True once the engine has died; it never recovers, only `close` and a new `start` help."""
 
-    async def serve(self, request: Request, leg: Leg, *, output_tokens: int, handoff: Mapping[str, Any] | None) -> None:
+    async def serve(
+        self,
+        request: Request,
+        leg: Leg,
+        *,
+        output_tokens: int,
+        handoff: Mapping[str, Any] | None,
+        alternatives: int | None = None,
+    ) -> None:
         """Run one request, filling `leg` as tokens arrive.
 
-        `handoff` is passed to the connector (vLLM's kv_transfer_params). Raises EngineFailure when the engine dies.
+        `handoff` is passed to the connector (vLLM's kv_transfer_params); `alternatives` asks for the log-probabilities
+        of so many likeliest tokens at each position. Raises EngineFailure when the engine dies.
         """
+
+    async def reset_prefix_cache(self) -> bool:
+        """Empty the prefix cache; False where blocks are in use. All counts of earlier requests are in afterwards."""
 
     def describe(self) -> dict[str, Any]:
         """Placement, start time and the resolved engine configuration, as plain data."""

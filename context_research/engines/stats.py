@@ -6,6 +6,9 @@ from typing import Any
 
 from context_research.engines.base import Counters
 
+READS = "context_research_reads"
+"""Key under which our connector (serving/nixl.py) adds (request id, started, finished) of each KV read."""
+
 
 def logger_class(counters: Counters) -> Any:
     """A StatLoggerBase subclass that adds to `counters`, for AsyncLLM's `stat_loggers`.
@@ -26,6 +29,8 @@ def logger_class(counters: Counters) -> Any:
                 counters.generated += iteration_stats.num_generation_tokens
                 counters.preemptions += iteration_stats.num_preempted_reqs
             if scheduler_stats is not None:
+                counters.cache_queries += scheduler_stats.prefix_cache_stats.queries
+                counters.cache_hits += scheduler_stats.prefix_cache_stats.hits
                 counters.kv_usage_max = max(counters.kv_usage_max, scheduler_stats.kv_cache_usage)
                 if scheduler_stats.kv_connector_stats:
                     _count_transfers(counters, scheduler_stats.kv_connector_stats)
@@ -39,6 +44,7 @@ def _count_transfers(counters: Counters, records: dict[str, Any]) -> None:
     """NIXL's records of one step: parallel lists of seconds and bytes, and a list of ones for each kind of fault."""
     seconds, sizes = records.get("transfer_duration", []), records.get("bytes_transferred", [])
     counters.transfers.extend(zip(map(float, seconds), map(int, sizes), strict=True))
+    counters.reads.extend((str(request), start, end) for request, start, end in records.get(READS, []))
     for kind, ones in records.items():
         if kind.startswith("num_") and kind != "num_descriptors" and ones:
             counters.faults[kind] = counters.faults.get(kind, 0) + int(sum(ones))

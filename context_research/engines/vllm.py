@@ -155,7 +155,15 @@ class VllmEngine:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index] for index in self._placement.devices)
         return environment | dict(self._connector[1] if self._connector else {})
 
-    async def serve(self, request: Request, leg: Leg, *, output_tokens: int, handoff: Mapping[str, Any] | None) -> None:
+    async def serve(
+        self,
+        request: Request,
+        leg: Leg,
+        *,
+        output_tokens: int,
+        handoff: Mapping[str, Any] | None,
+        alternatives: int | None = None,
+    ) -> None:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -167,6 +175,7 @@ class VllmEngine:
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
+            logprobs=alternatives,
             extra_args=None if handoff is None else {"kv_transfer_params": dict(handoff)},
         )
         prompt, clock, output = {"prompt_token_ids": request.prompt}, time.perf_counter, None
@@ -176,10 +185,20 @@ class VllmEngine:
                 at, tokens = clock(), output.outputs[0].token_ids
                 leg.token_ids.extend(tokens)
                 leg.token_times.extend((at,) * len(tokens))
+                if alternatives is not None:
+                    leg.alternatives.extend(map(_likeliest, output.outputs[0].logprobs or ()))
         except EngineDeadError:
             raise EngineFailure(f"{self.role} engine {self.name!r} died") from None
         if output is not None:
             _finish(leg, output)
+
+    async def reset_prefix_cache(self) -> bool:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return bool(await self._llm.reset_prefix_cache())
+        except EngineDeadError:
+            raise EngineFailure(f"{self.role} engine {self.name!r} died") from None
 
     @property
     def dead(self) -> bool:
@@ -230,6 +249,11 @@ def _finish(leg: Leg, output: Any) -> None:
     if (own := output.metrics) is not None:
         leg.queued, leg.started = own.queued_ts or None, own.scheduled_ts or None
         leg.first_token, leg.last_token = own.first_token_ts or None, own.last_token_ts or None
+
+
+def _likeliest(position: Mapping[int, Any]) -> dict[int, float]:
+    """Token id -> log-probability, of vLLM's Logprob objects for one position."""
+    return {int(token): float(found.logprob) for token, found in position.items()}
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from tabulate import tabulate
 
 from context_research import artifacts
 from context_research.artifacts import RunFiles
+from context_research.report import validity
 
+_ROLES = ("prefill", "decode")
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
 _SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
 
@@ -26,11 +28,17 @@ def write(files: RunFiles, experiment: str) -> Path:
 
 def render(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """The report's text."""
-    sections = [_head(metadata), _cases(metadata, summary), _figures(summary), _validity(summary), _manifest(metadata)]
+    sections = [
+        _head(metadata, validity.warning(metadata, summary)),
+        _cases(metadata, summary),
+        _figures(summary),
+        _validity(summary),
+        _manifest(metadata),
+    ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _head(metadata: Mapping[str, Any]) -> str:
+def _head(metadata: Mapping[str, Any], invalid: str) -> str:
     model = metadata["model"]
     title = f"# {metadata['experiment']}: {metadata['serving']['mode']}, {model['name']}, on {_device(metadata)}"
     rows = [
@@ -48,7 +56,7 @@ def _head(metadata: Mapping[str, Any]) -> str:
         "dummy": "> The weights are vLLM's dummy ones: times are the model's, but a wrong KV cache would not show.",
         "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
     }.get(model["weights"], "")
-    return "\n\n".join(part for part in (title, _table(rows, ("", "")), warning) if part)
+    return "\n\n".join(part for part in (title, invalid, _table(rows, ("", "")), warning) if part)
 
 
 def _device(metadata: Mapping[str, Any]) -> str:
@@ -99,22 +107,48 @@ def _figures(summary: Mapping[str, Any]) -> str:
         f"Measured on the {summary['backend']} backend on {summary['device']}, {label}. A dash is a percentile with "
         "too few samples behind it (p50 needs 8, p90 51, p95 104, p99 528). Definitions: docs/metrics.md."
     )
-    return "\n\n".join(["## Figures", note, _waterfall(summary), *parts])
+    return "\n\n".join(part for part in ("## Figures", note, _waterfall(summary), _roles(summary), *parts) if part)
 
 
 def _waterfall(summary: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for case in summary["cases"] for name in case["waterfall"]))
     rows = [
-        (case["name"], *(_scaled(case["waterfall"].get(name, {}).get("p50"), 1e3) for name in names))
+        (case["name"], column, *(_scaled(case["waterfall"].get(name, {}).get(column), 1e3) for name in names))
         for case in summary["cases"]
+        for column in ("p50", "p90")
+        if case["waterfall"]
     ]
-    header = ("case", *(name.replace("_", " ") for name in names))
-    return f"### where ttft goes (median, ms)\n\n{_table(rows, header)}" if names else ""
+    header = ("case", "", *(name.replace("_", " ") for name in names))
+    return f"### where ttft goes (ms)\n\n{_table(rows, header)}" if names else ""
+
+
+def _roles(summary: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            case["name"],
+            *(f"{case['roles'][role]['tokens_per_s']:.0f}" for role in _ROLES),
+            *(f"{case['roles'][role]['busy_share']:.0%}" for role in _ROLES),
+            f"{_rate(case['whole']['metrics'])} / {_rate(case['metrics'])}",
+        )
+        for case in summary["cases"]
+        if case.get("roles")
+    ]
+    note = (
+        "Rates are those of the measured window, in which every slot has a request in flight. The last column shows "
+        "what ramp and drain would have made of the output rate: whole pass / window."
+    )
+    header = ("case", "prefill tokens/s", "decode tokens/s", "prefill busy", "decode busy", "output tokens/s")
+    return f"### what each role did\n\n{note}\n\n{_table(rows, header)}" if rows else ""
+
+
+def _rate(figures: Mapping[str, Any]) -> str:
+    seconds = figures["output_token_time"]["mean"]
+    return f"{1 / seconds:.1f}" if seconds else "–"
 
 
 def _validity(summary: Mapping[str, Any]) -> str:
     rows = [
-        (case["name"], check["check"], check["status"], check["evidence"])
+        (case["name"], check["check"], validity.shown(check), check["evidence"])
         for case in summary["cases"]
         for check in case["validity"]
     ]

@@ -58,6 +58,7 @@ class Topology(ABC):
             sent=scheduled,
             prompt_tokens=len(request.prompt),
             output_tokens_asked=request.output_tokens,
+            phase=request.phase,
         )
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -95,6 +96,6 @@ class Topology(ABC):
 
     def _where(self, timeline: Timeline) -> str:
         """Which engine had the request last, for messages."""
-        prefilling = len(self.engines) > 1 and timeline.handoff_started is None
+        prefilling = len(self.engines) > 1 and timeline.decode_sent is None
         engine = self.engine("prefill") if prefilling else self.decoder
         return f"on {engine.role} engine {engine.name!r}"

@@ -24,6 +24,11 @@ PREFILL_PARAMETERS: Mapping[str, Any] = {
     "remote_port": None,
 }
 """kv_transfer_params of the prefill leg: keep the KV, and say where it is."""
+UCX_TELLS = {"UCX_PROTO_INFO": "y", "UCX_LOG_FILE": "stderr"}
+"""UCX then writes into the engine's log which transport each protocol takes. Not to stdout: that is buffered, and lost.
+Yours win."""
+PROGRESS_THREAD = "context_research_progress_thread"
+"""Key in kv_connector_extra_config: False has our connector (nixl.py) turn NIXL's progress thread off."""
 _KV_ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 _NEEDED = ("remote_engine_id", "remote_request_id", "remote_block_ids", "remote_host", "remote_port")
 
@@ -34,17 +39,25 @@ class HandoffProblem(EngineFailure):
 
 def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, Any], dict[str, str]]:
     """Keyword arguments of vLLM's KVTransferConfig, and environment variables, for the engine of `role`."""
+    progress_thread = handoff.progress_thread == "on" or (handoff.progress_thread == "auto" and device == "cuda")
     arguments: dict[str, Any] = {
         "kv_connector": handoff.connector,
+        "kv_connector_module_path": handoff.connector_module,
         "kv_role": _KV_ROLES[role],
         "kv_load_failure_policy": handoff.load_failure_policy,
-        "kv_connector_extra_config": {"backends": list(handoff.backends), **handoff.extra_config},
+        "kv_connector_extra_config": {
+            "backends": list(handoff.backends),
+            PROGRESS_THREAD: progress_thread,
+            **handoff.extra_config,
+        },
     }
     if device == "cpu":
         arguments["kv_buffer_device"] = "cpu"
-    if handoff.progress_thread == "off" or (handoff.progress_thread == "auto" and device == "cpu"):
-        arguments["kv_connector_module_path"] = "context_research.serving.nixl_quiet"
-    environment = {"VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1", "VLLM_NIXL_SIDE_CHANNEL_PORT": str(_free_port())}
+    environment = {
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": "127.0.0.1",
+        "VLLM_NIXL_SIDE_CHANNEL_PORT": str(_free_port()),
+        **{name: os.environ.get(name, value) for name, value in UCX_TELLS.items()},
+    }
     if device == "cuda":
         # Else UCX reads over TCP between two engines on one GPU, 0.5 GB/s instead of hundreds. Yours wins.
         environment["UCX_CUDA_IPC_ENABLE_GET_ZCOPY"] = os.environ.get("UCX_CUDA_IPC_ENABLE_GET_ZCOPY", "on")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 
 import numpy as np
 
 from context_research.engines.base import Request
 from context_research.settings import Workload
+from context_research.timeline import Phase
 
 RESERVED_IDS = 256
 """Ids below this are not drawn: special tokens live there in models whose vocabulary we don't read."""
@@ -50,17 +52,19 @@ class Case:
 def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, repeat: int | None) -> list[Request]:
     """The requests of one repeat, or of the warm-up (`repeat` None): unique prompts, in the order of arrival.
 
+    A repeat's measured requests have others before and after them, so that the load is whole while they are served:
+    those that are sent together at the start (`ramp`), and those that keep every slot busy to the end (`drain`).
     Token ids are uniform over the vocabulary: no two prompts share a cache block, within a repeat or across repeats.
     """
     part = "warmup" if repeat is None else f"repeat{repeat}"
-    count = workload.warmup_requests if repeat is None else workload.requests
+    phases = _phases(workload, case.concurrency, repeat)
     seed = case.seed(run_seed, part)
     rng = np.random.default_rng(seed)
     prompts = rng.integers(
-        min(RESERVED_IDS, vocabulary - 1), vocabulary, size=(count, case.prompt_tokens), dtype=np.int64
+        min(RESERVED_IDS, vocabulary - 1), vocabulary, size=(len(phases), case.prompt_tokens), dtype=np.int64
     )
     made = []
-    for index, prompt in enumerate(prompts):
+    for index, (phase, prompt) in enumerate(zip(phases, prompts, strict=True)):
         # vLLM takes a signed 64-bit seed per request.
         own_seed = (seed + index) % (1 << 63)
         sent = f"{workload.output_tokens}:{workload.temperature}:{own_seed}:".encode() + prompt.astype("<i8").tobytes()
@@ -72,6 +76,20 @@ def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, rep
                 seed=own_seed,
                 temperature=workload.temperature,
                 sha256=sha256(sent).hexdigest(),
+                phase=phase,
             )
         )
     return made
+
+
+def _phases(workload: Workload, concurrency: int, repeat: int | None) -> list[Phase]:
+    if repeat is None:
+        return ["warmup"] * workload.warmup_requests
+    ramp, drain = (0, 0) if concurrency == 1 else (concurrency, concurrency - 1)
+    phases: list[tuple[Phase, int]] = [("ramp", ramp), ("measured", workload.requests), ("drain", drain)]
+    return [phase for phase, count in phases for _ in range(count)]
+
+
+def beginnings(batch: Sequence[Request], share: float) -> list[Request]:
+    """One request for the first `share` (0 to 1) of each prompt: served, it leaves that much in a prefix cache."""
+    return [replace(r, id=f"{r.id}-prime", prompt=r.prompt[: int(len(r.prompt) * share)]) for r in batch]

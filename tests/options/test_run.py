@@ -43,18 +43,24 @@ def test_artifacts_hold_what_ran_on_what(both, suite):
 def test_the_summary_proves_the_handoff(both):
     whole, split = (summary(folder)["cases"] for folder in both)
     for case in split:
-        count, prompt = case["requests"]["asked"], case["tokens"]["prompt"]
-        assert case["requests"]["finished"] == count == 2
+        around = {1: 0, 2: 3}[case["params"]["concurrency"]]
+        assert case["requests"] == {"asked": 2, "finished": 2, "around": around}
+        count, prompt = 2 + around, case["tokens"]["prompt"]
         assert case["tokens"]["prompt_external"] >= prompt - count
+        assert case["tokens"]["prompt_computed_on_decode"] <= count
         assert case["handoff"] | {"bytes": 0} == {
             "connector": "NixlConnector",
-            "transfers": 2,
+            "transfers": count,
             "failed": 0,
             "faults": {},
             "bytes": 0,
         }
-        assert case["handoff"]["bytes"] > 0
-        assert {check["status"] for check in case["validity"]} == {"pass"}
+        assert case["handoff"]["bytes"] == count * 128 * 4096
+        statuses = {check["check"]: check["status"] for check in case["validity"]}
+        assert statuses.pop("waterfall") == "n/a", "short prompts"
+        assert set(statuses.values()) == {"pass"}
+        assert {"handoff", "decode_queue", "unattributed"} <= set(case["waterfall"])
+        assert case["checks_s"] > 0
     assert all(case["handoff"]["transfers"] == 0 and case["tokens"]["prompt_external"] == 0 for case in whole)
 
 
@@ -62,9 +68,71 @@ def test_requests_are_the_same_bytes_in_both_modes_and_generate_the_same(both):
     told = []
     for folder in both:
         lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
-        assert len(lines) == 4
+        assert [line["phase"] for line in lines].count("measured") == 4
+        assert all(sum(line["waterfall"].values()) == pytest.approx(_ttft(line), abs=1e-6) for line in lines)
         told.append({line["request"]: (line["prompt_sha256"], line["token_ids"]) for line in lines})
     assert told[0] == told[1]
+
+
+def _ttft(line):
+    return line["token_times"][0] - line["scheduled"]
+
+
+def test_one_modes_parity_reference_serves_the_other(both, suite):
+    told = [check for case in summary(both[1])["cases"] for check in case["validity"] if check["check"] == "parity"]
+    assert all(f"the aggregated engine alone, in run {both[0].name}" in check["evidence"] for check in told)
+    assert len(list((suite.path / "outputs" / "references").glob("*.json"))) == 2
+
+
+def test_a_corrupt_parity_reference_ends_the_run_by_name(both, suite, aggregated):
+    for path in (suite.path / "outputs" / "references").glob("*.json"):
+        path.write_text("{")
+    result = suite.inside("--seed=0", *SMALL, lend=[aggregated])
+    result.stdout.fnmatch_lines(["*references/*.json: corrupt*delete this parity reference*"])
+    assert metadata(suite.runs[-1])["status"] == "error"
+
+
+def test_the_checks_are_shown_at_the_end(suite, aggregated):
+    result = suite.inside("--seed=0", *SMALL, lend=[aggregated])
+    result.stdout.fnmatch_lines(
+        ["complete *pass *2 of 2 cases; p64-c2: 2 of 2 requests finished with the asked tokens"]
+    )
+    result.stdout.fnmatch_lines(["transport *n/a *aggregated: no KV is handed over"])
+
+
+def test_a_failed_check_makes_the_run_invalid_and_keeps_its_rows_out(suite, aggregated, monkeypatch):
+    monkeypatch.setattr("context_research.validity.SEND_LAG", 0.0)
+    result = suite.inside("--seed=0", *SMALL, "-k", "c1 or c2", lend=[aggregated])
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*p64-c1: client: p99: sent *", "client *FAIL *2 of 2 cases; p64-c1: p99*"])
+    recorded, found = metadata(suite.run), summary(suite.run)
+    assert recorded["status"] == found["status"] == "invalid"
+    assert [case["status"] for case in found["cases"]] == ["invalid", "invalid"]
+    assert not list((suite.path / ".benchmarks").glob("*/*.json"))
+    text = (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").read_text()
+    assert "**This run does not count: client failed.**" in text
+
+
+def test_an_allowed_failure_stays_visible(suite, aggregated, monkeypatch):
+    monkeypatch.setattr("context_research.validity.SEND_LAG", 0.0)
+    result = suite.inside("--seed=0", *SMALL, "--allow-invalid=client,parity", lend=[aggregated])
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["client *FAIL, allowed *2 of 2 cases*"])
+    assert metadata(suite.run)["status"] == "completed"
+    text = (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").read_text()
+    assert "client failed and was allowed to (--allow-invalid)" in text
+    (saved,) = (suite.path / ".benchmarks").glob("*/*.json")
+    assert all("INVALID: client]" in row["fullname"] for row in json.loads(saved.read_text())["benchmarks"])
+
+
+@pytest.mark.parametrize(("state", "cached"), [("warm", 128), ("primed:0.7", 128), ("cold", 0)])
+def test_requests_meet_the_cache_in_the_declared_state(suite, aggregated, disaggregated, state, cached):
+    for mode, lent in (("aggregated", aggregated), ("disaggregated", disaggregated)):
+        options = ("--seed=0", f"--serving={mode}", *SMALL, "--prompt-lengths=200", f"--cache={state}")
+        suite.inside(*options, lend=[lent]).assert_outcomes(passed=2)
+        for case in summary(suite.runs[-1])["cases"]:
+            (check,) = [check for check in case["validity"] if check["check"] == "cache"]
+            assert f"{cached} prompt tokens a request from the cache" in check["evidence"]
 
 
 def test_runs_are_saved_unasked_and_compare_side_by_side(both, suite):

@@ -34,20 +34,22 @@ def test_every_request_finishes_with_the_asked_tokens(split, whole):
 
 def test_decode_gets_all_but_one_prompt_token_from_prefill(split):
     assert all(0 <= timeline.computed_on_decode <= 1 for timeline in split.timelines)
-    assert split.decode.prompt_external >= 12 * (300 - 1)
-    assert split.prefill.prompt_computed == 12 * 300
+    counted, sent = split.proof.counted, 12 + 2 * (3 + 2)
+    assert counted["decode"].prompt_external >= sent * (300 - 1)
+    assert counted["prefill"].prompt_computed == sent * 300 + 2, "and the tick's two tokens"
 
 
 def test_the_connector_records_one_transfer_a_request(split, tiny):
-    assert len(split.decode.transfers) == 12
-    assert all(seconds > 0 and size >= 299 * tiny.kv_bytes_per_token for seconds, size in split.decode.transfers)
-    assert split.faults == {}
+    transfers = split.proof.counted["decode"].transfers
+    assert len(transfers) == 12 + 2 * (3 + 2)
+    assert all(seconds > 0 and size == 3 * 128 * tiny.kv_bytes_per_token for seconds, size in transfers)
+    assert split.proof.faults == {}
 
 
 def test_both_modes_send_the_same_bytes_and_generate_the_same_tokens(split, whole):
     told = [{t.request: (t.prompt_sha256, t.token_ids) for t in result.timelines} for result in (split, whole)]
     assert told[0] == told[1]
-    assert len({tuple(tokens) for _, tokens in told[0].values()}) == 12
+    assert len({tuple(tokens) for _, tokens in told[0].values()}) == len(told[0])
 
 
 def test_a_timeline_passes_through_both_engines_in_order(split):
@@ -58,8 +60,10 @@ def test_a_timeline_passes_through_both_engines_in_order(split):
             timeline.prefill_queued,
             timeline.prefill_started,
             timeline.prefill_finished,
-            timeline.handoff_started,
+            timeline.decode_sent,
             timeline.decode_queued,
+            timeline.handoff_started,
+            timeline.handoff_finished,
             timeline.decode_started,
             *timeline.token_times,
         ]
@@ -68,7 +72,7 @@ def test_a_timeline_passes_through_both_engines_in_order(split):
 
 def test_an_aggregated_timeline_has_no_handoff(whole):
     for timeline in whole.timelines:
-        assert timeline.handoff_started is timeline.decode_queued is timeline.decode_cached_tokens is None
+        assert timeline.decode_sent is timeline.decode_queued is timeline.decode_cached_tokens is None
         assert timeline.scheduled <= timeline.sent <= timeline.prefill_started <= timeline.prefill_finished
 
 

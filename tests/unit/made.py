@@ -31,7 +31,7 @@ def timeline(times=(), *, asked=None, scheduled=0.0, **values):
     times = list(times)
     base = {"request": "r", "prompt_sha256": "0", "repeat": 0, "sent": scheduled, "prompt_tokens": 8}
     given = base | {"output_tokens_asked": len(times) if asked is None else asked} | values
-    return Timeline(scheduled=scheduled, token_times=times, token_ids=list(range(len(times))), **given)
+    return Timeline(scheduled=scheduled, token_times=times, **({"token_ids": list(range(len(times)))} | given))
 
 
 def metadata(run_id="r1", **values):

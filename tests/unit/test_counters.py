@@ -12,7 +12,10 @@ def counted():
         generated=40,
         preemptions=1,
         kv_usage_max=0.5,
+        cache_queries=50,
+        cache_hits=20,
         transfers=[(0.1, 100)],
+        reads=[("a", 1.0, 2.0)],
         faults={"num_failed_transfers": 1, "num_expired": 2},
     )
 
@@ -35,7 +38,10 @@ def test_since_counts_what_came_after():
     counters.prompt_external += 3
     counters.generated += 4
     counters.preemptions += 5
+    counters.cache_queries += 6
+    counters.cache_hits += 7
     counters.kv_usage_max = 0.75
+    counters.reads.append(("b", 3.0, 4.0))
     counters.transfers += [(0.2, 200), (0.3, 300)]
     counters.faults |= {"num_expired": 5, "num_new": 1}
     assert counters.since(before) == Counters(
@@ -44,7 +50,10 @@ def test_since_counts_what_came_after():
         prompt_external=3,
         generated=4,
         preemptions=5,
+        cache_queries=6,
+        cache_hits=7,
         kv_usage_max=0.75,
+        reads=[("b", 3.0, 4.0)],
         transfers=[(0.2, 200), (0.3, 300)],
         faults={"num_expired": 3, "num_new": 1},
     )
@@ -63,6 +72,12 @@ def test_transfers_and_faults_are_counted_from_the_connectors_records():
     stats._count_transfers(counters, {"num_failed_transfers": [1]})
     assert counters.transfers == [(0.1, 100), (0.2, 200)]
     assert counters.faults == {"num_failed_transfers": 3, "num_kv_expired_reqs": 1}
+
+
+def test_reads_come_from_our_connector():
+    counters = Counters()
+    stats._count_transfers(counters, {stats.READS: [("a-1", 1.0, 2.0)]})
+    assert counters.reads == [("a-1", 1.0, 2.0)]
 
 
 def test_records_that_do_not_match_are_an_error():

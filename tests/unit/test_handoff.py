@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from context_research.errors import EngineFailure
-from context_research.serving.handoff import PREFILL_PARAMETERS, HandoffProblem, connector, guarded
+from context_research.serving.handoff import PREFILL_PARAMETERS, PROGRESS_THREAD, HandoffProblem, connector, guarded
 from context_research.settings import Handoff
 
 ANSWER = {
@@ -57,39 +57,39 @@ def test_prefill_is_told_to_keep_its_kv():
     assert PREFILL_PARAMETERS["do_remote_prefill"] is False
 
 
-QUIET = "context_research.serving.nixl_quiet"
-
-
 @pytest.mark.parametrize(("role", "kv_role"), [("prefill", "kv_producer"), ("decode", "kv_consumer")])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_the_connector_follows_role_and_device(role, kv_role, device):
     arguments, environment = connector(Handoff(), role, device)
     expected = {
         "kv_connector": "NixlConnector",
+        "kv_connector_module_path": "context_research.serving.nixl",
         "kv_role": kv_role,
         "kv_load_failure_policy": "fail",
-        "kv_connector_extra_config": {"backends": ["UCX"]},
+        "kv_connector_extra_config": {"backends": ["UCX"], PROGRESS_THREAD: device == "cuda"},
     }
     if device == "cpu":
-        expected |= {"kv_buffer_device": "cpu", "kv_connector_module_path": QUIET}
+        expected["kv_buffer_device"] = "cpu"
     assert arguments == expected
+    assert (environment["UCX_PROTO_INFO"], environment["UCX_LOG_FILE"]) == ("y", "stderr")
     assert environment["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
-    ("thread", "device", "quiet"),
-    [("auto", "cpu", True), ("auto", "cuda", False), ("on", "cpu", False), ("off", "cuda", True)],
+    ("thread", "device", "runs"),
+    [("auto", "cpu", False), ("auto", "cuda", True), ("on", "cpu", True), ("off", "cuda", False)],
 )
-def test_the_progress_thread_is_as_asked(thread, device, quiet):
+def test_the_progress_thread_is_as_asked(thread, device, runs):
     arguments, _ = connector(Handoff(progress_thread=thread), "decode", device)
-    assert (arguments.get("kv_connector_module_path") == QUIET) is quiet
+    assert arguments["kv_connector_extra_config"][PROGRESS_THREAD] is runs
 
 
 def test_the_handoffs_settings_are_passed_on():
     handoff = Handoff(backends=("UCX", "GDS"), load_failure_policy="recompute", extra_config={"a.b": 1})
     arguments, _ = connector(handoff, "decode", "cuda")
     assert arguments["kv_load_failure_policy"] == "recompute"
-    assert arguments["kv_connector_extra_config"] == {"backends": ["UCX", "GDS"], "a.b": 1}
+    extra = arguments["kv_connector_extra_config"]
+    assert extra == {"backends": ["UCX", "GDS"], PROGRESS_THREAD: True, "a.b": 1}
 
 
 def test_engines_get_ports_of_their_own_that_are_free():

@@ -42,7 +42,7 @@ def test_a_failed_case_is_shown_with_its_evidence():
     check = {"check": "complete", "status": "fail", "evidence": "1 of 2 requests; died"}
     text = rendered({"status": "failed"}, cases=[made.case(status="failed", validity=[check]), made.case("p64-c4")])
     assert [row[3:5] for row in rows(text, "## Cases")] == [["failed", "1 of 2"], ["passed", "2 of 2"]]
-    assert rows(text, "## Validity")[0] == ["p64-c1", "complete", "fail", "1 of 2 requests; died"]
+    assert rows(text, "## Validity")[0] == ["p64-c1", "complete", "FAIL", "1 of 2 requests; died"]
 
 
 def test_a_run_without_cases_says_so():
@@ -75,7 +75,7 @@ def test_a_run_that_never_ended_says_so():
 def test_pipes_do_not_break_tables():
     evidence = {"check": "complete", "status": "fail", "evidence": "a | b"}
     text = rendered(cases=[made.case(status="failed", validity=[evidence])])
-    assert rows(text, "## Validity") == [["p64-c1", "complete", "fail", "a \\| b"]]
+    assert rows(text, "## Validity") == [["p64-c1", "complete", "FAIL", "a \\| b"]]
 
 
 def test_line_breaks_do_not_break_tables():

@@ -14,6 +14,11 @@ CHUNKED = timeline([2.0, 2.0, 2.0, 2.5], scheduled=1.0)
 ONE = timeline([1.25], scheduled=1.0)
 
 
+def whole(started, ended, timelines, **values):
+    """A pass without ramp and drain."""
+    return Repeat(started, ended, timelines, timelines, **values)
+
+
 def samples(name, repeat):
     (metric,) = [metric for metric in METRICS if metric.name == name]
     return list(metric.samples(repeat))
@@ -31,8 +36,8 @@ def samples(name, repeat):
 )
 def test_latencies_of_hand_made_requests(name, of_plain, of_chunked, of_one):
     for request, expected in ((PLAIN, of_plain), (CHUNKED, of_chunked), (ONE, of_one)):
-        assert samples(name, Repeat(0, 4, [request])) == pytest.approx(expected)
-    together = Repeat(0, 4, [PLAIN, CHUNKED, ONE])
+        assert samples(name, whole(0, 4, [request])) == pytest.approx(expected)
+    together = whole(0, 4, [PLAIN, CHUNKED, ONE])
     assert samples(name, together) == pytest.approx([*of_plain, *of_chunked, *of_one])
 
 
@@ -44,15 +49,22 @@ def test_a_late_client_shows_in_ttft_and_e2e():
 
 
 def test_output_token_time_is_the_window_over_its_tokens():
-    assert samples("output_token_time", Repeat(10, 14, [PLAIN, CHUNKED, ONE])) == [0.5]
-    assert samples("output_token_time", Repeat(10, 14, [])) == []
+    assert samples("output_token_time", whole(0, 4, [PLAIN, CHUNKED, ONE])) == [0.5]
+    assert samples("output_token_time", whole(10, 14, [])) == []
+
+
+def test_rates_count_every_request_in_the_window_and_latencies_the_measured_ones():
+    repeat = Repeat(1.25, 2.25, [ONE], [PLAIN, CHUNKED, ONE], slo=Slo(ttft=5))
+    assert repeat.output_tokens == 2 + 3 + 1
+    assert samples("ttft", repeat) == [0.25]
+    assert samples("goodput", repeat) == [0], "PLAIN and CHUNKED ended after it, ONE at its very start"
 
 
 def test_handoffs_are_the_connectors_own_records():
-    repeat = Repeat(0, 4, [PLAIN], transfers=[(0.5, 100), (0.25, 100), (0.0, 100)])
+    repeat = whole(0, 4, [PLAIN], transfers=[(0.5, 100), (0.25, 100), (0.0, 100)])
     assert samples("handoff", repeat) == [0.5, 0.25, 0.0]
     assert samples("handoff_bandwidth", repeat) == [200, 400]
-    assert samples("handoff", Repeat(0, 4, [PLAIN])) == samples("handoff_bandwidth", Repeat(0, 4, [PLAIN])) == []
+    assert samples("handoff", whole(0, 4, [PLAIN])) == samples("handoff_bandwidth", whole(0, 4, [PLAIN])) == []
 
 
 @pytest.mark.parametrize(
@@ -67,14 +79,14 @@ def test_handoffs_are_the_connectors_own_records():
     ],
 )
 def test_goodput_counts_requests_that_meet_every_slo(slo, met):
-    repeat = Repeat(0, 4, [PLAIN, CHUNKED, ONE], slo=slo)
+    repeat = whole(0, 4, [PLAIN, CHUNKED, ONE], slo=slo)
     assert samples("goodput", repeat) == [met / 4]
-    shared = Repeat(0, 4, [PLAIN, CHUNKED, ONE], slo=slo, devices=2)
+    shared = whole(0, 4, [PLAIN, CHUNKED, ONE], slo=slo, devices=2)
     assert samples("goodput", shared) == [met / 8]
 
 
 def test_goodput_needs_an_slo():
-    assert samples("goodput", Repeat(0, 4, [PLAIN])) == []
+    assert samples("goodput", whole(0, 4, [PLAIN])) == []
 
 
 @pytest.mark.parametrize(

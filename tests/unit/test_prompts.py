@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from context_research.workload.prompts import RESERVED_IDS, Case, requests
+from context_research.workload.prompts import RESERVED_IDS, Case, beginnings, requests
 
 from .made import chosen
 
@@ -41,6 +41,17 @@ def test_the_warm_up_has_its_own_number_of_requests():
     assert made(workload=WORKLOAD.model_copy(update={"warmup_requests": 0}), repeat=None) == []
 
 
+@pytest.mark.parametrize(("level", "ramp", "drain"), [(1, 0, 0), (2, 2, 1), (4, 4, 3)])
+def test_more_than_one_in_flight_get_company_before_and_after(level, ramp, drain):
+    phases = [request.phase for request in made(Case("e0", 64, level))]
+    assert phases == ["ramp"] * ramp + ["measured"] * WORKLOAD.requests + ["drain"] * drain
+
+
+def test_beginnings_are_the_first_tokens_under_another_name():
+    (first, *_), (whole, *_) = beginnings(made(), 0.5), made()
+    assert (first.prompt, first.id) == (whole.prompt[:128], f"{whole.id}-prime")
+
+
 def test_token_ids_are_plain_and_in_range():
     ids = [token for prompt in prompts(case=Case("e0", 4096, 1)) for token in prompt]
     assert {type(token) for token in ids} == {int}
@@ -57,7 +68,7 @@ def test_no_prompt_shares_its_first_block_with_any_other():
     cases = [Case("e0", tokens, level) for tokens in (256, 1024) for level in (1, 4)]
     batches = [made(case, repeat=repeat) for case in cases for repeat in (None, 0, 1, 2)]
     blocks = [tuple(request.prompt[:16]) for batch in batches for request in batch]
-    assert len(set(blocks)) == len(blocks) == 4 * (3 * WORKLOAD.requests + WORKLOAD.warmup_requests)
+    assert len(set(blocks)) == len(blocks) == 4 * 3 * WORKLOAD.requests + 2 * 3 * (4 + 3) + 4 * WORKLOAD.warmup_requests
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
@@ -87,7 +98,7 @@ def test_prompts_differ_by(other):
 def test_a_longer_repeat_begins_like_a_shorter_one():
     """So the requests of a repeat depend on nothing but what names them."""
     fewer = WORKLOAD.model_copy(update={"requests": 3})
-    assert prompts(workload=fewer) == prompts()[:3]
+    assert prompts(workload=fewer) == prompts()[: 4 + 3 + 3]
 
 
 def test_serving_mode_and_other_cases_do_not_change_the_requests():
@@ -109,7 +120,7 @@ def test_sampling_seeds_are_a_requests_own_and_fit_64_bits():
 
 def test_the_hash_is_the_same_where_everything_sent_is():
     assert [request.sha256 for request in made()] == [request.sha256 for request in made()]
-    assert len({request.sha256 for request in made()}) == WORKLOAD.requests
+    assert len({request.sha256 for request in made()}) == WORKLOAD.requests + 4 + 3
 
 
 @pytest.mark.parametrize("change", [{"output_tokens": 99}, {"temperature": 0.5}], ids=["output", "temperature"])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from context_research.timeline import Leg, of_aggregated, of_disaggregated
+from context_research.timeline import Leg, add_reads, of_aggregated, of_disaggregated
 
 from .made import timeline
 
@@ -40,7 +40,7 @@ def test_an_aggregated_timeline_has_no_handoff():
     assert (one.prefill_queued, one.prefill_started, one.prefill_finished) == (11.0, 12.0, 13.0)
     assert (one.token_times, one.finished, one.finish_reason) == ([13.5, 14.5], 14.5, "length")
     assert one.prefill_cached_tokens == 0
-    assert one.handoff_started is one.decode_queued is one.decode_started is one.computed_on_decode is None
+    assert one.decode_sent is one.decode_queued is one.decode_started is one.computed_on_decode is None
     assert one.complete
 
 
@@ -50,7 +50,7 @@ def test_a_disaggregated_timeline_takes_its_tokens_from_decode():
     decode = leg("d", 20.0, [23.5, 24.5], cached_tokens=7, finish_reason="stop")
     of_disaggregated(one, prefill, decode)
     assert (one.sent, one.prefill_queued, one.prefill_started, one.prefill_finished) == (10.0, 11.0, 12.0, 13.0)
-    assert (one.handoff_started, one.decode_queued, one.decode_started) == (20.0, 21.0, 22.0)
+    assert (one.decode_sent, one.decode_queued, one.decode_started) == (20.0, 21.0, 22.0)
     assert (one.token_times, one.finished, one.finish_reason) == ([23.5, 24.5], 24.5, "stop")
     assert (one.prefill_cached_tokens, one.decode_cached_tokens, one.computed_on_decode) == (4, 7, 1)
 
@@ -59,7 +59,7 @@ def test_a_failed_prefill_leaves_what_it_got():
     one = timeline(asked=2, scheduled=9.0)
     of_disaggregated(one, leg("p", 10.0, first_token=None), Leg("d"))
     assert (one.sent, one.prefill_started, one.prefill_finished) == (10.0, 12.0, None)
-    assert one.handoff_started is one.finished is one.computed_on_decode is None
+    assert one.decode_sent is one.finished is one.computed_on_decode is None
     assert not one.complete
 
 
@@ -83,6 +83,9 @@ def test_json_keeps_tenths_of_a_microsecond():
     assert timeline([1000.1234567]).as_json(1000.0)["token_times"] == [0.1234567]
 
 
-@pytest.mark.parametrize(("repeat", "warmup"), [(-1, True), (0, False), (2, False)])
-def test_the_warm_up_is_before_the_first_repeat(repeat, warmup):
-    assert timeline([1.0], repeat=repeat).warmup is warmup
+@pytest.mark.parametrize("suffix", ["", "-1a2b3c4d"], ids=["as sent", "vLLM's suffix"])
+def test_reads_find_their_requests(suffix):
+    timelines = [timeline([1.0], request="e0-a-0000"), timeline([1.0], request="e0-a-0001")]
+    add_reads(timelines, [(f"e0-a-0001{suffix}", 0.25, 0.5), (f"other{suffix}", 7.0, 8.0)])
+    assert (timelines[0].handoff_started, timelines[0].handoff_finished) == (None, None)
+    assert (timelines[1].handoff_started, timelines[1].handoff_finished) == (0.25, 0.5)

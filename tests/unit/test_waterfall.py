@@ -12,7 +12,14 @@ def timeline(**moments):
 
 
 PREFILL = {"prefill_queued": 10.2, "prefill_started": 10.5, "prefill_finished": 11.5}
-DECODE = {"handoff_started": 11.6, "decode_queued": 11.75, "decode_started": 12.25, "decode_first_token": 12.75}
+DECODE = {
+    "decode_sent": 11.6,
+    "decode_queued": 11.75,
+    "handoff_started": 11.8,
+    "handoff_finished": 12.0,
+    "decode_started": 12.25,
+    "decode_first_token": 12.75,
+}
 
 
 def test_disaggregated_parts_are_differences_of_moments():
@@ -21,7 +28,8 @@ def test_disaggregated_parts_are_differences_of_moments():
             "client_wait": 0.1,
             "prefill_queue": 0.4,
             "prefill": 1.0,
-            "handoff_and_decode_queue": 0.65,
+            "handoff": 0.2,
+            "decode_queue": 0.45,
             "first_decode_step": 0.5,
             "unattributed": 0.35,
         }
@@ -30,6 +38,14 @@ def test_disaggregated_parts_are_differences_of_moments():
 
 def test_aggregated_shows_its_own_parts_only():
     assert list(waterfall.parts(timeline(**PREFILL))) == ["client_wait", "prefill_queue", "prefill", "unattributed"]
+
+
+def test_a_handoff_whose_record_is_missing_is_unattributed():
+    unknown = DECODE | {"handoff_started": None, "handoff_finished": None}
+    parts = waterfall.parts(timeline(**PREFILL, **unknown))
+    assert not {"handoff", "decode_queue"} & set(parts)
+    assert parts["unattributed"] == pytest.approx(0.35 + 0.65)
+    assert waterfall.unattributed_share(timeline(**PREFILL, **unknown)) == pytest.approx(1.0 / 3.0)
 
 
 @pytest.mark.parametrize("moments", [{}, PREFILL, PREFILL | DECODE], ids=["no engine times", "aggregated", "split"])

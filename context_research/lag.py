@@ -1,0 +1,59 @@
+"""Whether the client kept up: how late it sent requests, and how late its event loop came round."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from context_research.timeline import Timeline
+
+TICK_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """99th percentiles in seconds: of sent − scheduled over requests, of the event loop's lateness over time."""
+
+    send_p99: float
+    loop_p99: float
+    loop_max: float
+
+    def as_json(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@asynccontextmanager
+async def watched(lateness: list[float]) -> AsyncIterator[None]:
+    """While open, add to `lateness` how late each tick of `TICK_S` was.
+
+    A loop that was blocked for 200 ms missed 20 ticks, and each of them counts: the percentiles are over time.
+    """
+
+    async def watch() -> None:
+        due = time.perf_counter()
+        while True:
+            due += TICK_S
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            lateness.append(max(0.0, time.perf_counter() - due))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+def of(timelines: Iterable[Timeline], lateness: Sequence[float]) -> Lag:
+    """The lags of what was sent, and of the loop meanwhile."""
+    sends = [timeline.sent - timeline.scheduled for timeline in timelines]
+    return Lag(_p99(sends), _p99(lateness), max(lateness, default=0.0))
+
+
+def _p99(values: Sequence[float]) -> float:
+    return float(np.percentile(values, 99)) if values else 0.0

@@ -1,0 +1,131 @@
+"""Whether the tokens are the right ones: greedy outputs against those of one engine that serves each request alone.
+
+A reference is kept in `<outputs>/references/` and reused by every run whose key matches, of either serving mode: so the
+second arm of a comparison is held against the first one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from context_research import artifacts, devices, manifest
+from context_research.engines.base import Engine, Request
+from context_research.errors import EngineFailure, UsageProblem
+from context_research.eventloop import session_loop
+from context_research.models import Model
+from context_research.settings import Settings
+from context_research.timeline import Leg, Timeline
+
+SAMPLE = 3
+"""Requests of each case that are compared."""
+NEAR_TIE = 0.25
+"""Log-probability, in nats, by which the reference may have preferred its token where a 16-bit output first differs.
+
+Two units in the last place of a bfloat16 logit between 16 and 32: what another order of summing can turn.
+"""
+_ALTERNATIVES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """Prompt hash -> greedy tokens, and the likeliest tokens' log-probabilities at each position."""
+
+    outputs: Mapping[str, Mapping[str, Any]]
+    origin: str
+
+
+def inapplicable(settings: Settings) -> str | None:
+    """Why outputs can't be compared in this run, or None."""
+    if settings.model.weights == "dummy":
+        return "dummy weights: their output hardly depends on the prompt, so it shows nothing"
+    if settings.workload.temperature > 0:
+        return f"sampled at temperature {settings.workload.temperature:g}: only greedy outputs can be compared"
+    return None
+
+
+def sample(batch: Sequence[Request]) -> list[Request]:
+    """The measured requests that are compared: first, last and between."""
+    measured = [request for request in batch if request.phase == "measured"]
+    last = len(measured) - 1
+    chosen = sorted({round(index * last / max(1, SAMPLE - 1)) for index in range(SAMPLE)}) if measured else []
+    return [measured[index] for index in chosen if index <= last]
+
+
+class Kept:
+    """The reference of some requests, on disk under a name made from everything that may change an output."""
+
+    def __init__(self, folder: Path, requests: Sequence[Request], settings: Settings, model: Model) -> None:
+        self._requests, self._timeout = requests, settings.workload.request_timeout_s
+        self._key = _key(requests, settings, model)
+        digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
+        self.path = folder / f"{digest[:32]}.json"
+
+    def make(self, engine: Engine, run_id: str) -> None:
+        """Serve the requests one by one on `engine`, whose prefix cache must be empty. Raises EngineFailure."""
+        outputs = {r.sha256: session_loop().run(_alone(engine, r, self._timeout)) for r in self._requests}
+        payload = {"run_id": run_id, "engine": engine.role, "key": self._key, "outputs": outputs}
+        artifacts.write(self.path, "parity_reference", payload | {"schema_version": artifacts.SCHEMA_VERSION})
+
+    def read(self) -> Reference:
+        """Raises UsageProblem for a file that is corrupt, or a reference of something else."""
+        try:
+            found = artifacts.read(self.path, "parity_reference")
+        except UsageProblem as problem:
+            raise UsageProblem(f"{problem}; delete this parity reference, and it is made again") from None
+        if different := sorted(name for name in self._key if found["key"].get(name) != self._key[name]):
+            raise UsageProblem(
+                f"{self.path} is the parity reference of something else (other {', '.join(different)}): delete it"
+            )
+        return Reference(found["outputs"], f"the {found['engine']} engine alone, in run {found['run_id']}")
+
+
+def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: bool) -> tuple[int, str] | None:
+    """Where an output first differs from the reference, and how; None where it does not, or only by a near-tie.
+
+    After a near-tie the two go on from different texts, and nothing more can be compared.
+    """
+    for position, (wanted, got) in enumerate(zip(expected["token_ids"], timeline.token_ids, strict=False)):
+        if wanted == got:
+            continue
+        likely = {int(token): value for token, value in expected["alternatives"][position].items()}
+        gap = likely[wanted] - likely[got] if wanted in likely and got in likely else None
+        if not exact and gap is not None and gap <= NEAR_TIE:
+            return None
+        told = "not among the reference's likeliest" if gap is None else f"{gap:.3g} nats less likely"
+        return position, f"token {position} is {got}, not {wanted} ({told})"
+    return None
+
+
+def _key(requests: Sequence[Request], settings: Settings, model: Model) -> dict[str, Any]:
+    """Everything that may change an output; the requests' hashes cover prompts, lengths and seeds."""
+    engine, machine = settings.engine, devices.describe()
+    return {
+        "model": model.label,
+        "weights": model.weights_hash,
+        "dtype": model.dtype,
+        "max_model_len": model.max_length,
+        "vllm": manifest.vllm_version(),
+        "device": settings.device,
+        "hardware": sorted({gpu["name"] for gpu in machine["gpus"]}) or machine["cpu"]["model"],
+        "engine": engine.model_dump(
+            mode="json", include={"block_size", "max_num_batched_tokens", "enforce_eager", "args"}
+        ),
+        "requests": [request.sha256 for request in requests],
+    }
+
+
+async def _alone(engine: Engine, request: Request, timeout: float) -> dict[str, Any]:
+    leg, tokens = Leg(engine.name), request.output_tokens
+    try:
+        async with asyncio.timeout(timeout):
+            await engine.serve(request, leg, output_tokens=tokens, handoff=None, alternatives=_ALTERNATIVES)
+    except TimeoutError:
+        raise EngineFailure(f"{engine.role} engine {engine.name!r} gave no parity reference in {timeout:g} s") from None
+    alternatives = [{str(token): round(value, 4) for token, value in likely.items()} for likely in leg.alternatives]
+    return {"token_ids": leg.token_ids, "alternatives": alternatives}

@@ -1,0 +1,233 @@
+"""Gathers what the validity checks need and no timeline holds: per run once, and around each case.
+
+Nothing here runs while requests are measured, but for the event loop's own watch (`lag.watched`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from context_research import lag, parity, preflight, transport, validity
+from context_research.artifacts import RunFiles
+from context_research.engines.base import Counters, Engine, Request
+from context_research.engines.null import NullEngine
+from context_research.errors import EngineFailure
+from context_research.eventloop import session_loop
+from context_research.lag import Lag
+from context_research.metrics import Repeat
+from context_research.models import Model
+from context_research.parity import Reference
+from context_research.serving import topologies
+from context_research.serving.base import Topology
+from context_research.settings import Settings
+from context_research.timeline import Leg, Timeline, add_reads
+from context_research.transport import Transport
+from context_research.validity import Check
+from context_research.workload.arrivals import closed_loop
+from context_research.workload.prompts import Case, beginnings, requests
+
+_SETTLE_S = 5.0
+_NULL_GAP_S = 1e-3
+_NULL_ROUNDS = 4
+"""Requests of each slot in the client's self-test."""
+_TICK = Request(id="tick", prompt=[1, 2], output_tokens=1, seed=0, temperature=0.0, sha256="", phase="warmup")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is found out once a run: the null-engine self-test, the copy ceiling, where parity references are kept.
+
+    `ceiling` is in bytes a second, None where no KV is handed over; `references` None compares no outputs.
+    """
+
+    run_id: str = ""
+    references: Path | None = None
+    self_test: Lag | None = None
+    ceiling: float | None = None
+
+
+def standing(settings: Settings, model: Model, cases: Sequence[Case], files: RunFiles) -> Standing:
+    """Found out before any engine starts: on a GPU they would be in each other's way."""
+    busiest = max(cases, key=lambda case: case.concurrency)
+    return Standing(
+        run_id=files.run_id,
+        references=files.outputs / "references",
+        self_test=_self_test(busiest, settings, model),
+        ceiling=transport.copy_ceiling(settings) if settings.serving.handoff else None,
+    )
+
+
+def _self_test(case: Case, settings: Settings, model: Model) -> Lag:
+    """Replay the case's schedule on engines that compute nothing: what is late then is the client's own."""
+    topology = topologies.build(settings, lambda placement: NullEngine(placement, _NULL_GAP_S))
+    batch = requests(case, settings.workload, settings.seed or 0, model.vocabulary, 0)
+    timelines: list[Timeline] = []
+    lateness: list[float] = []
+
+    async def serve(request: Request, due: float) -> Timeline:
+        timelines.append(await topology.serve(request, 0, due))
+        return timelines[-1]
+
+    async def replay() -> None:
+        async with lag.watched(lateness):
+            await closed_loop(batch[: _NULL_ROUNDS * case.concurrency], case.concurrency, serve)
+
+    session_loop().run(replay())
+    if errors := [timeline.error for timeline in timelines if timeline.error]:
+        raise RuntimeError(f"the client's self-test failed: {errors[0]}")  # a mistake of ours: nothing else is there
+    return lag.of(timelines, lateness)
+
+
+@dataclass(slots=True)
+class Proof:
+    """One case's. In order: `before`, `start`, the measured passes, `end`, `checks`."""
+
+    case: Case
+    settings: Settings
+    model: Model
+    topology: Topology
+    standing: Standing
+    lateness: list[float] = field(default_factory=list)
+    reference: Reference | EngineFailure | str = "not asked for"
+    resets: dict[str, bool] = field(default_factory=dict)
+    counted: dict[str, Counters] = field(default_factory=dict)
+    """By role: what each engine counted from `start` to `end`."""
+    seconds: float = 0.0
+    """What gathering and judging took, parity references apart."""
+    _before: dict[str, Counters] = field(default_factory=dict)
+
+    @property
+    def prefiller(self) -> Engine:
+        """The engine that computes prompts."""
+        return self.topology.engines[0]
+
+    def before(self, batch: Sequence[Request]) -> None:
+        """Find the parity reference, or make it. Raises UsageProblem for a kept one that is corrupt or foreign."""
+        if self.standing.references is None:
+            return
+        if (reason := parity.inapplicable(self.settings)) is not None:
+            self.reference = reason
+            return
+        kept = parity.Kept(self.standing.references, parity.sample(batch), self.settings, self.model)
+        if not kept.path.exists():
+            self._settle()  # a reference out of somebody's cached KV would prove nothing
+            try:
+                kept.make(self.prefiller, self.standing.run_id)
+            except EngineFailure as failure:  # the case will find out, too, and says so
+                self.reference = failure
+                return
+        self.reference = kept.read()
+
+    def start(self) -> None:
+        """Empty every prefix cache, and begin to count."""
+        with self._clocked():
+            self.resets = self._settle()
+            for engine in self.topology.engines:
+                engine.counters.kv_usage_max = 0.0
+                self._before[engine.name] = engine.counters.snapshot()
+
+    def prime(self, batch: Sequence[Request]) -> None:
+        """Put the declared share of each prompt into the prefix cache of the engine that will compute it."""
+        if share := self.settings.workload.primed_share:
+            for request in beginnings(batch, share):
+                session_loop().run(_served(self.prefiller, request))
+
+    def end(self, timelines: Sequence[Timeline]) -> None:
+        """Have every engine report what it still holds back, and take the counts."""
+        with self._clocked():
+            self._settle()
+            for engine in self.topology.engines:
+                add_reads(timelines, engine.counters.reads)  # the warm-up's too, which are in no count
+                self.counted[engine.role] = engine.counters.since(self._before[engine.name])
+
+    @property
+    def faults(self) -> dict[str, int]:
+        """What went wrong with transfers, by the connector's names, on all engines."""
+        return dict(sum((Counter(counters.faults) for counters in self.counted.values()), Counter[str]()))
+
+    def checks(
+        self, asked: int, timelines: Sequence[Timeline], steady: Sequence[Repeat], whole: Sequence[Repeat]
+    ) -> list[Check]:
+        """Every check's verdict. `timelines` are all that were sent, the warm-up's too."""
+        with self._clocked():
+            return self._checks(asked, timelines, steady, whole)
+
+    def _checks(
+        self, asked: int, timelines: Sequence[Timeline], steady: Sequence[Repeat], whole: Sequence[Repeat]
+    ) -> list[Check]:
+        chosen, workload, decode = self.settings, self.settings.workload, self.counted.get("decode")
+        sent = [timeline for timeline in timelines if timeline.phase != "warmup"]
+        measured = [timeline for repeat in steady for timeline in repeat.timelines]
+        block, kv = preflight.block_tokens(chosen), self.model.kv_bytes_per_token
+        cached = cached_tokens(self.case.prompt_tokens, workload.primed_share, block)
+        dead = [engine.name for engine in self.topology.engines if engine.dead]
+        found = [
+            validity.complete(asked, timelines, dead),
+            validity.disaggregated(sent, decode, self.faults, block, kv),
+            validity.transport(self._transport(), _reads(decode)),
+            validity.cache(sent, self.counted, self.resets, str(workload.cache), cached),
+            validity.client(measured, lag.of(sent, self.lateness), self.standing.self_test),
+            validity.pressure(self.counted, workload.allow_preemptions),
+            validity.parity(sent, self.reference, exact=self.model.dtype == "float32"),
+            validity.window(steady, whole, self.case.concurrency),
+            validity.ttft_waterfall(measured, self.case.prompt_tokens, chosen.device),
+        ]
+        return [replace(check, allowed=check.check in chosen.allow_invalid) for check in found]
+
+    def _transport(self) -> Transport | None:
+        if self.standing.ceiling is None:
+            return None
+        return transport.seen(self.topology.decoder.log, self.standing.ceiling, self.settings)
+
+    def _settle(self) -> dict[str, bool]:
+        """Empty every engine's prefix cache; by name, whether that was done.
+
+        A tick first: an engine frees KV that was fetched, and reports what expired, only in its next step.
+        """
+        return {engine.name: session_loop().run(_settled(engine)) for engine in self.topology.engines}
+
+    @contextmanager
+    def _clocked(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:
+    """(seconds, bytes) of each KV read as its request had to wait for it; all of one case have the same size.
+
+    NIXL's own records leave out what a connector does around a transfer; they are used where no others are.
+    """
+    if decode is None:
+        return []
+    sizes = (size for _, size in decode.transfers)
+    return [(end - start, size) for (_, start, end), size in zip(decode.reads, sizes, strict=False)] or decode.transfers
+
+
+def cached_tokens(prompt_tokens: int, share: float, block: int) -> int:
+    """Prompt tokens that a prefix cache serves once it holds that share: whole blocks, and never the last token."""
+    return min(int(prompt_tokens * share), prompt_tokens - 1) // block * block
+
+
+async def _settled(engine: Engine) -> bool:
+    with contextlib.suppress(EngineFailure, TimeoutError):
+        async with asyncio.timeout(_SETTLE_S):
+            while not engine.dead:
+                await _served(engine, _TICK)
+                if await engine.reset_prefix_cache():
+                    return True
+                await asyncio.sleep(0.02)
+    return False
+
+
+async def _served(engine: Engine, request: Request) -> None:
+    await engine.serve(request, Leg(engine.name), output_tokens=1, handoff=None)

@@ -1,0 +1,12 @@
+"""A connector that is slower than its transport: each read is noticed a while after it was posted."""
+
+import time
+
+from context_research.serving import nixl
+
+
+class NixlConnector(nixl.NixlConnector):
+    def start_load_kv(self, forward_context, **options):
+        super().start_load_kv(forward_context, **options)
+        if self._connector_metadata.reqs_to_recv:
+            time.sleep(0.3)

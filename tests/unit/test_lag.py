@@ -1,0 +1,48 @@
+import asyncio
+import time
+
+import pytest
+
+from context_research import lag
+
+from .made import timeline
+
+
+def lateness(block=0.0, seconds=0.3):
+    found = []
+
+    async def run():
+        async with lag.watched(found):
+            await asyncio.sleep(seconds / 2)
+            time.sleep(block)
+            await asyncio.sleep(seconds / 2)
+
+    asyncio.run(run())
+    return found
+
+
+def test_every_tick_that_a_blocked_loop_missed_counts():
+    late = [one for one in lateness(block=0.2) if one > 0.05]
+    assert 13 <= len(late) <= 20, "150 ms of ticks were more than 50 ms late"
+    assert max(late) == pytest.approx(0.2, abs=0.05)
+
+
+def test_the_watch_ends():
+    async def run():
+        found = []
+        async with lag.watched(found):
+            await asyncio.sleep(0.05)
+        count = len(found)
+        await asyncio.sleep(0.05)
+        return count, len(found)
+
+    before, after = asyncio.run(run())
+    assert 0 < before == after
+
+
+def test_percentiles_of_a_case():
+    sent = [timeline([1.0], scheduled=0.0, sent=0.001 * index) for index in range(101)]
+    found = lag.of(sent, [0.0] * 99 + [0.2, 0.3])
+    assert found.send_p99 == pytest.approx(0.099)
+    assert (found.loop_p99, found.loop_max) == (pytest.approx(0.2), 0.3)
+    assert lag.of([], []) == lag.Lag(0.0, 0.0, 0.0)

@@ -1,0 +1,24 @@
+import pytest
+
+from context_research import roles
+from context_research.metrics import Repeat
+
+from .made import timeline
+
+
+def test_rates_and_busy_time_are_the_windows():
+    one = timeline([2.0, 3.0], prompt_tokens=100, prefill_started=0.0, prefill_finished=1.5, finished=3.0)
+    two = timeline([4.0, 9.0], prompt_tokens=60, prefill_cached_tokens=20, prefill_started=1.0, finished=9.0)
+    two.prefill_finished, two.decode_started = 2.0, 3.5
+    found = roles.summarize([Repeat(1.0, 5.0, [one], [one, two])])
+    assert found["prefill"] == pytest.approx({"tokens_per_s": (100 + 40) / 4, "busy_share": 1 / 4})
+    assert found["decode"] == pytest.approx({"tokens_per_s": 3 / 4, "busy_share": (1.5 + 1.5) / 4})
+
+
+def test_spans_that_overlap_are_busy_once():
+    same = [timeline([4.0], prefill_started=0.0, prefill_finished=2.0, finished=4.0)] * 3
+    assert roles.summarize([Repeat(0.0, 4.0, same, same)])["prefill"]["busy_share"] == 0.5
+
+
+def test_nothing_measured_has_no_roles():
+    assert roles.summarize([]) == roles.summarize([Repeat(0.0, 0.0, [], [])]) == {}
