@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from quiet import in_pairs
 from ratios import Bar, Comparison
 
-from context_research import models
+from context_research import metrics, models
 from context_research.engines.base import Request
 from context_research.engines.vllm import VllmEngine
 from context_research.errors import EngineFailure
@@ -22,23 +23,21 @@ from context_research.measure import CaseResult, measure
 from context_research.models import Model
 from context_research.serving import topologies
 from context_research.serving.base import Topology
-from context_research.settings import Settings
+from context_research.settings import Settings, Workload
 from context_research.workload.prompts import Case, requests
 
-THROUGHPUT, TTFT = Bar(low=0.99), Bar(high=1.01)
+THROUGHPUT, TTFT, GAP = Bar(low=0.99), Bar(high=1.01), Bar(high=1.01)
 _RESET_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One batch served: the whole pass and each request's first token (from sending it), in seconds.
-
-    `cpu` is what the client's event loop thread computed meanwhile: other work on the machine hardly moves it.
-    """
+    """One batch served, ramp and drain included: seconds in all, from sending to first tokens, and between tokens."""
 
     seconds: float
+    tokens: int
     ttfts: list[float]
-    cpu: float = 0.0
+    gaps: list[float]
 
 
 def build(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEngine]:
@@ -79,56 +78,57 @@ def _at(
     case = Case(settings.experiment, settings.workload.prompt_lengths[0], concurrency)
     per_slot = settings.workload.requests
     workload = settings.workload.model_copy(update={"requests": per_slot * concurrency, "warmup_requests": 0})
-    seed, tokens = settings.seed or 0, workload.requests * workload.output_tokens
 
-    def side(serve: Callable[[Settings], Pass], name: str) -> Callable[[int], Pass]:
-        def run(pair: int) -> Pass:
-            _reset(engine)
-            counted, cpu = engine.counters.snapshot(), _loop_cpu()
-            # A seed of the pair's own: the same prompts on both sides, others in the next pair.
-            made = serve(settings.model_copy(update={"workload": workload, "seed": seed + pair}))
-            made = Pass(made.seconds, made.ttfts, _loop_cpu() - cpu)
-            _reset(engine)  # a round trip: the engine's counts are all in after it
-            since = engine.counters.since(counted)
-            if since.generated != tokens or since.prompt_cached:
-                raise EngineFailure(f"{name}: {since.generated} of {tokens} tokens, {since.prompt_cached} cached")
-            return made
+    def ours(pair: int) -> Pass:
+        _reset(engine)
+        return _taken(measure(case, _seeded(settings, workload, pair), model, topology, repeats=1))
 
-        return run
-
-    def ours(asked: Settings) -> Pass:
-        return _taken(measure(case, asked, model, topology, repeats=1))
-
-    def bare(asked: Settings) -> Pass:
+    def bare(pair: int) -> Pass:
+        _reset(engine)
+        asked, counted = _seeded(settings, workload, pair), engine.counters.snapshot()
         batch = requests(case, workload, asked.seed or 0, model.vocabulary, 0)
-        return session_loop().run(_bare_loop(engine._llm, batch, concurrency))
+        made = session_loop().run(_bare_loop(engine._llm, batch, concurrency))
+        _reset(engine)  # a round trip: the engine's counts are all in after it
+        since = engine.counters.since(counted)
+        if since.generated != made.tokens or since.prompt_cached:
+            raise EngineFailure(f"bare loop: {since.generated} of {made.tokens} tokens, {since.prompt_cached} cached")
+        return made
 
-    sides = side(ours, "ours"), side(bare, "bare")
-    for warm_up in sides:
+    for warm_up in (ours, bare):
         warm_up(pairs)
-    results = in_pairs(f"bare loop, {concurrency} at a time", *sides, pairs, max_others)
+    results = in_pairs(f"bare loop, {concurrency} at a time", ours, bare, pairs, max_others)
     load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
 
     def both(name: str, unit: str, figure: Callable[[Pass], float], bar: Bar | None = None) -> Comparison:
         return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar)
 
     return [
-        both("throughput", "tok/s", lambda made: tokens / made.seconds, THROUGHPUT),
+        both("throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
         both("TTFT p50", "s", lambda made: median(made.ttfts), TTFT),
-        both("client CPU a token", "s", lambda made: made.cpu / tokens),
+        both("token gap p50", "s", lambda made: median(made.gaps), GAP),
     ]
+
+
+def _seeded(settings: Settings, workload: Workload, pair: int) -> Settings:
+    """With a seed of the pair's own: the same prompts on both sides, others in the next pair."""
+    return settings.model_copy(update={"workload": workload, "seed": (settings.seed or 0) + pair})
 
 
 def _taken(result: CaseResult) -> Pass:
     """What our path reports of one repeat. Raises EngineFailure for an invalid one."""
     if result.failure:
         raise EngineFailure(result.failure)
-    repeat = result.repeats[0]
-    return Pass(repeat.seconds, [timeline.token_times[0] - timeline.sent for timeline in repeat.timelines])
+    whole = result.whole[0]
+    return Pass(
+        whole.seconds,
+        whole.output_tokens,
+        [timeline.token_times[0] - timeline.sent for timeline in whole.timelines],
+        [gap for timeline in whole.timelines for gap in metrics.itl(timeline)],
+    )
 
 
 async def _bare_loop(llm: Any, batch: list[Request], concurrency: int) -> Pass:
-    """The least that drives an AsyncLLM: `concurrency` slots, two clock readings a request, nothing kept of tokens."""
+    """The least that drives an AsyncLLM: `concurrency` slots, and a clock reading a chunk, kept as it comes."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -147,27 +147,24 @@ async def _bare_loop(llm: Any, batch: list[Request], concurrency: int) -> Pass:
         )
         for request in batch
     ]
-    waiting, ttfts, clock = iter(prepared), [], time.perf_counter
+    waiting, clock, served = iter(prepared), time.perf_counter, list[tuple[float, list[float]]]()
 
     async def slot() -> None:
         for prompt, parameters, name in waiting:
-            sent, first = clock(), 0.0
-            async for _ in llm.generate(prompt, parameters, name):
-                first = first or clock()
-            ttfts.append(first - sent)
+            sent, times = clock(), list[float]()
+            async for output in llm.generate(prompt, parameters, name):
+                times.extend((clock(),) * len(output.outputs[0].token_ids))
+            served.append((sent, times))
 
     started = clock()
     await asyncio.gather(*(slot() for _ in range(concurrency)))
-    return Pass(clock() - started, ttfts)
-
-
-def _loop_cpu() -> float:
-    """CPU seconds of the event loop's thread so far."""
-
-    async def read() -> float:
-        return time.thread_time()
-
-    return session_loop().run(read())
+    ended = clock()
+    return Pass(
+        ended - started,
+        sum(len(times) for _, times in served),
+        [times[0] - sent for sent, times in served],
+        [b - a for _, times in served for a, b in pairwise(times)],
+    )
 
 
 def _reset(engine: VllmEngine) -> None:
