@@ -12,7 +12,7 @@ from context_research.errors import UsageProblem
 from context_research.models import Model
 from context_research.options import SIMULATED_OPT_IN
 from context_research.settings import Settings
-from context_research.workload.prompts import Load
+from context_research.workload.prompts import Load, in_a_pass
 
 ACTIVATIONS = 3 << 30
 """Bytes that vLLM keeps on a GPU beside weights and KV: activations, CUDA graphs, context (seen: 1.5-3 GiB)."""
@@ -67,6 +67,8 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
     concurrency than the one it names. Raises UsageProblem.
     """
     placements = list(placements)
+    if settings.workload.primed_share and not settings.engine.enable_prefix_caching:
+        raise UsageProblem("a prefix cache that is off can't be warm (--cache, engine.enable_prefix_caching)")
     for load in loads:
         if load.concurrency > settings.workload.requests:
             raise UsageProblem(
@@ -86,11 +88,13 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
         for placement in placements:
             # vLLM keeps one block of every pool for itself (its null block).
             spare = block_tokens(settings) * model.kv_bytes_per_token
+            kept = _primed_bytes(settings, model, placement, load)
             need, pool = load_bytes(settings, model, placement, load) + spare, pool_bytes(settings, model, placement)
-            if need > pool:
+            if need + kept > pool:
+                told = f" + {kept / _GIB:.2f} GiB for a pass's prompts in the cache" if kept else ""
                 raise UsageProblem(
                     f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
-                    f"{need / _GIB:.2f} GiB, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
+                    f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
                     "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
                 )
     longest = Load(model.max_length, 0, 1)
@@ -110,6 +114,15 @@ def load_bytes(settings: Settings, model: Model, placement: Placement, load: Loa
     tokens = load.prompt_tokens + (1 if placement.spec.role == "prefill" else load.output_tokens)
     block = block_tokens(settings)
     return load.concurrency * -(-tokens // block) * block * model.kv_bytes_per_token
+
+
+def _primed_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
+    """KV bytes of what the declared cache state keeps of a pass's prompts, on the engine that computes them."""
+    if placement.spec.role == "decode" or not settings.workload.primed_share:
+        return 0
+    requests, block = len(in_a_pass(settings.workload, load.concurrency)), block_tokens(settings)
+    blocks = -(-int(load.prompt_tokens * settings.workload.primed_share) // block)
+    return requests * blocks * block * model.kv_bytes_per_token
 
 
 def block_tokens(settings: Settings) -> int:

@@ -57,7 +57,8 @@ def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, rep
     Token ids are uniform over the vocabulary: no two prompts share a cache block, within a repeat or across repeats.
     """
     part = "warmup" if repeat is None else f"repeat{repeat}"
-    phases = _phases(workload, case.concurrency, repeat)
+    warmup: list[Phase] = ["warmup"] * workload.warmup_requests
+    phases = warmup if repeat is None else in_a_pass(workload, case.concurrency)
     seed = case.seed(run_seed, part)
     rng = np.random.default_rng(seed)
     prompts = rng.integers(
@@ -82,9 +83,8 @@ def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, rep
     return made
 
 
-def _phases(workload: Workload, concurrency: int, repeat: int | None) -> list[Phase]:
-    if repeat is None:
-        return ["warmup"] * workload.warmup_requests
+def in_a_pass(workload: Workload, concurrency: int) -> list[Phase]:
+    """The phases of a repeat's requests, in the order of arrival."""
     ramp, drain = (0, 0) if concurrency == 1 else (concurrency, concurrency - 1)
     phases: list[tuple[Phase, int]] = [("ramp", ramp), ("measured", workload.requests), ("drain", drain)]
     return [phase for phase, count in phases for _ in range(count)]

@@ -231,3 +231,17 @@ def test_a_configured_pool_is_shared(device):
 def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
     settings = chosen("disaggregated", engine__kv_cache_memory_bytes=None)
     assert sum(pools(settings, (0, 1), model())) <= 0.4 * devices.memory_bytes("cpu", 0)
+
+
+def test_a_warm_cache_needs_room_for_a_passes_prompts():
+    """8 requests and 4 + 3 around them × 8 blocks of 512 KiB: 60 MiB, and as much again for half of 4 in flight."""
+    values = {"workload__requests": 8, "workload__output_tokens": 8, "engine__kv_cache_memory_bytes": 48 << 20}
+    load = Load(1024, 8, 4)
+    fit(chosen(**values), load)
+    with pytest.raises(UsageProblem, match=r"0.06 GiB for a pass's prompts in the cache"):
+        fit(chosen(**values, workload__cache="warm"), load)
+
+
+def test_a_cache_that_is_off_is_not_warm():
+    with pytest.raises(UsageProblem, match="can't be warm"):
+        fit(chosen(workload__cache={"primed": 0.5}, engine__enable_prefix_caching=False), Load(64, 8, 1))
