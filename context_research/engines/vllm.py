@@ -152,8 +152,8 @@ class VllmEngine:
         else:
             gpus = visible_gpus()
             environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's, which counted them
-            # Else torch asks CUDA whether there is a GPU, and an engine forked after that can't use it. vLLM sets it when
-            # it is imported, and what vLLM sets while an engine starts does not stay.
+            # Else torch asks CUDA whether there is a GPU, and an engine forked after that can't use it. vLLM sets it
+            # when it is imported, and what vLLM sets while an engine starts does not stay.
             environment["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[index] for index in self._placement.devices)
         return environment | dict(self._connector[1] if self._connector else {})

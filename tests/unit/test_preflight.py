@@ -234,12 +234,11 @@ def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
 
 
 def test_a_warm_cache_needs_room_for_a_passes_prompts():
-    """8 requests and 4 + 3 around them × 8 blocks of 512 KiB: 60 MiB, and as much again for half of 4 in flight."""
-    values = {"workload__requests": 8, "workload__output_tokens": 8, "engine__kv_cache_memory_bytes": 48 << 20}
-    load = Load(1024, 8, 4)
-    fit(chosen(**values), load)
-    with pytest.raises(UsageProblem, match=r"0.06 GiB for a pass's prompts in the cache"):
-        fit(chosen(**values, workload__cache="warm"), load)
+    """60 requests and 4 + 3 around them × 8 blocks of 512 KiB."""
+    values = {"workload__requests": 60, "workload__output_tokens": 8, "engine__kv_cache_memory_bytes": 176 << 20}
+    fit(chosen(**values), Load(1024, 8, 4))
+    with pytest.raises(UsageProblem, match=r"0\.26 GiB for a pass's prompts in the cache"):
+        fit(chosen(**values, workload__cache="warm"), Load(1024, 8, 4))
 
 
 def test_a_cache_that_is_off_is_not_warm():
