@@ -110,7 +110,13 @@ def _build(config: pytest.Config, session: Session) -> Topology:
         )
         return made
 
-    return topologies.build(chosen, make_engine)
+    topology = topologies.build(chosen, make_engine)
+    for engine in topology.engines:
+        if missing := [
+            name for name in ("log", "counters", "serve", "reset_prefix_cache") if not hasattr(engine, name)
+        ]:
+            raise UsageProblem(f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)} (engines/base.py)")
+    return topology
 
 
 def _running(request: pytest.FixtureRequest, line: ProgressLine) -> Topology:

@@ -82,23 +82,38 @@ class Kept:
             raise UsageProblem(
                 f"{self.path} is the parity reference of something else (other {', '.join(different)}): delete it"
             )
+        if wrong := self._wrong(found["outputs"]):
+            raise UsageProblem(f"{self.path} is corrupt: {wrong}; delete this parity reference, and it is made again")
         return Reference(found["outputs"], f"the {found['engine']} engine alone, in run {found['run_id']}")
 
+    def _wrong(self, outputs: Mapping[str, Any]) -> str | None:
+        for request in self._requests:
+            output = outputs.get(request.sha256, {"token_ids": (), "alternatives": ()})
+            counts = len(output["token_ids"]), len(output["alternatives"])
+            if counts != (request.output_tokens, request.output_tokens):
+                return f"{counts[0]} tokens and {counts[1]} alternatives where {request.output_tokens} were asked for"
+        return None
 
-def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: bool) -> tuple[int, str] | None:
-    """Where an output first differs from the reference, and how; None where it does not, or only by a near-tie.
 
-    After a near-tie the two go on from different texts, and nothing more can be compared.
-    """
-    for position, (wanted, got) in enumerate(zip(expected["token_ids"], timeline.token_ids, strict=False)):
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Where an output first differs from its reference. After a `tie` nothing more can be compared, and none is due."""
+
+    position: int
+    told: str
+    tie: bool
+
+
+def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: bool) -> Difference | None:
+    """The first token that is not the reference's; a near-tie is one only where outputs need not be `exact`."""
+    for position, (wanted, got) in enumerate(zip(expected["token_ids"], timeline.token_ids, strict=True)):
         if wanted == got:
             continue
-        likely = {int(token): value for token, value in expected["alternatives"][position].items()}
-        gap = likely[wanted] - likely[got] if wanted in likely and got in likely else None
-        if not exact and gap is not None and gap <= NEAR_TIE:
-            return None
+        likely = expected["alternatives"][position]
+        gap = likely[str(wanted)] - likely[str(got)] if {str(wanted), str(got)} <= set(likely) else None
         told = "not among the reference's likeliest" if gap is None else f"{gap:.3g} nats less likely"
-        return position, f"token {position} is {got}, not {wanted} ({told})"
+        tie = not exact and gap is not None and gap <= NEAR_TIE
+        return Difference(position, f"token {position} is {got}, not {wanted} ({told})", tie)
     return None
 
 
@@ -127,5 +142,11 @@ async def _alone(engine: Engine, request: Request, timeout: float) -> dict[str, 
             await engine.serve(request, leg, output_tokens=tokens, handoff=None, alternatives=_ALTERNATIVES)
     except TimeoutError:
         raise EngineFailure(f"{engine.role} engine {engine.name!r} gave no parity reference in {timeout:g} s") from None
+    except EngineFailure:
+        raise
+    except Exception as error:  # what vLLM raises for one request
+        raise EngineFailure(f"{type(error).__name__}: {error} (on {engine.role} engine {engine.name!r})") from None
+    if len(leg.token_ids) != tokens:
+        raise EngineFailure(f"{engine.role} engine {engine.name!r} made {len(leg.token_ids)} of {tokens} tokens")
     alternatives = [{str(token): round(value, 4) for token, value in likely.items()} for likely in leg.alternatives]
     return {"token_ids": leg.token_ids, "alternatives": alternatives}

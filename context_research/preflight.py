@@ -85,6 +85,11 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
                 f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens is over the {model.max_length} "
                 f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
             )
+        if settings.workload.primed_share and not cached_tokens(settings, load.prompt_tokens):
+            raise UsageProblem(
+                f"{settings.workload.primed_share:.0%} of {load.prompt_tokens} tokens is no whole block of "
+                f"{block_tokens(settings)}: longer prompts, or a smaller engine.block_size (--cache)"
+            )
         for placement in placements:
             # vLLM keeps one block of every pool for itself (its null block).
             spare = block_tokens(settings) * model.kv_bytes_per_token
@@ -116,13 +121,20 @@ def load_bytes(settings: Settings, model: Model, placement: Placement, load: Loa
     return load.concurrency * -(-tokens // block) * block * model.kv_bytes_per_token
 
 
+def cached_tokens(settings: Settings, prompt_tokens: int) -> int:
+    """Prompt tokens that the declared cache state serves to a request: whole blocks, and never the last token."""
+    block = block_tokens(settings)
+    return min(int(prompt_tokens * settings.workload.primed_share), prompt_tokens - 1) // block * block
+
+
 def _primed_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
     """KV bytes of what the declared cache state keeps of a pass's prompts, on the engine that computes them."""
     if placement.spec.role == "decode" or not settings.workload.primed_share:
         return 0
     requests, block = len(in_a_pass(settings.workload, load.concurrency)), block_tokens(settings)
-    blocks = -(-int(load.prompt_tokens * settings.workload.primed_share) // block)
-    return requests * blocks * block * model.kv_bytes_per_token
+    # What earlier requests of the pass leave in the cache takes room from the prompts of later ones.
+    tokens = int(load.prompt_tokens * settings.workload.primed_share) + load.output_tokens
+    return requests * -(-tokens // block) * block * model.kv_bytes_per_token
 
 
 def block_tokens(settings: Settings) -> int:

@@ -6,13 +6,13 @@ Nothing here runs while requests are measured, but for the event loop's own watc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from context_research import lag, parity, preflight, transport, validity
 from context_research.artifacts import RunFiles
@@ -117,8 +117,9 @@ class Proof:
             return
         kept = parity.Kept(self.standing.references, parity.sample(batch), self.settings, self.model)
         if not kept.path.exists():
-            self._settle()  # a reference out of somebody's cached KV would prove nothing
             try:
+                if not all(self._settle().values()):  # a reference out of cached KV would prove nothing
+                    raise EngineFailure("the prefix cache could not be emptied")
                 kept.make(self.prefiller, self.standing.run_id)
             except EngineFailure as failure:  # the case will find out, too, and says so
                 self.reference = failure
@@ -134,10 +135,15 @@ class Proof:
                 self._before[engine.name] = engine.counters.snapshot()
 
     def prime(self, batch: Sequence[Request]) -> None:
-        """Put the declared share of each prompt into the prefix cache of the engine that will compute it."""
-        if share := self.settings.workload.primed_share:
-            for request in beginnings(batch, share):
-                session_loop().run(_served(self.prefiller, request))
+        """Put the declared share of each prompt into the prefix cache of the engine that will compute it.
+
+        Whatever goes wrong here shows in the measured requests: they fail, or find another cache than declared.
+        """
+        workload = self.settings.workload
+        if workload.primed_share:
+            for request in beginnings(batch, workload.primed_share):
+                if not session_loop().run(_done(_served(self.prefiller, request), workload.request_timeout_s)):
+                    return
 
     def end(self, timelines: Sequence[Timeline]) -> None:
         """Have every engine report what it still holds back, and take the counts."""
@@ -166,7 +172,7 @@ class Proof:
         sent = [timeline for timeline in timelines if timeline.phase != "warmup"]
         measured = [timeline for repeat in steady for timeline in repeat.timelines]
         block, kv = preflight.block_tokens(chosen), self.model.kv_bytes_per_token
-        cached = cached_tokens(self.case.prompt_tokens, workload.primed_share, block)
+        cached = preflight.cached_tokens(chosen, self.case.prompt_tokens)
         dead = [engine.name for engine in self.topology.engines if engine.dead]
         found = [
             validity.complete(asked, timelines, dead),
@@ -213,20 +219,26 @@ def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:
     return [(end - start, size) for (_, start, end), size in zip(decode.reads, sizes, strict=False)] or decode.transfers
 
 
-def cached_tokens(prompt_tokens: int, share: float, block: int) -> int:
-    """Prompt tokens that a prefix cache serves once it holds that share: whole blocks, and never the last token."""
-    return min(int(prompt_tokens * share), prompt_tokens - 1) // block * block
-
-
 async def _settled(engine: Engine) -> bool:
-    with contextlib.suppress(EngineFailure, TimeoutError):
-        async with asyncio.timeout(_SETTLE_S):
-            while not engine.dead:
-                await _served(engine, _TICK)
-                if await engine.reset_prefix_cache():
-                    return True
-                await asyncio.sleep(0.02)
-    return False
+    async def empty() -> None:
+        while not engine.dead:
+            await _served(engine, _TICK)
+            if await engine.reset_prefix_cache():
+                return
+            await asyncio.sleep(0.02)
+        raise EngineFailure(f"engine {engine.name!r} died")
+
+    return await _done(empty(), _SETTLE_S)
+
+
+async def _done(work: Coroutine[Any, Any, None], timeout_s: float) -> bool:
+    """Whether the work ended in time and well; what an engine raises is not this module's to judge."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await work
+    except Exception:
+        return False
+    return True
 
 
 async def _served(engine: Engine, request: Request) -> None:

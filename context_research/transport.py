@@ -17,12 +17,13 @@ from context_research.devices import place, run_devices, visible_gpus
 from context_research.errors import EngineFailure
 from context_research.settings import Device, Settings
 
-UNNAMED = "transport not named (no account of UCX's in the decode engine's log)"
+UNNAMED = "transport not named"
+_UNTOLD = "UCX's account is not in the decode engine's log: unset UCX_PROTO_INFO and UCX_LOG_FILE"
 _GRACE_S = 0.02
 """A transfer that is done is noticed in the engine's next step."""
 _FLOOR, _FLOOR_ONE_GPU = 0.05, 0.002
 """Share of a plain copy that a transfer must reach. Inside one GPU a plain copy runs at the speed of its memory, and
-NIXL's descriptors decide: 12 to 53 GB/s were seen against 1,760 on an H200, and 0.5 over TCP."""
+NIXL's descriptors decide: 12 to 77 GB/s were seen against 1,900 on an H200, and 0.5 over TCP."""
 _TABLE = re.compile(r"\| [^|]*remote memory read by ucp_get[^|]*\|")
 _LARGEST = re.compile(r"\|\s*\d+\.\.inf\s*\|\s*(?P<how>[^|]+?)\s*\|\s*(?P<way>[^|]+?)\s*\|\s*$")
 _COPIED = 64 << 20
@@ -55,7 +56,7 @@ def seen(log: Path, ceiling: float, settings: Settings) -> Transport:
     shared = settings.device == "cuda" and len(set(_both_ends(settings))) == 1
     floor = _FLOOR_ONE_GPU if shared else _FLOOR
     if found is None:
-        return Transport(UNNAMED, ceiling, floor=floor)
+        return Transport(UNNAMED, ceiling, _UNTOLD, floor)
     how, way = found
     cure = _cure(settings.device) if "tcp" in way else ""
     return Transport(f"{how} over {way}", ceiling, cure, floor)
@@ -128,7 +129,8 @@ def _gpu_copy(source: int, target: int) -> float:
         )
         return float(ended.stdout.split()[-1])
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
-        told = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1:]
+        stderr = getattr(error, "stderr", None)
+        told = (stderr if isinstance(stderr, str) and stderr else str(error)).strip().splitlines()[-1:]
         raise EngineFailure(f"no copy between GPUs {source} and {target} could be measured: {' '.join(told)}") from None
 
 

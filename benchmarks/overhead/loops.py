@@ -170,7 +170,7 @@ async def _bare_loop(llm: Any, batch: list[Request], concurrency: int) -> Pass:
 def _reset(engine: VllmEngine) -> None:
     """Empty the prefix cache. It refuses while blocks are still held, which ends a moment after the last request."""
     deadline = time.perf_counter() + _RESET_S
-    while not session_loop().run(engine._llm.reset_prefix_cache()):
+    while not session_loop().run(engine.reset_prefix_cache()):
         if time.perf_counter() > deadline:
             raise EngineFailure(f"the prefix cache could not be reset within {_RESET_S:g} s")
         time.sleep(0.05)

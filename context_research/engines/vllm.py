@@ -20,7 +20,7 @@ from context_research.engines.base import Counters, Request
 from context_research.engines.child import dies_with_parent
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.models import Model
-from context_research.preflight import pool_bytes
+from context_research.preflight import block_tokens, pool_bytes
 from context_research.settings import Settings
 from context_research.timeline import Leg
 
@@ -109,7 +109,7 @@ class VllmEngine:
             "seed": 0,  # of the weights, where they are seeded; the run's seed is each request's
             "dtype": self._model.dtype,
             "max_model_len": self._model.max_length,
-            "block_size": engine.block_size,
+            "block_size": block_tokens(self._settings),
             "max_num_batched_tokens": engine.max_num_batched_tokens,
             "max_num_seqs": engine.max_num_seqs,
             "enforce_eager": engine.enforce_eager,

@@ -29,7 +29,7 @@ def write(files: RunFiles, experiment: str) -> Path:
 def render(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """The report's text."""
     sections = [
-        _head(metadata, validity.warning(metadata, summary)),
+        _head(metadata, validity.warning(summary)),
         _cases(metadata, summary),
         _figures(summary),
         _validity(summary),

@@ -35,12 +35,11 @@ def shown(check: Mapping[str, Any]) -> str:
     return str(check["status"])
 
 
-def warning(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def warning(summary: Mapping[str, Any]) -> str:
     """What a reader must know before any figure, or nothing."""
-    failed = {check["check"] for case in summary["cases"] for check in case["validity"] if check["status"] == "fail"}
-    if not failed:
-        return ""
-    names = ", ".join(sorted(failed))
-    if metadata["status"] == "invalid":
-        return f"> **This run does not count: {names} failed.** Its figures are in no comparison."
-    return f"> **{names} failed and was allowed to (--allow-invalid).** These are not figures of a sound system."
+    failed = [check for case in summary["cases"] for check in case["validity"] if check["status"] == "fail"]
+    if wrong := sorted({check["check"] for check in failed if not check.get("allowed")}):
+        return f"> **This run does not count: {', '.join(wrong)} failed.** Its figures are in no comparison."
+    if allowed := ", ".join(sorted({check["check"] for check in failed})):
+        return f"> **{allowed} failed and was allowed to (--allow-invalid).** These are not figures of a sound system."
+    return ""

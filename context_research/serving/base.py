@@ -70,7 +70,8 @@ class Topology(ABC):
         except Exception as error:  # what vLLM raises for one request (EngineGenerateError, ValueError, …)
             timeline.error = f"{type(error).__name__}: {error} ({self._where(timeline)})"
         else:
-            if not timeline.complete:
+            # End-of-sequence is ignored: a request ends at its length, or something cut it short.
+            if not timeline.complete or timeline.finish_reason != "length":
                 timeline.error = (
                     f"ended with finish reason {timeline.finish_reason!r} after {len(timeline.token_times)} of "
                     f"{request.output_tokens} tokens ({self._where(timeline)})"

@@ -1,4 +1,4 @@
-"""A connector that is slower than its transport: each read is noticed a while after it was posted."""
+"""A connector that is slower than its transport: it holds up each read, and its engine's step, for a while."""
 
 import time
 

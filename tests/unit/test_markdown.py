@@ -145,3 +145,17 @@ def test_a_corrupt_artifact_is_named_and_leaves_no_report(tmp_path, which):
     with pytest.raises(UsageProblem, match=f"cannot read {path}: corrupt"):
         report.write(files, "e0")
     assert not files.report.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "allowed", "told"),
+    [
+        ("invalid", False, "**This run does not count: cache failed.**"),
+        ("error", False, "**This run does not count: cache failed.**"),
+        ("completed", True, "**cache failed and was allowed to"),
+    ],
+)
+def test_what_a_failed_check_means_is_said_before_any_figure(status, allowed, told):
+    check = {"check": "cache", "status": "fail", "evidence": "warm"} | ({"allowed": True} if allowed else {})
+    text = rendered({"status": status}, cases=[made.case(validity=[check])])
+    assert told in text.partition("## Cases")[0]

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from context_research import parity
-from context_research.errors import UsageProblem
+from context_research.errors import EngineFailure, UsageProblem
 from context_research.parity import Kept, sample
 from context_research.workload.prompts import Case, requests
 
@@ -14,14 +14,15 @@ from .made import chosen, model
 
 
 class Echo:
-    """An engine whose output is its prompt's first tokens."""
+    """An engine whose output is its prompt's first tokens, `missing` some."""
 
     name = role = "prefill"
+    missing = 0
 
     async def serve(self, request, leg, *, output_tokens, handoff, alternatives):
         assert handoff is None
         assert alternatives > 1
-        leg.token_ids = request.prompt[:output_tokens]
+        leg.token_ids = request.prompt[: output_tokens - self.missing]
         leg.alternatives = [{token: -0.5} for token in leg.token_ids]
 
 
@@ -72,6 +73,24 @@ def test_a_corrupt_reference_is_refused_by_name(made, text):
     made.path.write_text(text)
     with pytest.raises(UsageProblem, match=f"{made.path.name}.*delete this parity reference"):
         made.read()
+
+
+@pytest.mark.parametrize("cut", ["token_ids", "alternatives"])
+def test_a_reference_that_is_cut_short_is_refused(made, cut):
+    payload = json.loads(made.path.read_text())
+    for output in payload["outputs"].values():
+        output[cut].pop()
+    made.path.write_text(json.dumps(payload))
+    with pytest.raises(UsageProblem, match=r"is corrupt: 1[56] tokens and 1[56] alternatives where 16 were asked for"):
+        made.read()
+
+
+def test_an_engine_that_stops_early_makes_no_reference(tmp_path):
+    engine, one = Echo(), kept(tmp_path)
+    engine.missing = 1
+    with pytest.raises(EngineFailure, match="made 15 of 16 tokens"):
+        one.make(engine, "r1")
+    assert not one.path.exists()
 
 
 def test_a_reference_of_something_else_is_refused(made, tmp_path):

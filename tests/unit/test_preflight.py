@@ -234,13 +234,18 @@ def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
 
 
 def test_a_warm_cache_needs_room_for_a_passes_prompts():
-    """60 requests and 4 + 3 around them × 8 blocks of 512 KiB."""
+    """60 requests and 4 + 3 around them × 9 blocks of 512 KiB."""
     values = {"workload__requests": 60, "workload__output_tokens": 8, "engine__kv_cache_memory_bytes": 176 << 20}
     fit(chosen(**values), Load(1024, 8, 4))
-    with pytest.raises(UsageProblem, match=r"0\.26 GiB for a pass's prompts in the cache"):
+    with pytest.raises(UsageProblem, match=r"0\.29 GiB for a pass's prompts in the cache"):
         fit(chosen(**values, workload__cache="warm"), Load(1024, 8, 4))
 
 
 def test_a_cache_that_is_off_is_not_warm():
     with pytest.raises(UsageProblem, match="can't be warm"):
         fit(chosen(workload__cache={"primed": 0.5}, engine__enable_prefix_caching=False), Load(64, 8, 1))
+
+
+def test_a_share_that_fills_no_block_is_refused():
+    with pytest.raises(UsageProblem, match="30% of 256 tokens is no whole block of 128"):
+        fit(chosen(workload__cache={"primed": 0.3}), Load(256, 8, 1))

@@ -54,13 +54,18 @@ def one_gpu(monkeypatch):
         (SENDS + CMA + SENDS, "cpu", "zero-copy over cma/memory"),
         (SENDS + IPC + CMA, "cuda", "zero-copy over cuda_ipc/cuda"),
         (CMA, "cuda", "zero-copy over cma/memory"),
-        (SENDS, "cpu", UNNAMED),
-        ("", "cpu", UNNAMED),
     ],
 )
 def test_large_reads_name_the_transport(named, log, device, name):
     found = named(log, device)
     assert (found.name, found.cure) == (name, "")
+
+
+@pytest.mark.parametrize("log", [SENDS, ""])
+def test_a_transport_that_is_not_named_has_a_cure(named, log):
+    found = named(log)
+    assert found.name == UNNAMED
+    assert "unset UCX_PROTO_INFO" in found.cure
 
 
 def test_the_last_start_counts(named):

@@ -2,6 +2,7 @@ import pytest
 
 from context_research import validity
 from context_research.engines.base import Counters
+from context_research.errors import EngineFailure
 from context_research.lag import Lag
 from context_research.metrics import Repeat
 from context_research.parity import Reference
@@ -79,7 +80,7 @@ def test_disaggregated_passes_with_its_evidence():
     assert check.status == "pass"
     assert check.evidence == (
         "297 of 300 prompt tokens external, at most 1 a request computed on decode (the protocol's own: 1); "
-        "3 transfers for 3 requests, 336000 bytes of 21 blocks × 16000; faults: none"
+        "3 transfers for 3 requests, 336000 bytes of 21 blocks × 16 tokens × 1000; faults: none"
     )
 
 
@@ -154,7 +155,10 @@ def cache(timelines, engines=None, resets=None, expected=0):
 
 def test_cache_passes_in_the_declared_state():
     assert cache(good()).status == "pass"
-    assert cache(good(prefill_cached_tokens=96), expected=96).status == "pass"
+    warm = {"prefill": Counters(cache_hits=3 * 96), "decode": Counters()}
+    assert cache(good(prefill_cached_tokens=96), warm, expected=96).status == "pass"
+    failed = timeline([], asked=1, error="died", prefill_cached_tokens=None)
+    assert cache([*good(), failed]).status == "pass", "`complete` names it"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,9 @@ def test_cache_passes_in_the_declared_state():
             "decode had 16",
             id="decode's own",
         ),
+        pytest.param(
+            {"timelines": good(), "engines": {"aggregated": Counters(cache_hits=5)}}, "0 hits were due", id="miscounted"
+        ),
     ],
 )
 def test_cache_fails(arguments, evidence):
@@ -176,9 +183,9 @@ def test_cache_fails(arguments, evidence):
     assert evidence in check.evidence
 
 
-def client(send, loop):
-    served = [timeline([1.0, 1.125, 1.25], scheduled=0.0)] * 3
-    return validity.client(served, Lag(send, loop, loop), Lag(0.001, 0.002, 0.003))
+def client(send, loop, once=0.0, times=(1.0, 1.125, 1.25)):
+    served = [timeline(times, scheduled=0.0)] * 3
+    return validity.client(served, Lag(send, loop, once), Lag(0.001, 0.002, 0.003))
 
 
 def test_the_clients_bounds_come_from_the_run():
@@ -187,6 +194,15 @@ def test_the_clients_bounds_come_from_the_run():
     assert "sent 50 ms late (at most 50 ms), event loop 125 ms late (at most 125 ms" in check.evidence
     assert "null engine 1 ms and 2 ms" in check.evidence
     assert client(0.051, 0.0).status == client(0.0, 0.126).status == "fail"
+
+
+def test_a_client_that_was_blocked_once_fails_however_long_the_case():
+    assert client(0.0, 0.0, once=1.25).status == "pass"
+    assert client(0.0, 0.0, once=1.26).status == "fail"
+
+
+def test_one_token_a_request_is_judged_too():
+    assert client(0.051, 0.0, times=(1.0,)).status == "fail"
 
 
 def test_pressure_allows_no_preemption_unless_declared():
@@ -221,6 +237,16 @@ def test_parity_allows_a_near_tie_in_sixteen_bits_only(tokens, exact, sixteen_bi
 
 def test_parity_names_what_differs():
     assert parity([5, 8]).evidence.endswith("r: token 1 is 8, not 6 (2 nats less likely)")
+
+
+def test_parity_tells_of_near_ties():
+    assert "1 of 1" in parity([5, 7], exact=False).evidence
+    assert "1 of them up to a near-tie (at token 1)" in parity([5, 7], exact=False).evidence
+
+
+def test_parity_fails_without_the_reference_it_asked_for():
+    check = validity.parity(good(), EngineFailure("it died"), True)
+    assert (check.status, check.evidence) == ("fail", "no reference could be made: it died")
 
 
 def test_parity_says_why_it_does_not_apply():
