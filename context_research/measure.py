@@ -93,6 +93,7 @@ class CaseResult:
                 "failed": sum(self.proof.faults.values()),
                 "faults": self.proof.faults,
                 "bytes": sum(size for _, size in transfers),
+                "copy_ceiling": self.proof.standing.ceiling,
             },
             "preemptions": sum(counters.preemptions for counters in counted.values()),
             "kv_usage_max": {role: counters.kv_usage_max for role, counters in counted.items()},
@@ -113,7 +114,11 @@ class CaseResult:
             ],
             "waterfall": waterfall.summarize(measured),
             "validity": [check.as_json() for check in self.checks],
-            "checks_s": self.proof.seconds,
+            "checks_s": {
+                "case": self.proof.seconds,
+                "parity_reference": self.proof.reference_s,
+                "run": self.proof.standing.seconds,
+            },
         }
 
 

@@ -51,17 +51,18 @@ class Standing:
     references: Path | None = None
     self_test: Lag | None = None
     ceiling: float | None = None
+    seconds: float = 0.0
+    """What this took, the copy ceiling apart."""
 
 
 def standing(settings: Settings, model: Model, cases: Sequence[Case], files: RunFiles) -> Standing:
     """Found out before any engine starts: on a GPU they would be in each other's way."""
     busiest = max(cases, key=lambda case: case.concurrency)
-    return Standing(
-        run_id=files.run_id,
-        references=files.outputs / "references",
-        self_test=_self_test(busiest, settings, model),
-        ceiling=transport.copy_ceiling(settings) if settings.serving.handoff else None,
-    )
+    began = time.perf_counter()
+    self_test = _self_test(busiest, settings, model)
+    seconds = time.perf_counter() - began
+    ceiling = transport.copy_ceiling(settings) if settings.serving.handoff else None
+    return Standing(files.run_id, files.outputs / "references", self_test, ceiling, seconds)
 
 
 def _self_test(case: Case, settings: Settings, model: Model) -> Lag:
@@ -95,12 +96,13 @@ class Proof:
     topology: Topology
     standing: Standing
     lateness: list[float] = field(default_factory=list)
-    reference: Reference | EngineFailure | str = "not asked for"
+    reference: Reference | EngineFailure | str = ""
     resets: dict[str, bool] = field(default_factory=dict)
     counted: dict[str, Counters] = field(default_factory=dict)
     """By role: what each engine counted from `start` to `end`."""
     seconds: float = 0.0
-    """What gathering and judging took, parity references apart."""
+    """What gathering and judging took, the parity reference apart."""
+    reference_s: float = 0.0
     _before: dict[str, Counters] = field(default_factory=dict)
 
     @property
@@ -110,11 +112,15 @@ class Proof:
 
     def before(self, batch: Sequence[Request]) -> None:
         """Find the parity reference, or make it. Raises UsageProblem for a kept one that is corrupt or foreign."""
+        began = time.perf_counter()
+        self.reference = self._reference(batch)
+        self.reference_s = time.perf_counter() - began
+
+    def _reference(self, batch: Sequence[Request]) -> Reference | EngineFailure | str:
         if self.standing.references is None:
-            return
+            return "not asked for"
         if (reason := parity.inapplicable(self.settings)) is not None:
-            self.reference = reason
-            return
+            return reason
         kept = parity.Kept(self.standing.references, parity.sample(batch), self.settings, self.model)
         if not kept.path.exists():
             try:
@@ -122,9 +128,8 @@ class Proof:
                     raise EngineFailure("the prefix cache could not be emptied")
                 kept.make(self.prefiller, self.standing.run_id)
             except EngineFailure as failure:  # the case will find out, too, and says so
-                self.reference = failure
-                return
-        self.reference = kept.read()
+                return failure
+        return kept.read()
 
     def start(self) -> None:
         """Empty every prefix cache, and begin to count."""
@@ -179,7 +184,7 @@ class Proof:
             validity.disaggregated(sent, decode, self.faults, block, kv),
             validity.transport(self._transport(), _reads(decode)),
             validity.cache(sent, self.counted, self.resets, str(workload.cache), cached),
-            validity.client(measured, lag.of(sent, self.lateness), self.standing.self_test),
+            validity.client(measured, lag.of(measured, self.lateness), self.standing.self_test),
             validity.pressure(self.counted, workload.allow_preemptions),
             validity.parity(sent, self.reference, exact=self.model.dtype == "float32"),
             validity.window(steady, whole, self.case.concurrency),

@@ -23,7 +23,7 @@ from context_research.transport import Transport
 
 LOOP_LAG, LOOP_MAX = 1.0, 10.0
 """Of the median token gap: the most that the event loop's lateness may be at p99, and once."""
-SEND_LAG = 0.05
+SEND_LAG = 0.1
 """Of the median TTFT: the most that the p99 of sent − scheduled may be."""
 UNATTRIBUTED = {"cpu": 0.05, "cuda": 0.03}
 """Of TTFT, at the median: the most that the waterfall may leave unattributed."""

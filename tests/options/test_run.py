@@ -48,19 +48,20 @@ def test_the_summary_proves_the_handoff(both):
         count, prompt = 2 + around, case["tokens"]["prompt"]
         assert case["tokens"]["prompt_external"] >= prompt - count
         assert case["tokens"]["prompt_computed_on_decode"] <= count
-        assert case["handoff"] | {"bytes": 0} == {
+        assert case["handoff"] | {"bytes": 0, "copy_ceiling": 0} == {
             "connector": "NixlConnector",
             "transfers": count,
             "failed": 0,
             "faults": {},
             "bytes": 0,
+            "copy_ceiling": 0,
         }
         assert case["handoff"]["bytes"] == count * 128 * 4096
         statuses = {check["check"]: check["status"] for check in case["validity"]}
         assert statuses.pop("waterfall") == "n/a", "short prompts"
         assert set(statuses.values()) == {"pass"}
         assert {"handoff", "decode_queue", "unattributed"} <= set(case["waterfall"])
-        assert case["checks_s"] > 0
+        assert case["checks_s"].keys() == {"case", "parity_reference", "run"}
     assert all(case["handoff"]["transfers"] == 0 and case["tokens"]["prompt_external"] == 0 for case in whole)
 
 
@@ -97,7 +98,7 @@ def test_the_checks_are_shown_at_the_end(suite, aggregated):
     result.stdout.fnmatch_lines(
         ["complete *pass *2 of 2 cases; p64-c2: 2 of 2 requests finished with the asked tokens"]
     )
-    result.stdout.fnmatch_lines(["transport *n/a *aggregated: no KV is handed over"])
+    result.stdout.fnmatch_lines(["transport *n/a *no KV is handed over"])
 
 
 def test_a_failed_check_makes_the_run_invalid_and_keeps_its_rows_out(suite, aggregated, monkeypatch):
