@@ -104,7 +104,7 @@ class CaseResult:
             },
             "roles": roles.summarize(self.repeats),
             "client": {
-                "lag": lag.of(sent, self.proof.lateness).as_json(),
+                "lag": lag.of(measured, self.proof.lateness).as_json(),
                 "self_test": self.proof.standing.self_test and self.proof.standing.self_test.as_json(),
             },
             "chunked_share": metrics.chunked_share(measured),

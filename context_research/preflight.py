@@ -66,52 +66,60 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
     A pool that is too small would not fail: vLLM queues or preempts, and the case would silently measure another
     concurrency than the one it names. Raises UsageProblem.
     """
-    placements = list(placements)
+    pools = [(placement, pool_bytes(settings, model, placement)) for placement in placements]
     if settings.workload.primed_share and not settings.engine.enable_prefix_caching:
         raise UsageProblem("a prefix cache that is off can't be warm (--cache, engine.enable_prefix_caching)")
     for load in loads:
-        if load.concurrency > settings.workload.requests:
-            raise UsageProblem(
-                f"{load.concurrency} requests in flight need at least as many requests, not "
-                f"{settings.workload.requests} (--concurrency, --requests)"
-            )
-        if load.concurrency > (settings.engine.max_num_seqs or load.concurrency):
-            raise UsageProblem(
-                f"{load.concurrency} requests in flight are over engine.max_num_seqs, {settings.engine.max_num_seqs}"
-            )
-        length = load.prompt_tokens + load.output_tokens
-        if length > model.max_length:
-            raise UsageProblem(
-                f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens is over the {model.max_length} "
-                f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
-            )
-        if settings.workload.primed_share and not cached_tokens(settings, load.prompt_tokens):
-            raise UsageProblem(
-                f"{settings.workload.primed_share:.0%} of {load.prompt_tokens} tokens is no whole block of "
-                f"{block_tokens(settings)}: longer prompts, or a smaller engine.block_size (--cache)"
-            )
-        for placement in placements:
-            # vLLM keeps one block of every pool for itself (its null block).
-            spare = block_tokens(settings) * model.kv_bytes_per_token
-            kept = _primed_bytes(settings, model, placement, load)
-            need, pool = load_bytes(settings, model, placement, load) + spare, pool_bytes(settings, model, placement)
-            if need + kept > pool:
-                told = f" + {kept / _GIB:.2f} GiB for a pass's prompts in the cache" if kept else ""
-                raise UsageProblem(
-                    f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
-                    f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
-                    "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
-                )
+        _check_workload(settings, model, load)
+        for placement, pool in pools:
+            _check_pool(settings, model, placement, pool, load)
     longest = Load(model.max_length, 0, 1)
-    for placement in placements:
+    for placement, pool in pools:
         # vLLM does not start where one request of the greatest length would not fit.
-        if load_bytes(settings, model, placement, longest) > pool_bytes(settings, model, placement):
+        if load_bytes(settings, model, placement, longest) > pool:
             raise UsageProblem(
                 f"KV cache too small on engine {placement.spec.name}: vLLM wants room for one request of "
                 f"{model.max_length} tokens × {model.kv_bytes_per_token} bytes, the pool is "
-                f"{pool_bytes(settings, model, placement) / _GIB:.2f} GiB{_taken_off(settings, model)} "
+                f"{pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
                 "(model.max_model_len, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
             )
+
+
+def _check_workload(settings: Settings, model: Model, load: Load) -> None:
+    """Refuse what no pool could make possible."""
+    if load.concurrency > settings.workload.requests:
+        raise UsageProblem(
+            f"{load.concurrency} requests in flight need at least as many requests, not "
+            f"{settings.workload.requests} (--concurrency, --requests)"
+        )
+    if load.concurrency > (settings.engine.max_num_seqs or load.concurrency):
+        raise UsageProblem(
+            f"{load.concurrency} requests in flight are over engine.max_num_seqs, {settings.engine.max_num_seqs}"
+        )
+    length = load.prompt_tokens + load.output_tokens
+    if length > model.max_length:
+        raise UsageProblem(
+            f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens is over the {model.max_length} "
+            f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
+        )
+    if settings.workload.primed_share and not cached_tokens(settings, load.prompt_tokens):
+        raise UsageProblem(
+            f"{settings.workload.primed_share:.0%} of {load.prompt_tokens} tokens is no whole block of "
+            f"{block_tokens(settings)}: longer prompts, or a smaller engine.block_size (--cache)"
+        )
+
+
+def _check_pool(settings: Settings, model: Model, placement: Placement, pool: int, load: Load) -> None:
+    """Refuse a load that does not fit in a pool, less the one block that vLLM keeps for itself (its null block)."""
+    need = load_bytes(settings, model, placement, load) + block_tokens(settings) * model.kv_bytes_per_token
+    kept = _primed_bytes(settings, model, placement, load)
+    if need + kept > pool:
+        told = f" + {kept / _GIB:.2f} GiB for a pass's prompts in the cache" if kept else ""
+        raise UsageProblem(
+            f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
+            f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
+            "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
+        )
 
 
 def load_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:

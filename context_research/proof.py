@@ -98,6 +98,7 @@ class Proof:
     lateness: list[float] = field(default_factory=list)
     reference: Reference | EngineFailure | str = ""
     resets: dict[str, bool] = field(default_factory=dict)
+    """By engine, before the case and after it: whether its prefix cache could be emptied."""
     counted: dict[str, Counters] = field(default_factory=dict)
     """By role: what each engine counted from `start` to `end`."""
     seconds: float = 0.0
@@ -153,7 +154,9 @@ class Proof:
     def end(self, timelines: Sequence[Timeline]) -> None:
         """Have every engine report what it still holds back, and take the counts."""
         with self._clocked():
-            self._settle()
+            # Blocks that stay in use are KV that was handed to nobody. A dead engine is for `complete` to tell.
+            emptied, dead = self._settle(), {engine.name for engine in self.topology.engines if engine.dead}
+            self.resets |= {f"{name} afterwards": done for name, done in emptied.items() if name not in dead}
             for engine in self.topology.engines:
                 add_reads(timelines, engine.counters.reads)  # the warm-up's too, which are in no count
                 self.counted[engine.role] = engine.counters.since(self._before[engine.name])
@@ -186,7 +189,7 @@ class Proof:
             validity.cache(sent, self.counted, self.resets, str(workload.cache), cached),
             validity.client(measured, lag.of(measured, self.lateness), self.standing.self_test),
             validity.pressure(self.counted, workload.allow_preemptions),
-            validity.parity(sent, self.reference, exact=self.model.dtype == "float32"),
+            validity.parity(sent, self.reference, parity.is_exact(self.model)),
             validity.window(steady, whole, self.case.concurrency),
             validity.ttft_waterfall(measured, self.case.prompt_tokens, chosen.device),
         ]

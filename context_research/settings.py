@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from context_research.errors import UsageProblem
 from context_research.options import OPTIONS, Option, flag_of, name_in
@@ -95,6 +103,15 @@ class Workload(Section):
     def primed_share(self) -> float:
         """Share of each prompt that the prefix cache holds when the request is sent."""
         return self.cache.primed if isinstance(self.cache, Primed) else {"cold": 0.0, "warm": 1.0}[self.cache]
+
+    @field_validator("cache", mode="wrap")
+    @classmethod
+    def _one_of_three(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        # Pydantic would complain of one of the alternatives, and not of the right one.
+        try:
+            return check(value)
+        except ValidationError:
+            raise ValueError("must be cold, warm, or primed: a share between 0 and 1") from None
 
     @field_validator("prompt_lengths", "concurrency")
     @classmethod

@@ -150,7 +150,7 @@ def cache(
     if miscounted := not wrong and None not in found and hits != expected * len(found):
         evidence += f"; {expected * len(found)} hits were due"
     if refused := [name for name, emptied in resets.items() if not emptied]:
-        evidence += f"; {', '.join(refused)} could not be emptied before (blocks in use)"
+        evidence += f"; {', '.join(refused)} could not be emptied (blocks in use)"
     return _judged("cache", not (wrong or refused or decode or miscounted), evidence)
 
 

@@ -20,7 +20,8 @@ from ratios import Bar, Comparison
 
 from context_research import metrics, models
 from context_research.engines import child
-from context_research.engines.vllm import VllmEngine, _environment
+from context_research.engines.environment import changed
+from context_research.engines.vllm import VllmEngine
 from context_research.errors import EngineFailure
 from context_research.measure import measure
 from context_research.settings import Settings
@@ -123,9 +124,9 @@ def run_vllm(settings: Settings, result: Path) -> dict[str, Any]:
             f"--output-json={out}",
         ]
     )
-    given = {name: value for name, value in engine._arguments().items() if value is not None}
+    given = {name: value for name, value in engine.arguments().items() if value is not None}
     vars(args).update(given | settings.engine.args)
-    with child.dies_with_parent() as parent, _environment({**engine._environment(), **parent}):
+    with child.dies_with_parent() as parent, changed({**engine.environment(), **parent}):
         _place_like(engine)
         latency.main(args)
     return {"latencies": json.loads(out.read_text())["latencies"], "config": _config(engine)}
@@ -136,7 +137,7 @@ def _import_vllm(engine: VllmEngine) -> None:
 
     From then on this process also ends when the one that started it has ended.
     """
-    with _environment(engine._environment()):
+    with changed(engine.environment()):
         child.register()
 
 

@@ -8,7 +8,7 @@ import difflib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from context_research.devices import Placement, visible_gpus
 from context_research.engines import logs, seeded_loader, stats
 from context_research.engines.base import Counters, Request
 from context_research.engines.child import dies_with_parent
+from context_research.engines.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.models import Model
 from context_research.preflight import block_tokens, pool_bytes
@@ -63,7 +64,7 @@ class VllmEngine:
             raise RuntimeError("engines start on the main thread: forked children die with the thread that made them")
         said = self.log.stat().st_size if self.log.exists() else 0
         began, before = time.perf_counter(), set(psutil.Process().children(recursive=True))
-        with dies_with_parent() as parent, logs.to_file(self.log), _environment({**self._environment(), **parent}):
+        with dies_with_parent() as parent, logs.to_file(self.log), changed({**self.environment(), **parent}):
             try:
                 self._llm = self._launch()
                 self._take_processes(before)
@@ -82,7 +83,7 @@ class VllmEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         seeded_loader.register()
-        own, extra = self._arguments(), self._settings.engine.args
+        own, extra = self.arguments(), self._settings.engine.args
         known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
         for name in extra:
             if name in own or name in _OWNED:
@@ -99,7 +100,7 @@ class VllmEngine:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
 
-    def _arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """Keyword arguments of vLLM's AsyncEngineArgs; None leaves vLLM's default."""
         engine, on_cpu = self._settings.engine, self._settings.device == "cpu"
         arguments: dict[str, Any] = {
@@ -130,7 +131,7 @@ class VllmEngine:
             arguments["kv_transfer_config"] = KVTransferConfig(**self._connector[0])
         return arguments
 
-    def _environment(self) -> dict[str, str | None]:
+    def environment(self) -> dict[str, str | None]:
         """What the engine's processes see; None removes a variable that would override the settings."""
         environment: dict[str, str | None] = {
             "VLLM_NO_USAGE_STATS": "1",
@@ -238,6 +239,7 @@ class VllmEngine:
             "kv_bytes_per_token": self._model.kv_bytes_per_token,
             "start_s": round(self._start_s, 2),
             "pids": [process.pid for process in self._cores],
+            "environment": {name: value for name, value in self.environment().items() if value is not None},
             "vllm_config": {
                 name: _plain(getattr(self._config, f"{name}_config", None)) for name in _DESCRIBED if self._config
             },
@@ -285,19 +287,3 @@ def _is_resource_tracker(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return "resource_tracker" in " ".join(process.cmdline())
     return False
-
-
-@contextlib.contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
-    """Set (or remove, for None) environment variables, and put all back as they were."""
-    before = dict(os.environ)
-    try:
-        for name, value in changes.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

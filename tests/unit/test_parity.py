@@ -21,18 +21,17 @@ class Echo:
 
     async def serve(self, request, leg, *, output_tokens, handoff, alternatives):
         assert handoff is None
-        assert alternatives > 1
         leg.token_ids = request.prompt[: output_tokens - self.missing]
-        leg.alternatives = [{token: -0.5} for token in leg.token_ids]
+        leg.alternatives = [{token: -0.5} for token in leg.token_ids] if alternatives else []
 
 
 def batch(settings, level=4):
     return requests(Case("e0", 64, level), settings.workload, 0, 16384, 0)
 
 
-def kept(folder, settings=None, requests=None):
+def kept(folder, settings=None, requests=None, dtype="bfloat16"):
     settings = settings or chosen()
-    return Kept(folder, sample(batch(settings)) if requests is None else requests, settings, model())
+    return Kept(folder, sample(batch(settings)) if requests is None else requests, settings, model(dtype=dtype))
 
 
 @pytest.fixture
@@ -40,6 +39,12 @@ def made(tmp_path):
     one = kept(tmp_path)
     one.make(Echo(), "r1")
     return one
+
+
+def test_exact_outputs_ask_for_no_alternatives(tmp_path):
+    one = kept(tmp_path, dtype="float32")
+    one.make(Echo(), "r1")
+    assert all(output["alternatives"] == [] for output in one.read().outputs.values())
 
 
 def test_a_reference_is_read_back(made, tmp_path):
@@ -81,7 +86,7 @@ def test_a_reference_that_is_cut_short_is_refused(made, cut):
     for output in payload["outputs"].values():
         output[cut].pop()
     made.path.write_text(json.dumps(payload))
-    with pytest.raises(UsageProblem, match=r"is corrupt: 1[56] tokens and 1[56] alternatives where 16 were asked for"):
+    with pytest.raises(UsageProblem, match=r"is corrupt: 1[56] tokens with 1[56] alternatives where 16 were asked for"):
         made.read()
 
 
