@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from context_research.devices import Placement, memory_bytes
+from context_research.devices import Placement
 from context_research.errors import UsageProblem
+from context_research.kv import ACTIVATIONS, block_tokens, cached_tokens, load_bytes, pool_bytes, primed_bytes
 from context_research.models import Model
 from context_research.options import SIMULATED_OPT_IN
 from context_research.settings import Settings
-from context_research.workload.prompts import Load, in_a_pass
+from context_research.workload.prompts import Load
 
-ACTIVATIONS = 3 << 30
-"""Bytes that vLLM keeps on a GPU beside weights and KV: activations, CUDA graphs, context (seen: 1.5-3 GiB)."""
 _GIB = 1 << 30
 
 
@@ -112,7 +111,7 @@ def _check_workload(settings: Settings, model: Model, load: Load) -> None:
 def _check_pool(settings: Settings, model: Model, placement: Placement, pool: int, load: Load) -> None:
     """Refuse a load that does not fit in a pool, less the one block that vLLM keeps for itself (its null block)."""
     need = load_bytes(settings, model, placement, load) + block_tokens(settings) * model.kv_bytes_per_token
-    kept = _primed_bytes(settings, model, placement, load)
+    kept = primed_bytes(settings, model, placement, load)
     if need + kept > pool:
         told = f" + {kept / _GIB:.2f} GiB for a pass's prompts in the cache" if kept else ""
         raise UsageProblem(
@@ -120,49 +119,6 @@ def _check_pool(settings: Settings, model: Model, placement: Placement, pool: in
             f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
             "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
         )
-
-
-def load_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
-    """KV bytes that a load takes on one engine, in whole blocks. A prefill engine makes one token per request."""
-    tokens = load.prompt_tokens + (1 if placement.spec.role == "prefill" else load.output_tokens)
-    block = block_tokens(settings)
-    return load.concurrency * -(-tokens // block) * block * model.kv_bytes_per_token
-
-
-def cached_tokens(settings: Settings, prompt_tokens: int) -> int:
-    """Prompt tokens that the declared cache state serves to a request: whole blocks, and never the last token."""
-    block = block_tokens(settings)
-    return min(int(prompt_tokens * settings.workload.primed_share), prompt_tokens - 1) // block * block
-
-
-def _primed_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:
-    """KV bytes of what the declared cache state keeps of a pass's prompts, on the engine that computes them."""
-    if placement.spec.role == "decode" or not settings.workload.primed_share:
-        return 0
-    requests, block = len(in_a_pass(settings.workload, load.concurrency)), block_tokens(settings)
-    # What earlier requests of the pass leave in the cache takes room from the prompts of later ones.
-    tokens = int(load.prompt_tokens * settings.workload.primed_share) + load.output_tokens
-    return requests * -(-tokens // block) * block * model.kv_bytes_per_token
-
-
-def block_tokens(settings: Settings) -> int:
-    """Tokens of one KV block: as given, else vLLM's default for the device."""
-    return settings.engine.block_size or (128 if settings.device == "cpu" else 16)
-
-
-def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
-    """KV bytes that one engine will have: its share of the configured pool, or of what weights leave on its GPUs."""
-    if (total := settings.engine.kv_cache_memory_bytes) is not None:
-        cards = len(placement.devices) if settings.device == "cuda" else 1
-        return int(total * placement.memory_share) * cards
-    if settings.device == "cpu":
-        # vLLM's own default takes half the machine's memory for each engine: two of them would not fit.
-        return int(memory_bytes("cpu", 0) * 0.4 * placement.memory_share)
-    usable = sum(
-        int(memory_bytes("cuda", index) * settings.engine.gpu_memory_utilization * placement.memory_share) - ACTIVATIONS
-        for index in placement.devices
-    )
-    return max(0, usable - model.weight_bytes)
 
 
 def _cuda_build() -> bool:

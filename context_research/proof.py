@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from context_research import lag, parity, preflight, transport, validity
+from context_research import kv, lag, parity, transport, validity
 from context_research.artifacts import RunFiles
 from context_research.engines.base import Counters, Engine, Request
 from context_research.engines.null import NullEngine
@@ -179,12 +179,11 @@ class Proof:
         chosen, workload, decode = self.settings, self.settings.workload, self.counted.get("decode")
         sent = [timeline for timeline in timelines if timeline.phase != "warmup"]
         measured = [timeline for repeat in steady for timeline in repeat.timelines]
-        block, kv = preflight.block_tokens(chosen), self.model.kv_bytes_per_token
-        cached = preflight.cached_tokens(chosen, self.case.prompt_tokens)
+        cached = kv.cached_tokens(chosen, self.case.prompt_tokens)
         dead = [engine.name for engine in self.topology.engines if engine.dead]
         found = [
             validity.complete(asked, timelines, dead),
-            validity.disaggregated(sent, decode, self.faults, block, kv),
+            validity.disaggregated(sent, decode, self.faults, kv.block_tokens(chosen), self.model.kv_bytes_per_token),
             validity.transport(self._transport(), _reads(decode)),
             validity.cache(sent, self.counted, self.resets, str(workload.cache), cached),
             validity.client(measured, lag.of(measured, self.lateness), self.standing.self_test),

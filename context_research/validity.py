@@ -112,8 +112,8 @@ def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) ->
         return Check("transport", "n/a", "no KV is handed over" if not transfers else "no plain copy was measured")
     if not transfers:
         return Check("transport", "n/a", "no KV was handed over")
-    best = max(size / seconds for seconds, size in transfers if seconds > 0)
-    seconds, size = min(transfers, key=lambda one: one[0] / one[1])
+    seconds, size = min(transfers, key=lambda read: read[0] / read[1])
+    best = size / max(seconds, 1e-9)
     allowed = seen.allowed_s(size)
     evidence = (
         f"{seen.name}; best read {size / 1e6:.3g} MB in {seconds * 1e3:.3g} ms = {best / 1e9:.3g} GB/s, "

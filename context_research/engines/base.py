@@ -16,7 +16,7 @@ class Request:
 
     `prompt` holds token ids; exactly `output_tokens` are generated (end-of-sequence is ignored).
     `sha256` covers everything that is sent, so that two runs can show that they sent the same.
-    Only requests of phase `measured` are in figures; those of `ramp` and `drain` keep the load up around them.
+    Latencies are those of phase `measured`; requests of `ramp` and `drain` keep the load up around them.
     """
 
     id: str

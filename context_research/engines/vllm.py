@@ -20,8 +20,8 @@ from context_research.engines.base import Counters, Request
 from context_research.engines.child import dies_with_parent
 from context_research.engines.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
+from context_research.kv import block_tokens, pool_bytes
 from context_research.models import Model
-from context_research.preflight import block_tokens, pool_bytes
 from context_research.settings import Settings
 from context_research.timeline import Leg
 

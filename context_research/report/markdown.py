@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from context_research import artifacts
 from context_research.artifacts import RunFiles
+from context_research.metrics import PERCENTILES, samples_needed
 from context_research.report import validity
 
 _ROLES = ("prefill", "decode")
@@ -103,9 +104,10 @@ def _figures(summary: Mapping[str, Any]) -> str:
     if not parts:
         return ""
     label = summary["model"].get("label") or summary["model"]["name"]
+    needed = ", ".join(f"p{percentile} needs {samples_needed(percentile)}" for percentile in PERCENTILES)
     note = (
         f"Measured on the {summary['backend']} backend on {summary['device']}, {label}. A dash is a percentile with "
-        "too few samples behind it (p50 needs 8, p90 51, p95 104, p99 528). Definitions: docs/metrics.md."
+        f"too few samples behind it ({needed}). Definitions: docs/metrics.md."
     )
     return "\n\n".join(part for part in ("## Figures", note, _waterfall(summary), _roles(summary), *parts) if part)
 

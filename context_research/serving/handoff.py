@@ -59,7 +59,7 @@ def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, An
         **{name: os.environ.get(name, value) for name, value in UCX_TELLS.items()},
     }
     if device == "cuda":
-        # Else UCX reads over TCP between two engines on one GPU, 0.5 GB/s instead of hundreds. Yours wins.
+        # Else UCX reads over TCP between two engines on one GPU, 0.5 GB/s instead of tens. Yours wins.
         environment["UCX_CUDA_IPC_ENABLE_GET_ZCOPY"] = os.environ.get("UCX_CUDA_IPC_ENABLE_GET_ZCOPY", "on")
     return arguments, environment
 

@@ -2,7 +2,8 @@ import pytest
 
 from context_research import devices, preflight
 from context_research.errors import UsageProblem
-from context_research.preflight import ACTIVATIONS, Load, check_backend, check_fit, load_bytes, pool_bytes
+from context_research.kv import ACTIVATIONS, load_bytes, pool_bytes
+from context_research.preflight import Load, check_backend, check_fit
 
 from .made import chosen, model
 
@@ -187,7 +188,7 @@ def qwen():
 @pytest.fixture
 def card(monkeypatch):
     """GPUs of 40 GiB."""
-    monkeypatch.setattr(preflight, "memory_bytes", lambda *_: 40 * GIB)
+    monkeypatch.setattr("context_research.kv.memory_bytes", lambda *_: 40 * GIB)
 
 
 def pools(settings, own, of):
