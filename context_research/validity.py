@@ -24,7 +24,7 @@ from context_research.transport import Transport
 LOOP_LAG, LOOP_MAX = 1.0, 10.0
 """Of the median token gap: the most that the event loop's lateness may be at p99, and once."""
 SEND_LAG = 0.1
-"""Of the median TTFT: the most that the p99 of sent − scheduled may be."""
+"""Of the median TTFT, or one median token gap where that is more: the most that the p99 of sent − scheduled may be."""
 UNATTRIBUTED = {"cpu": 0.05, "cuda": 0.03}
 """Of TTFT, at the median: the most that the waterfall may leave unattributed."""
 _WATERFALL_FROM = 4096
@@ -157,13 +157,13 @@ def cache(
 def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Check:
     """The client sent on time and its event loop came round, against the run's own TTFT and token gap.
 
-    Where no request has two tokens, TTFT stands for the gap.
+    Where no request has two tokens, that part of TTFT stands for the gap.
     """
     if not timelines:
         return Check("client", "n/a", "no request was measured")
     ttft = median(metrics.ttft(timeline) for timeline in timelines)
-    gap = median([gap for timeline in timelines for gap in metrics.itl(timeline) if gap > 0] or [ttft])
-    send, loop, once = SEND_LAG * ttft, LOOP_LAG * gap, LOOP_MAX * gap
+    gap = median([gap for timeline in timelines for gap in metrics.itl(timeline) if gap > 0] or [SEND_LAG * ttft])
+    send, loop, once = max(SEND_LAG * ttft, LOOP_LAG * gap), LOOP_LAG * gap, LOOP_MAX * gap
     evidence = (
         f"p99: sent {_ms(lag.send_p99)} late (at most {_ms(send)}), event loop {_ms(lag.loop_p99)} late (at most "
         f"{_ms(loop)}); event loop once {_ms(lag.loop_max)} late (at most {_ms(once)})"

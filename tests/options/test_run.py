@@ -103,6 +103,7 @@ def test_the_checks_are_shown_at_the_end(suite, aggregated):
 
 def test_a_failed_check_makes_the_run_invalid_and_keeps_its_rows_out(suite, aggregated, monkeypatch):
     monkeypatch.setattr("context_research.validity.SEND_LAG", 0.0)
+    monkeypatch.setattr("context_research.validity.LOOP_LAG", 0.0)
     result = suite.inside("--seed=0", *SMALL, "-k", "c1 or c2", lend=[aggregated])
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*p64-c1: client: p99: sent *", "client *FAIL *2 of 2 cases; p64-c1: p99*"])
@@ -116,6 +117,7 @@ def test_a_failed_check_makes_the_run_invalid_and_keeps_its_rows_out(suite, aggr
 
 def test_an_allowed_failure_stays_visible(suite, aggregated, monkeypatch):
     monkeypatch.setattr("context_research.validity.SEND_LAG", 0.0)
+    monkeypatch.setattr("context_research.validity.LOOP_LAG", 0.0)
     result = suite.inside("--seed=0", *SMALL, "--allow-invalid=client,parity", lend=[aggregated])
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(["client *FAIL, allowed *2 of 2 cases*"])

@@ -44,5 +44,15 @@ def test_percentiles_of_a_case():
     sent = [timeline([1.0], scheduled=0.0, sent=0.001 * index) for index in range(101)]
     found = lag.of(sent, [0.0] * 99 + [0.2, 0.3])
     assert found.send_p99 == pytest.approx(0.099)
-    assert (found.loop_p99, found.loop_max) == (pytest.approx(0.2), 0.3)
+    assert (found.loop_p99, found.loop_max) == (0.0, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "late", "counts"), [(100, 3, False), (100, 4, True), (1000, 10, False), (1000, 11, True), (2, 2, True)]
+)
+def test_the_lateness_of_one_hundredth_of_the_time_is_passed_over_and_of_three_ticks(ticks, late, counts):
+    assert (lag.of([], [0.0] * (ticks - late) + [0.2] * late).loop_p99 > 0) is counts
+
+
+def test_nothing_sent_is_never_late():
     assert lag.of([], []) == lag.Lag(0.0, 0.0, 0.0)
