@@ -59,7 +59,8 @@ def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> 
     done = sum(timeline.complete for timeline in timelines if timeline.phase == "measured")
     evidence = f"{done} of {asked} requests finished with the asked tokens"
     errors = Counter(timeline.error or "cut short" for timeline in timelines if not timeline.complete)
-    errors |= {f"engine {name} died": 1 for name in dead}
+    # A request that noticed has named its engine already.
+    errors |= {f"engine {name!r} died": 1 for name in dead if not any(f"{name!r} died" in error for error in errors)}
     if missing := asked - sum(timeline.phase == "measured" for timeline in timelines):
         errors[f"{missing} never sent"] = 1
     for error, count in errors.most_common(3):

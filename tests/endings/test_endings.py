@@ -121,8 +121,9 @@ def kill(serving, concurrency):
     assert [cases[f"p64-c{n}"]["status"] for n in (1, 2, 3)] == ["invalid", "invalid", "passed"]
     assert "decode engine 'decode' died" in cases["p64-c1"]["failure"]
     assert cases["p64-c3"]["requests"] == {"asked": 40, "finished": 40, "around": 10}
-    saved = json.loads(next((suite.path / ".benchmarks").glob("*/*.json")).read_text())
-    assert {row["param"] for row in saved["benchmarks"]} == {"p64-c3"}
+    assert not list((suite.path / ".benchmarks").glob("*/*.json")), (
+        "an invalid run has no rows, not even its sound case's"
+    )
 
 
 def test_an_engine_that_cannot_start_is_quoted_and_ends_the_run(suite):

@@ -55,7 +55,7 @@ def test_requests_around_the_window_are_not_counted_but_must_end_well():
         pytest.param(3, good(2), [], "1 never sent", id="never-sent"),
         pytest.param(3, [*good(1), *good(2, error="died")], [], "2 × died", id="many-errors"),
         pytest.param(3, [], [], "3 never sent", id="none"),
-        pytest.param(3, good(), ["prefill"], "engine prefill died", id="died-after-the-last"),
+        pytest.param(3, good(), ["prefill"], "engine 'prefill' died", id="died-after-the-last"),
     ],
 )
 def test_complete_fails(asked, timelines, dead, evidence):
