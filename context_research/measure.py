@@ -104,7 +104,7 @@ class CaseResult:
             },
             "roles": roles.summarize(self.repeats),
             "client": {
-                "lag": lag.of(measured, self.proof.lateness).as_json(),
+                "lag": self.proof.client_lag and self.proof.client_lag.as_json(),
                 "self_test": self.proof.standing.self_test and self.proof.standing.self_test.as_json(),
             },
             "chunked_share": metrics.chunked_share(measured),
@@ -122,12 +122,11 @@ class CaseResult:
         }
 
 
-def _samples(of: Iterable[Metric], repeats: Iterable[Repeat]) -> dict[str, list[float]]:
-    repeats = tuple(repeats)
+def _samples(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, list[float]]:
     return {metric.name: [value for repeat in repeats for value in metric.samples(repeat)] for metric in of}
 
 
-def _summarized(of: Sequence[Metric], repeats: Iterable[Repeat]) -> dict[str, Any]:
+def _summarized(of: Sequence[Metric], repeats: Sequence[Repeat]) -> dict[str, Any]:
     samples = _samples(of, repeats)
     return {metric.name: metrics.summarize(samples[metric.name], metric.unit) for metric in of}
 

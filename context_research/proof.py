@@ -104,6 +104,8 @@ class Proof:
     seconds: float = 0.0
     """What gathering and judging took, the parity reference apart."""
     reference_s: float = 0.0
+    client_lag: Lag | None = None
+    """Of the measured requests; known once judged."""
     _before: dict[str, Counters] = field(default_factory=dict)
 
     @property
@@ -180,13 +182,14 @@ class Proof:
         sent = [timeline for timeline in timelines if timeline.phase != "warmup"]
         measured = [timeline for repeat in steady for timeline in repeat.timelines]
         cached = kv.cached_tokens(chosen, self.case.prompt_tokens)
+        self.client_lag = lag.of(measured, self.lateness)
         dead = [engine.name for engine in self.topology.engines if engine.dead]
         found = [
             validity.complete(asked, timelines, dead),
             validity.disaggregated(sent, decode, self.faults, kv.block_tokens(chosen), self.model.kv_bytes_per_token),
             validity.transport(self._transport(), _reads(decode)),
             validity.cache(sent, self.counted, self.resets, str(workload.cache), cached),
-            validity.client(measured, lag.of(measured, self.lateness), self.standing.self_test),
+            validity.client(measured, self.client_lag, self.standing.self_test),
             validity.pressure(self.counted, workload.allow_preemptions),
             validity.parity(sent, self.reference, parity.is_exact(self.model)),
             validity.window(steady, whole, self.case.concurrency),

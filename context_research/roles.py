@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from context_research.metrics import Repeat
+from context_research.spans import Span, covered
 from context_research.timeline import Timeline
-
-Span = tuple[float, float]
 
 
 def summarize(repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
@@ -39,23 +38,14 @@ def _prefilled(repeat: Repeat) -> int:
     return sum(timeline.prompt_tokens - (timeline.prefill_cached_tokens or 0) for timeline in done)
 
 
-def _prefill(timeline: Timeline) -> tuple[float | None, float | None]:
+def _prefill(timeline: Timeline) -> Span:
     return timeline.prefill_started, timeline.prefill_finished
 
 
-def _decode(timeline: Timeline) -> tuple[float | None, float | None]:
+def _decode(timeline: Timeline) -> Span:
     return timeline.decode_started or timeline.prefill_finished, timeline.finished
 
 
-def _busy(repeat: Repeat, spans: Iterable[tuple[float | None, float | None]]) -> float:
+def _busy(repeat: Repeat, spans: Iterable[Span]) -> float:
     """Seconds of the repeat's window that at least one span covers."""
-    inside = sorted(
-        (max(start, repeat.started), min(end, repeat.ended))
-        for start, end in spans
-        if start is not None and end is not None and end > repeat.started and start < repeat.ended
-    )
-    covered, reached = 0.0, repeat.started
-    for start, end in inside:
-        covered += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return covered
+    return covered(spans, repeat.started, repeat.ended)

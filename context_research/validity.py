@@ -18,6 +18,7 @@ from context_research.lag import Lag
 from context_research.metrics import Repeat
 from context_research.parity import Reference, first_difference
 from context_research.settings import CheckName
+from context_research.spans import covered
 from context_research.timeline import Timeline
 from context_research.transport import Transport
 
@@ -230,21 +231,9 @@ def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: st
 
 
 def _seconds_in_flight(repeat: Repeat, concurrency: int) -> float:
-    """Seconds of the window with at least `concurrency` requests in flight, between sending and the last token.
-
-    A slot is free for an instant between two requests; it counts as taken, as the next request was due by then.
-    """
-    changes = sorted(
-        change
-        for timeline in repeat.served
-        for change in ((timeline.scheduled, 1), (timeline.finished or timeline.scheduled, -1))
-    )
-    level, since, seconds = 0, repeat.started, 0.0
-    for at, step in changes:
-        if level >= concurrency:
-            seconds += max(0.0, min(at, repeat.ended) - max(since, repeat.started))
-        level, since = level + step, at
-    return seconds
+    """Seconds of the window with at least `concurrency` requests between due and last token."""
+    spans = ((timeline.scheduled, timeline.finished) for timeline in repeat.served)
+    return covered(spans, repeat.started, repeat.ended, concurrency)
 
 
 def _ms(seconds: float) -> str:

@@ -77,14 +77,18 @@ class Lend:
         return Lent(self._engines[placement.spec.role])
 
 
-class Lent:
-    """A running engine that ignores start and close."""
+class Changed:
+    """A running engine of which a test changes something."""
 
     def __init__(self, engine):
         self._engine = engine
 
     def __getattr__(self, name):
         return getattr(self._engine, name)
+
+
+class Lent(Changed):
+    """A running engine that ignores start and close."""
 
     def start(self): ...
 

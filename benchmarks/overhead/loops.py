@@ -80,7 +80,6 @@ def _at(
     workload = settings.workload.model_copy(update={"requests": per_slot * concurrency, "warmup_requests": 0})
 
     def ours(pair: int) -> Pass:
-        _reset(engine)
         return _taken(measure(case, _seeded(settings, workload, pair), model, topology, repeats=1))
 
     def bare(pair: int) -> Pass:

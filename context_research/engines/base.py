@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,15 +65,7 @@ class Counters:
         )
 
 
-_COUNTS = (
-    "prompt_computed",
-    "prompt_cached",
-    "prompt_external",
-    "generated",
-    "cache_queries",
-    "cache_hits",
-    "preemptions",
-)
+_COUNTS = tuple(one.name for one in fields(Counters) if one.type == "int")
 
 
 class Engine(Protocol):

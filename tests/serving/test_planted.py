@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import closing
 
 import pytest
 
@@ -15,7 +16,7 @@ from context_research.artifacts import RunFiles
 from context_research.measure import measure
 from context_research.serving import handoff
 from context_research.workload.prompts import Case
-from tests.conftest import resolve, start
+from tests.conftest import Changed, resolve, start
 
 CASE = Case("e0", 300, 2)
 
@@ -58,16 +59,6 @@ def pair(victim):
     return victim
 
 
-class Changed:
-    """A running engine of which a test changes something."""
-
-    def __init__(self, engine):
-        self._engine = engine
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
-
-
 def with_engines(topology, *engines, timeout_s=20):
     return type(topology)(engines, timeout_s)
 
@@ -90,8 +81,7 @@ def test_ten_clean_runs_pass_aggregated(aggregated, judge, seed):
 def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):
     """`recompute` hides a transfer that fails, here as the prefill engine is killed before decode fetches."""
     chosen = small(serving__handoff__load_failure_policy="recompute")
-    topology = start(chosen, tmp_path)
-    try:
+    with closing(start(chosen, tmp_path)) as topology:
 
         class Decode(Changed):
             async def serve(self, request, leg, **options):
@@ -101,8 +91,6 @@ def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):
 
         planted = with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
         assert "disaggregated" in failed(judge(planted, chosen, Case("e0", 300, 1)))
-    finally:
-        topology.close()
 
 
 def test_a_decode_leg_without_parameters_is_caught(disaggregated, judge, monkeypatch):
@@ -222,22 +210,16 @@ def test_a_blocked_client_is_caught(aggregated, judge):
 
 def test_a_transport_over_tcp_is_caught(tmp_path, judge, monkeypatch):
     monkeypatch.setenv("UCX_TLS", "tcp,self")
-    topology = start(small(), tmp_path)
-    try:
+    with closing(start(small(), tmp_path)) as topology:
         found = failed(judge(topology))
-    finally:
-        topology.close()
     assert "tcp" in found["transport"]
     assert "UCX_TLS" in found["transport"]
 
 
 def test_a_slowed_transport_is_caught(tmp_path, judge):
     chosen = small(serving__handoff__connector_module="tests.serving.slow_nixl")
-    topology = start(chosen, tmp_path)
-    try:
+    with closing(start(chosen, tmp_path)) as topology:
         found = failed(judge(topology, chosen))
-    finally:
-        topology.close()
     assert "slower than" in found["transport"]
 
 
@@ -250,11 +232,8 @@ def test_a_preemption_is_caught_unless_declared(tmp_path, judge):
         model__max_model_len=384,
         engine__kv_cache_memory_bytes=5 * 128 * 4096,
     )
-    topology = start(chosen, tmp_path)
-    try:
+    with closing(start(chosen, tmp_path)) as topology:
         case = Case("e0", 64, 2)
         assert "pressure" in failed(judge(topology, chosen, case))
         declared = chosen.workload.model_copy(update={"allow_preemptions": True})
         assert "pressure" not in failed(judge(topology, chosen.model_copy(update={"workload": declared}), case))
-    finally:
-        topology.close()

@@ -1,0 +1,21 @@
+"""Time that spans cover inside a window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Span = tuple[float | None, float | None]
+"""Start and end of something, in perf_counter seconds; None where one of them did not happen."""
+
+
+def covered(spans: Iterable[Span], started: float, ended: float, at_least: int = 1) -> float:
+    """Seconds between `started` and `ended` in which at least so many spans are open; unbounded spans count nowhere."""
+    changes = sorted(
+        change for start, end in spans if start is not None and end is not None for change in ((start, 1), (end, -1))
+    )
+    level, since, seconds = 0, started, 0.0
+    for at, step in changes:
+        if level >= at_least:
+            seconds += max(0.0, min(at, ended) - max(since, started))
+        level, since = level + step, at
+    return seconds
