@@ -109,7 +109,12 @@ class CaseResult:
             },
             "chunked_share": metrics.chunked_share(measured),
             "repeats": [
-                {"seconds": repeat.seconds, "finished": len(repeat.timelines), "output_tokens": repeat.output_tokens}
+                {
+                    "seconds": repeat.seconds,
+                    "finished": len(repeat.timelines),
+                    "output_tokens": repeat.output_tokens,
+                    "metrics": _summarized(of, [repeat]),
+                }
                 for repeat in self.repeats
             ],
             "waterfall": waterfall.summarize(measured),
@@ -128,7 +133,11 @@ def _samples(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, list[
 
 def _summarized(of: Sequence[Metric], repeats: Sequence[Repeat]) -> dict[str, Any]:
     samples = _samples(of, repeats)
-    return {metric.name: metrics.summarize(samples[metric.name], metric.unit) for metric in of}
+    return {
+        metric.name: metrics.summarize(samples[metric.name], metric.unit)
+        | {"lower_is_better": metric.lower_is_better, "statistic": metric.statistic}
+        for metric in of
+    }
 
 
 def measure(
@@ -167,27 +176,18 @@ def measure(
         passed = _pass(case, topology, batch, number, progress, while_waiting, proof.lateness)
         timelines += passed
         transfers = topology.decoder.counters.transfers[seen:]
-        steady.append(_repeat([t for t in passed if t.phase == "measured"], passed, transfers, settings))
-        whole.append(_repeat(passed, passed, transfers, settings))
+        more = {"transfers": tuple(transfers), "devices": _serving_devices(settings), "slo": settings.slo}
+        steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
+        whole.append(Repeat.of(passed, passed, **more))
     proof.end(timelines)
     asked = count * workload.requests
     checks = proof.checks(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
 
 
-def _repeat(
-    of: Sequence[Timeline], served: Sequence[Timeline], transfers: Sequence[tuple[float, int]], settings: Settings
-) -> Repeat:
-    """The window from when the first of `of` was due to the last one's end; what the main thread does is not in it."""
-    return Repeat(
-        started=min((timeline.scheduled for timeline in of), default=0.0),
-        ended=max((timeline.finished or timeline.scheduled for timeline in of), default=0.0),
-        timelines=[timeline for timeline in of if timeline.complete],
-        served=served,
-        transfers=tuple(transfers),
-        devices=len(run_devices(settings)) if settings.device == "cuda" else 1,
-        slo=settings.slo,
-    )
+def _serving_devices(settings: Settings) -> int:
+    """GPUs that serve; on CPU the machine counts as one."""
+    return len(run_devices(settings)) if settings.device == "cuda" else 1
 
 
 def _pass(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, log
+from typing import Any
 
 import numpy as np
 
@@ -35,9 +36,26 @@ class Repeat:
     devices: int = 1
     slo: Slo = field(default_factory=Slo)
 
+    @classmethod
+    def of(cls, timelines: Iterable[Timeline], served: Sequence[Timeline], **more: Any) -> Repeat:
+        """The window from when the first of `timelines` was due to the last one's end; those that completed count."""
+        asked = list(timelines)
+        return cls(
+            started=min((timeline.scheduled for timeline in asked), default=0.0),
+            ended=max((timeline.finished or timeline.scheduled for timeline in asked), default=0.0),
+            timelines=[timeline for timeline in asked if timeline.complete],
+            served=served,
+            **more,
+        )
+
     @property
     def seconds(self) -> float:
         return self.ended - self.started
+
+    @property
+    def ended_within(self) -> list[Timeline]:
+        """The requests, of whichever phase, whose last token came in the window: those that goodput counts."""
+        return [t for t in self.served if t.token_times and self.started < t.token_times[-1] <= self.ended]
 
     @property
     def output_tokens(self) -> int:
@@ -47,12 +65,17 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """`samples(repeat)` are values in `unit`. Only seconds (lower is better) become pytest-benchmark rows."""
+    """`samples(repeat)` are values in `unit`. Only seconds (lower is better) become pytest-benchmark rows.
+
+    `statistic` of the samples stands for a repeat or a session where two are compared: `p50`, or `mean` for rates, of
+    which a repeat has one sample.
+    """
 
     name: str
     unit: str
     samples: Callable[[Repeat], Iterable[float]]
     lower_is_better: bool = True
+    statistic: str = "p50"
 
 
 def ttft(timeline: Timeline) -> float:
@@ -91,8 +114,7 @@ def goodput(repeat: Repeat) -> float | None:
     """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
     if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.seconds <= 0:
         return None
-    ended = [t for t in repeat.served if t.token_times and repeat.started < t.token_times[-1] <= repeat.ended]
-    met = [timeline for timeline in ended if _meets(timeline, repeat.slo)]
+    met = [timeline for timeline in repeat.ended_within if _meets(timeline, repeat.slo)]
     return len(met) / repeat.seconds / repeat.devices
 
 
@@ -114,7 +136,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("itl", "s", lambda repeat: [gap for timeline in repeat.timelines for gap in itl(timeline)]),
     Metric("stall", "s", _each(stall)),
     Metric("e2e", "s", _each(e2e)),
-    Metric("output_token_time", "s", lambda r: _one(r.seconds / r.output_tokens if r.output_tokens else None)),
+    Metric(
+        "output_token_time",
+        "s",
+        lambda r: _one(r.seconds / r.output_tokens if r.output_tokens else None),
+        statistic="mean",
+    ),
     Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers]),
     Metric(
         "handoff_bandwidth",
@@ -122,7 +149,7 @@ METRICS: tuple[Metric, ...] = (
         lambda repeat: [size / s for s, size in repeat.transfers if s > 0],
         lower_is_better=False,
     ),
-    Metric("goodput", "1/s", lambda repeat: _one(goodput(repeat)), lower_is_better=False),
+    Metric("goodput", "1/s", lambda repeat: _one(goodput(repeat)), lower_is_better=False, statistic="mean"),
 )
 
 

@@ -1,0 +1,176 @@
+"""Paired statistics -> better, worse, equivalent or undecided. Method, sources, limits: docs/statistics.md."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+Outcome = Literal["better", "worse", "equivalent", "undecided"]
+ALPHA = 0.05
+"""Share of false alarms allowed: of a single test, and by Benjamini-Hochberg of the alarms in a family."""
+MIN_PAIRS = 6
+"""With n pairs the sign-flip test's p can't be under 2^(1−n): 5 pairs never reach 0.05."""
+PRACTICAL = 0.03
+"""Ratios within 1 ± this are equal for practical purposes."""
+_POWER = 0.8
+"""With which the pairs that an undecided verdict asks for would tell a practical difference."""
+_RESAMPLES = 2**14
+"""Bootstrap resamples, and sign flips: up to 14 pairs every one of the 2^n is tried, and p is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """One metric of one case: `baseline[i]` and `candidate[i]` are of the same seed; None where a unit has no value.
+
+    A unit is what is repeated: an engine start's whole session, or a repeat within it. `statistic` is what stands for
+    it: `p50`, `p90`, … or `mean`.
+    """
+
+    case: str
+    metric: str
+    statistic: str
+    unit: str
+    lower_is_better: bool
+    baseline: tuple[float | None, ...]
+    candidate: tuple[float | None, ...]
+
+    @property
+    def complete(self) -> list[tuple[float, float]]:
+        """The pairs whose ratio has a logarithm."""
+        return [(b, c) for b, c in zip(self.baseline, self.candidate, strict=True) if b and c]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the pairs say. `ratio` is candidate / baseline (geometric mean), [`low`, `high`] its 95 % interval.
+
+    `p` is the sign-flip test's, `p_adjusted` after Benjamini-Hochberg over the family; None outside a family, as is
+    `outcome`. `pairs_needed`: how many could decide, given the noise seen; None where that is not known.
+    """
+
+    pairs: Pairs
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_adjusted: float | None = None
+    outcome: Outcome | None = None
+    reason: str = ""
+    pairs_needed: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data; the pairs' fields beside the verdict's."""
+        fields = asdict(self)
+        return {**fields.pop("pairs"), **fields}
+
+
+def decide(family: Sequence[Pairs], practical: float = PRACTICAL, start_noise: float = 0.0) -> list[Verdict]:
+    """One verdict for each of `family`, the comparisons named before anything was measured.
+
+    `start_noise`: by how much two starts of one engine differ, as a share; intervals are widened by it. It is 0 where
+    each unit is an engine start of its own, as its spread then is in the pairs.
+    """
+    found = [describe(pairs, start_noise) for pairs in family]
+    tested = [verdict for verdict in found if verdict.p is not None]
+    adjusted = stats.false_discovery_control([v.p for v in tested]) if tested else []
+    by_pairs = {id(v.pairs): float(p) for v, p in zip(tested, adjusted, strict=True)}
+    return [_judged(verdict, by_pairs.get(id(verdict.pairs)), len(tested), practical) for verdict in found]
+
+
+def describe(pairs: Pairs, start_noise: float = 0.0) -> Verdict:
+    """Ratio, interval and p, without an outcome: for metrics outside the family."""
+    values = pairs.complete
+    if not values:
+        return Verdict(pairs)
+    logs = np.log([candidate / baseline for baseline, candidate in values])
+    ratio = float(np.exp(logs.mean()))
+    if len(values) < MIN_PAIRS:
+        return Verdict(pairs, ratio)
+    low, high = _interval(logs)
+    return Verdict(pairs, ratio, low / (1 + start_noise), high * (1 + start_noise), _sign_flip(logs))
+
+
+def pairs_to_decide_alone(family: int) -> int:
+    """The fewest pairs with which one effect alone, in a family of so many, can be told: family × 2^(1−n) ≤ 0.05."""
+    return max(MIN_PAIRS, math.ceil(1 + math.log2(family / ALPHA)))
+
+
+def pairs_for(noise: float, practical: float, family: int) -> int:
+    """Pairs that tell a difference of `practical` in 8 of 10 cases, where pairs' log ratios scatter by `noise` (sd)."""
+    z = stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(_POWER)
+    return max(pairs_to_decide_alone(family), math.ceil((float(z) * noise / math.log1p(practical)) ** 2))
+
+
+def _judged(verdict: Verdict, adjusted: float | None, family: int, practical: float) -> Verdict:
+    outcome, reason = _outcome(verdict, adjusted, family, practical)
+    needed = None
+    if outcome == "undecided":
+        logs = [math.log(candidate / baseline) for baseline, candidate in verdict.pairs.complete]
+        needed = pairs_for(float(np.std(logs, ddof=1)), practical, max(1, family)) if len(logs) > 1 else None
+    fields = {name: getattr(verdict, name) for name in ("pairs", "ratio", "low", "high", "p")}
+    return Verdict(**fields, p_adjusted=adjusted, outcome=outcome, reason=reason, pairs_needed=needed)
+
+
+def _outcome(verdict: Verdict, adjusted: float | None, family: int, practical: float) -> tuple[Outcome, str]:
+    count, asked = len(verdict.pairs.complete), len(verdict.pairs.baseline)
+    if asked < MIN_PAIRS:
+        return "undecided", f"{asked} {'pair' if asked == 1 else 'pairs'}: fewer than {MIN_PAIRS} decide nothing"
+    if count < MIN_PAIRS:
+        return (
+            "undecided",
+            f"{asked - count} of {asked} pairs have no {verdict.pairs.statistic} (too few samples, or 0)",
+        )
+    assert verdict.low is not None and verdict.high is not None and adjusted is not None and verdict.p is not None
+    if 1 - practical < verdict.low and verdict.high < 1 + practical:
+        return "equivalent", f"the interval is within ±{practical:.3g}"
+    if verdict.low <= 1 <= verdict.high:
+        return "undecided", "the interval holds 1, and more than a practical difference"
+    if adjusted > ALPHA:
+        if family * 2.0 ** (1 - count) > ALPHA:
+            return "undecided", (
+                f"undecidable with {count} pairs: alone in a family of {family} an effect needs "
+                f"{pairs_to_decide_alone(family)}"
+            )
+        return "undecided", f"p {adjusted:.2g} after correction for a family of {family}"
+    better = (verdict.high < 1) == verdict.pairs.lower_is_better
+    return ("better" if better else "worse"), ""
+
+
+def _interval(logs: np.ndarray) -> tuple[float, float]:
+    """The ratio's 95 % BCa bootstrap interval (Efron 1987)."""
+    if np.ptp(logs) == 0:  # nothing to resample: a deterministic backend
+        return float(np.exp(logs[0])), float(np.exp(logs[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        for method in ("BCa", "percentile"):  # BCa has no answer where nearly all pairs are alike
+            found = stats.bootstrap(
+                (logs,),
+                np.mean,
+                confidence_level=1 - ALPHA,
+                n_resamples=_RESAMPLES,
+                method=method,
+                rng=np.random.default_rng(0),
+            ).confidence_interval
+            if np.isfinite([found.low, found.high]).all():
+                break
+    return float(np.exp(found.low)), float(np.exp(found.high))
+
+
+def _sign_flip(logs: np.ndarray) -> float:
+    """Two-sided p of the mean under flipping each pair's arms (Fisher's randomization test)."""
+    return float(
+        stats.permutation_test(
+            (logs,),
+            np.mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            rng=np.random.default_rng(0),
+        ).pvalue
+    )
