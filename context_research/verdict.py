@@ -121,12 +121,8 @@ def _outcome(verdict: Verdict, adjusted: float | None, family: int, practical: f
     count, asked = len(verdict.pairs.complete), len(verdict.pairs.baseline)
     if asked < MIN_PAIRS:
         return "undecided", f"{asked} {'pair' if asked == 1 else 'pairs'}: fewer than {MIN_PAIRS} decide nothing"
-    if count < MIN_PAIRS:
-        return (
-            "undecided",
-            f"{asked - count} of {asked} pairs have no {verdict.pairs.statistic} (too few samples, or 0)",
-        )
-    assert verdict.low is not None and verdict.high is not None and adjusted is not None and verdict.p is not None
+    if verdict.low is None or verdict.high is None or adjusted is None:
+        return "undecided", f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples, or 0)"
     if 1 - practical < verdict.low and verdict.high < 1 + practical:
         return "equivalent", f"the interval is within ±{practical:.3g}"
     if verdict.low <= 1 <= verdict.high:
