@@ -53,6 +53,30 @@ class RunFiles:
         return self.folder / f"{experiment}_summary.json"
 
 
+@dataclass(frozen=True, slots=True)
+class AbFiles:
+    """The files of one A/B, `outputs/ab/<ab_id>/` and its report; its sessions are runs like any other."""
+
+    outputs: Path
+    ab_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.outputs / "ab" / self.ab_id
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "ab.json"
+
+    @property
+    def verdict(self) -> Path:
+        return self.folder / "verdict.json"
+
+    @property
+    def report(self) -> Path:
+        return self.outputs / "reports" / f"{self.ab_id}.md"
+
+
 def new_run_id(experiment: str, mode: str, seed: int | None) -> str:
     """Sorts by time, and says what ran: ``20261123-140501-e0-disaggregated-s0-3f9a``."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -128,6 +152,8 @@ def read(path: Path, kind: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else f"corrupt, no valid JSON ({error})"
         raise UsageProblem(f"cannot read {path}: {told}") from None
+    if isinstance(payload, dict) and isinstance(found := payload.get("schema_version"), int) and found > SCHEMA_VERSION:
+        raise UsageProblem(f"{path} has schema version {found}, this version reads {SCHEMA_VERSION}: upgrade this one")
     if problem := next(_validator(kind).iter_errors(payload), None):
         where = ".".join(map(str, problem.absolute_path)) or "the whole"
         raise UsageProblem(f"{path} is corrupt or from another version: {where}: {problem.message[:200]}")
@@ -135,11 +161,13 @@ def read(path: Path, kind: str) -> dict[str, Any]:
 
 
 def find_run(outputs: Path, name: str) -> RunFiles:
-    """The run called `name`, or for `latest` the newest completed one.
+    """The run called `name`: an id, the path of a run's folder, or `latest` for the newest completed one.
 
     Raises UsageProblem: no run at all, none completed, no such run.
     """
-    runs = sorted((outputs / "runs").glob("*/run_metadata.json"), key=lambda path: path.stat().st_mtime)
+    if Path(name).parent.name == "runs" and (Path(name) / "run_metadata.json").is_file():
+        return RunFiles(Path(name).parent.parent, Path(name).name)
+    runs = sorted((outputs / "runs").glob("*/run_metadata.json"), key=_written)
     if not runs:
         raise UsageProblem(f"no run in {outputs}: start one with ./scripts/run_experiment.sh e0")
     if name != "latest":
@@ -150,6 +178,26 @@ def find_run(outputs: Path, name: str) -> RunFiles:
         if read(path, "run_metadata")["status"] == "completed":
             return RunFiles(outputs, path.parent.name)
     raise UsageProblem(f"none of the {len(runs)} runs in {outputs} completed; name one, such as {runs[-1].parent.name}")
+
+
+def find(outputs: Path, name: str) -> RunFiles | AbFiles:
+    """The A/B or the run called `name`; `latest` is the newest of both. Raises UsageProblem as `find_run` does."""
+    if Path(name).parent.name == "ab" and (Path(name) / "ab.json").is_file():
+        return AbFiles(Path(name).parent.parent, Path(name).name)
+    if (named := AbFiles(outputs, name)).record.is_file():
+        return named
+    records = sorted((outputs / "ab").glob("*/ab.json"), key=_written)
+    if name != "latest" or not records:
+        return find_run(outputs, name)
+    # An A/B's record is written after each of its sessions.
+    runs = [_written(path) for path in (outputs / "runs").glob("*/run_metadata.json")]
+    if _written(records[-1]) < max(runs, default=0):
+        return find_run(outputs, name)
+    return AbFiles(outputs, records[-1].parent.name)
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def without_secrets(text: str) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from context_research import __version__, artifacts, devices, report, settings
-from context_research.artifacts import PLANNED, RunFiles
+from context_research import __version__, ab, artifacts, comparison, devices, findings, options, settings
+from context_research.artifacts import PLANNED, AbFiles, RunFiles
 from context_research.errors import UsageProblem
+from context_research.findings import Findings
 from context_research.options import from_environment
 from context_research.recorder import new_metadata, this_command
+from context_research.report import comparison as comparison_report
+from context_research.report import markdown
 
 
 class OneLine(click.Group):
@@ -31,6 +35,30 @@ _outputs = click.option(
     default=None,
     help="Folder for runs and reports (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
 )
+
+
+class Share(click.ParamType[float]):
+    """``3%`` or ``0.03``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else options.share(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _judging(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is judged, and how."""
+    command = click.option(
+        "--primary",
+        metavar="METRIC,METRIC",
+        help="The family to be judged (default: ttft,tpot): metrics, or figures such as ttft.p90.",
+    )(command)
+    return click.option(
+        "--practical", type=Share(), help="Ratios within 1 ± this are equal for practical purposes (default: 3%)."
+    )(command)
 
 
 @click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"]})
@@ -67,15 +95,104 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
     click.echo(files.run_id)
 
 
-@main.command("report")
-@click.argument("run", default="latest")
+@main.command("ab")
+@click.argument("experiment")
+@click.option("--baseline", default="aggregated", show_default=True, help="Serving mode or file, then options.")
+@click.option("--candidate", default="disaggregated", show_default=True, help="The same for the other arm.")
+@click.option("--pairs", type=click.IntRange(min=1), default=6, show_default=True, help="Pairs of sessions.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of pair 1; the next has one more."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Repeats within a session.")
+@click.option(
+    "--allow-different", multiple=True, metavar="KEY", help="A difference that matters, allowed and reported."
+)
+@click.option("--fresh", is_flag=True, help="Begin anew, though an A/B of the same plan is unfinished.")
+@click.argument("pytest_options", nargs=-1, metavar="[-- PYTEST OPTIONS]")
+@_judging
 @_outputs
-def write_report(run: str, outputs: Path | None) -> None:
-    """Write the Markdown report of RUN (an id, or `latest`: the newest completed run). Prints its path."""
+def run_ab(outputs: Path | None, fresh: bool, primary: str | None, practical: float | None, **given: Any) -> None:
+    """Run sessions of two arms in turn, A B B A, and judge them. The same command goes on with what is unfinished.
+
+    An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
+    """
+    plan = ab.plan(primary=primary and options.names(primary), practical=practical, **given)
+    running = ab.Ab.open(_folder(outputs), plan, fresh)
+    click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
+    running.run(click.echo)
+    _tell(ab.judge(running.files), running.files)
+
+
+@main.command("verdict")
+@click.argument("names", nargs=-1, metavar="RUN_OR_AB [RUN_OR_AB]")
+@click.option("--fail-on", type=click.Choice(["worse"]), help="Exit with 1 if a primary metric is worse.")
+@click.option(
+    "--start-noise", type=Share(), help="How far two single runs' starts lie apart by themselves (default: 10%)."
+)
+@click.option(
+    "--allow-different", multiple=True, metavar="KEY", help="Of two runs: a difference that matters, allowed."
+)
+@_judging
+@_outputs
+def tell_verdict(
+    outputs: Path | None,
+    names: tuple[str, ...],
+    fail_on: str | None,
+    primary: str | None,
+    practical: float | None,
+    start_noise: float | None,
+    allow_different: tuple[str, ...],
+) -> None:
+    """Judge an A/B, or two runs: baseline, then candidate. `latest` is the newest of both kinds.
+
+    A second A/B must be an A/A, and is the noise floor. One run is held against the newest earlier one in another mode.
+    """
+    if not 1 <= len(names) <= 2:
+        raise UsageProblem("name an A/B, or two runs (baseline, then candidate): verdict RUN_OR_AB [RUN_OR_AB]")
+    found = [artifacts.find(_folder(outputs), name) for name in names]
+    family = primary and options.names(primary)
+    if isinstance(first := found[0], AbFiles):
+        if allow_different or start_noise is not None:
+            raise UsageProblem(
+                "--allow-different and --start-noise are for two runs; an A/B has its own, or needs none"
+            )
+        judged = ab.judge(first, found[1] if len(found) == 2 else None, family, practical)
+    else:
+        runs = [comparison.load(each) for each in found if isinstance(each, RunFiles)]
+        if len(runs) < len(found):
+            raise UsageProblem("a run is compared with a run, an A/B with an A/A: not one with the other")
+        baseline, candidate = runs if len(runs) == 2 else (comparison.other_mode(runs[0]), runs[0])
+        two = comparison.of_runs(baseline, candidate, allow_different)
+        judged = findings.judge(two, family, practical, start_noise)
+    _tell(judged, first)
+    if fail_on and judged.worse:
+        raise SystemExit(1)
+
+
+@main.command("report")
+@click.argument("name", default="latest", metavar="[RUN_OR_AB]")
+@_outputs
+def write_report(name: str, outputs: Path | None) -> None:
+    """Write the Markdown report of a run or an A/B (an id, or `latest`: the newest completed). Prints its path."""
+    files = artifacts.find(_folder(outputs), name)
+    if isinstance(files, AbFiles):
+        click.echo(comparison_report.write(ab.judge(files)))
+    else:
+        experiment = artifacts.read(files.metadata, "run_metadata")["experiment"]
+        click.echo(markdown.write(files, experiment))
+
+
+def _folder(outputs: Path | None) -> Path:
     default = settings.parse_options("environment", from_environment()).values.get("outputs", "outputs")
-    files = artifacts.find_run(outputs or Path(default), run)
-    experiment = artifacts.read(files.metadata, "run_metadata")["experiment"]
-    click.echo(report.write(files, experiment))
+    return outputs or Path(default)
+
+
+def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
+    """Verdicts to the terminal and, of an A/B, beside its record; the report."""
+    if isinstance(files, AbFiles):
+        artifacts.write(files.verdict, "verdict", judged.as_json())
+    path = comparison_report.write(judged)
+    click.echo(f"{comparison_report.terminal_table(judged)}\n\n{comparison_report.headline(judged)}\nreport  {path}")
 
 
 if __name__ == "__main__":

@@ -37,3 +37,8 @@ def pytest_context_research_manifest(manifest: dict[str, Any]) -> None:
 @pytest.hookspec
 def pytest_context_research_case_finished(case: Mapping[str, Any], run_folder: Path) -> None:
     """Called on the controller once a case's summary entry (`case`) and timelines are on disk."""
+
+
+@pytest.hookspec
+def pytest_context_research_run_finished(run_folder: Path, session: pytest.Session) -> None:
+    """Called on the controller once a run's artifacts and report are whole; may set `session.exitstatus`."""

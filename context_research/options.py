@@ -27,6 +27,14 @@ def cache_state(text: str) -> Any:
     return {word: float(share)} if share else word
 
 
+def share(text: str) -> float:
+    """``"3%"`` or ``"0.03"`` -> 0.03. Raises ValueError: no number, not between 0 and 1."""
+    value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    if not 0 <= value < 1:
+        raise ValueError(f"{text}: expected a share such as 3%")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting: `flag` on the command line, `key` (dotted) in `Settings`."""

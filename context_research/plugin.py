@@ -20,7 +20,7 @@ from context_research.errors import UsageProblem
 from context_research.fixtures import CASE
 from context_research.lending import Lender
 from context_research.models import Model
-from context_research.options import OPTIONS
+from context_research.options import OPTIONS, share
 from context_research.recorder import Recorder
 from context_research.rows import RowSink
 from context_research.serving.topologies import make_engine
@@ -43,6 +43,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     for option in OPTIONS:
         group.addoption(option.flag, dest=option.dest, metavar=option.metavar, default=None, help=option.help)
         parser.addini(option.ini, f"{option.help} ({option.flag})", default=None)
+    group.addoption(
+        "--set",
+        dest="context_research_set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other setting, by its name in the YAML files: engine.max_num_batched_tokens=4096; may be repeated",
+    )
+    group.addoption(
+        "--verdict-against",
+        dest="context_research_verdict_against",
+        metavar="RUN",
+        help="compare this run with an earlier one (id or folder) and fail if a primary metric is worse",
+    )
+    group.addoption(
+        "--start-noise",
+        dest="context_research_start_noise",
+        metavar="10%",
+        type=share,
+        help="with --verdict-against: how far two starts of the same engines lie apart on this machine",
+    )
     group.addoption(
         "--run-id",
         dest="context_research_run_id",
@@ -103,6 +124,11 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             lender = Lender(session.config, ours)
             ours.check(ours.cases, lender.shares)
             session.config.pluginmanager.register(lender, "context-research-lender")
+        if (name := session.config.getoption("context_research_verdict_against")) and not ours.idle:
+            from context_research.gate import Gate  # brings scipy and matplotlib, a second that others need not wait
+
+            noise = session.config.getoption("context_research_start_noise")
+            session.config.pluginmanager.register(Gate(ours, name, noise), "context-research-gate")
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem)) from None
 

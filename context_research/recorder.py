@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from context_research import artifacts, report
+from context_research import artifacts
 from context_research.artifacts import SCHEMA_VERSION, RunFiles
 from context_research.manifest import environment_manifest
 from context_research.models import Model
+from context_research.report.validity import terminal_table
 from context_research.rows import RowSink
 from context_research.session import Session
 from context_research.settings import Resolved
@@ -168,7 +169,15 @@ class Recorder:
             "finished": _now(),
         }
         self._write()
-        report.write(self.files, self._metadata["experiment"])
+        from context_research.report import (
+            markdown,
+        )  # brings matplotlib: half a second that other sessions need not wait
+
+        markdown.write(self.files, self._metadata["experiment"])
+        session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
+        if session.exitstatus != self._metadata["exit_status"]:
+            self._metadata["exit_status"] = int(session.exitstatus)
+            self._write()
 
     def _status(self, session: pytest.Session) -> str:
         outcomes = self._metadata["cases"]
@@ -191,7 +200,7 @@ class Recorder:
             if self._metadata["planned"] == 0:
                 terminalreporter.write_line("no case is selected (-m, -k); --collect-only without -n says why")
             if self._cases:
-                terminalreporter.write_line(report.terminal_table(self._cases))
+                terminalreporter.write_line(terminal_table(self._cases))
                 terminalreporter.write_line("")
             terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
             terminalreporter.write_line(f"report  {_shown(self.files.report)}")

@@ -75,6 +75,7 @@ class Session:
             settings.parse_options("ini", ini),
             settings.parse_options("environment", from_environment()),
             settings.parse_options("command line", given),
+            settings.parse_set("command line", config.getoption("context_research_set")),
         ]
         if self.worker and (share := self.worker.get("context_research_share")):
             layers.append(Layer("xdist worker", share))

@@ -270,6 +270,20 @@ def parse_options(source: str, texts: Mapping[str, Any]) -> Layer:
     return Layer(source, values)
 
 
+def parse_set(source: str, given: Iterable[str]) -> Layer:
+    """``--set KEY=VALUE`` as a layer: any dotted key of Settings, the value in YAML. Raises UsageProblem."""
+    values: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageProblem(f"--set {text}: expected KEY=VALUE, such as engine.max_num_batched_tokens=4096")
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageProblem(f"--set {text}: the value is no valid YAML") from None
+    return Layer(source, values)
+
+
 def serving_modes() -> list[str]:
     """The names that --serving takes: the files of configs/serving."""
     return sorted(path.stem for path in (CONFIGS / "serving").glob("*.yaml"))

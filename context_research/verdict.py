@@ -51,7 +51,7 @@ class Verdict:
     """What the pairs say. `ratio` is candidate / baseline (geometric mean), [`low`, `high`] its 95 % interval.
 
     `p` is the sign-flip test's, `p_adjusted` after Benjamini-Hochberg over the family; None outside a family, as is
-    `outcome`. `pairs_needed`: how many could decide, given the noise seen; None where that is not known.
+    `outcome`. `pairs_needed`: how many would likely decide, given the noise and the ratio seen; None if not known.
     """
 
     pairs: Pairs
@@ -101,20 +101,28 @@ def pairs_to_decide_alone(family: int) -> int:
     return max(MIN_PAIRS, math.ceil(1 + math.log2(family / ALPHA)))
 
 
-def pairs_for(noise: float, practical: float, family: int) -> int:
-    """Pairs that tell a difference of `practical` in 8 of 10 cases, where pairs' log ratios scatter by `noise` (sd)."""
+def pairs_for(noise: float, difference: float, family: int) -> int:
+    """Pairs that tell `difference` (a share) in 8 of 10 cases, where the pairs' log ratios scatter by `noise` (sd)."""
     z = stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(_POWER)
-    return max(pairs_to_decide_alone(family), math.ceil((float(z) * noise / math.log1p(practical)) ** 2))
+    return max(pairs_to_decide_alone(family), math.ceil((float(z) * noise / math.log1p(difference)) ** 2))
 
 
 def _judged(verdict: Verdict, adjusted: float | None, family: int, practical: float) -> Verdict:
     outcome, reason = _outcome(verdict, adjusted, family, practical)
     needed = None
     if outcome == "undecided":
-        logs = [math.log(candidate / baseline) for baseline, candidate in verdict.pairs.complete]
-        needed = pairs_for(float(np.std(logs, ddof=1)), practical, max(1, family)) if len(logs) > 1 else None
+        needed = _needed(verdict.pairs, practical, max(1, family))
     fields = {name: getattr(verdict, name) for name in ("pairs", "ratio", "low", "high", "p")}
     return Verdict(**fields, p_adjusted=adjusted, outcome=outcome, reason=reason, pairs_needed=needed)
+
+
+def _needed(pairs: Pairs, practical: float, family: int) -> int | None:
+    """Pairs for a difference like the one seen, or the practical one if that is larger; None from a single pair."""
+    logs = [math.log(candidate / baseline) for baseline, candidate in pairs.complete]
+    if len(logs) < 2:
+        return None
+    seen = math.expm1(abs(float(np.mean(logs))))
+    return pairs_for(float(np.std(logs, ddof=1)), max(seen, practical), family)
 
 
 def _outcome(verdict: Verdict, adjusted: float | None, family: int, practical: float) -> tuple[Outcome, str]:

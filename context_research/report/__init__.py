@@ -1,4 +1,1 @@
-"""A run's report, from its artifacts alone."""
-
-from context_research.report.markdown import write as write
-from context_research.report.validity import terminal_table as terminal_table
+"""Reports of runs and of comparisons, from their artifacts alone."""

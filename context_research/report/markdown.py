@@ -6,32 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
-from context_research import artifacts
+from context_research import artifacts, observed
 from context_research.artifacts import RunFiles
 from context_research.metrics import PERCENTILES, samples_needed
-from context_research.report import validity
+from context_research.observed import Arm
+from context_research.report import figures, validity
+from context_research.report.tables import SCALES, images, scaled, table
 
 _ROLES = ("prefill", "decode")
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
-_SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
 
 
 def write(files: RunFiles, experiment: str) -> Path:
     """Write the report beside the run's folder; its path. Raises UsageProblem for a missing or corrupt artifact."""
     metadata = artifacts.read(files.metadata, "run_metadata")
     summary = artifacts.read(files.summary(experiment), "summary")
-    text = render(metadata, summary)
-    artifacts.replace(files.report, text)
+    # Nothing is drawn of a run that ended before its first case.
+    cases = observed.read(files) if files.requests.is_file() else {}
+    arm = Arm(metadata["serving"]["mode"], observed.by_repeat(cases))
+    drawn = figures.draw([arm], files.report.with_suffix(""), about(metadata)) if arm.units else []
+    artifacts.replace(files.report, render(metadata, summary, images(drawn, files.report.stem)))
     return files.report
 
 
-def render(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """The report's text."""
+def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str = "") -> str:
+    """The report's text; `drawn` is its section of figures."""
     sections = [
         _head(metadata, validity.warning(summary)),
         _cases(metadata, summary),
+        drawn,
         _figures(summary),
         _validity(summary),
         _manifest(metadata),
@@ -57,7 +60,16 @@ def _head(metadata: Mapping[str, Any], invalid: str) -> str:
         "dummy": "> The weights are vLLM's dummy ones: times are the model's, but a wrong KV cache would not show.",
         "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
     }.get(model["weights"], "")
-    return "\n\n".join(part for part in (title, invalid, _table(rows, ("", "")), warning) if part)
+    return "\n\n".join(part for part in (title, invalid, table(rows, ("", "")), warning) if part)
+
+
+def about(metadata: Mapping[str, Any]) -> str:
+    """What every figure's title says."""
+    model, backend = metadata["model"], "vLLM" if metadata["backend"] == "vllm" else "SIMULATED"
+    label = model.get("label") or model["name"]
+    return (
+        f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {backend} on {_device(metadata)}"
+    )
 
 
 def _device(metadata: Mapping[str, Any]) -> str:
@@ -88,7 +100,7 @@ def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     ]
     header = ("case", "prompt tokens", "concurrency", "status", "requests", "external tokens", "transfers", "MB moved")
     failures = [f"- **{case['name']}** failed: {case['failure']}" for case in summary["cases"] if case.get("failure")]
-    return "\n\n".join(part for part in (f"## Cases\n\n{_table(rows, header)}{note}", "\n".join(failures)) if part)
+    return "\n\n".join(part for part in (f"## Cases\n\n{table(rows, header)}{note}", "\n".join(failures)) if part)
 
 
 def _figures(summary: Mapping[str, Any]) -> str:
@@ -98,9 +110,9 @@ def _figures(summary: Mapping[str, Any]) -> str:
         entries = [(case["name"], case["metrics"][name]) for case in summary["cases"] if name in case["metrics"]]
         entries = [(case, metric) for case, metric in entries if metric["count"]]
         if entries:
-            scale, unit = _SCALES.get(entries[0][1]["unit"], (1.0, entries[0][1]["unit"]))
-            rows = [(c, m["count"], *(_scaled(m[column], scale) for column in _COLUMNS)) for c, m in entries]
-            parts.append(f"### {name} ({unit})\n\n{_table(rows, ('case', 'samples', *_COLUMNS))}")
+            scale, unit = SCALES.get(entries[0][1]["unit"], (1.0, entries[0][1]["unit"]))
+            rows = [(c, m["count"], *(scaled(m[column], scale) for column in _COLUMNS)) for c, m in entries]
+            parts.append(f"### {name} ({unit})\n\n{table(rows, ('case', 'samples', *_COLUMNS))}")
     if not parts:
         return ""
     label = summary["model"].get("label") or summary["model"]["name"]
@@ -109,19 +121,19 @@ def _figures(summary: Mapping[str, Any]) -> str:
         f"Measured on the {summary['backend']} backend on {summary['device']}, {label}. A dash is a percentile with "
         f"too few samples behind it ({needed}). Definitions: docs/metrics.md."
     )
-    return "\n\n".join(part for part in ("## Figures", note, _waterfall(summary), _roles(summary), *parts) if part)
+    return "\n\n".join(part for part in ("## Metrics", note, _waterfall(summary), _roles(summary), *parts) if part)
 
 
 def _waterfall(summary: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for case in summary["cases"] for name in case["waterfall"]))
     rows = [
-        (case["name"], column, *(_scaled(case["waterfall"].get(name, {}).get(column), 1e3) for name in names))
+        (case["name"], column, *(scaled(case["waterfall"].get(name, {}).get(column), 1e3) for name in names))
         for case in summary["cases"]
         for column in ("p50", "p90")
         if case["waterfall"]
     ]
     header = ("case", "", *(name.replace("_", " ") for name in names))
-    return f"### where ttft goes (ms)\n\n{_table(rows, header)}" if names else ""
+    return f"### where ttft goes (ms)\n\n{table(rows, header)}" if names else ""
 
 
 def _roles(summary: Mapping[str, Any]) -> str:
@@ -140,7 +152,7 @@ def _roles(summary: Mapping[str, Any]) -> str:
         "what ramp and drain would have made of the output rate: whole pass / window."
     )
     header = ("case", "prefill tokens/s", "decode tokens/s", "prefill busy", "decode busy", "output tokens/s")
-    return f"### what each role did\n\n{note}\n\n{_table(rows, header)}" if rows else ""
+    return f"### what each role did\n\n{note}\n\n{table(rows, header)}" if rows else ""
 
 
 def _rate(figures: Mapping[str, Any]) -> str:
@@ -154,7 +166,7 @@ def _validity(summary: Mapping[str, Any]) -> str:
         for case in summary["cases"]
         for check in case["validity"]
     ]
-    return f"## Validity\n\n{_table(rows, ('case', 'check', 'status', 'evidence'))}" if rows else ""
+    return f"## Validity\n\n{table(rows, ('case', 'check', 'status', 'evidence'))}" if rows else ""
 
 
 def _manifest(metadata: Mapping[str, Any]) -> str:
@@ -182,19 +194,9 @@ def _manifest(metadata: Mapping[str, Any]) -> str:
     ]
     header = ("engine", "role", "devices", "KV pool (GiB)", "block size", "start (s)")
     return "\n\n".join(
-        ["## Engines", _table(engines, header) if engines else "None started.", "## Machine", _table(rows, ("", ""))]
+        ["## Engines", table(engines, header) if engines else "None started.", "## Machine", table(rows, ("", ""))]
     )
 
 
 def _gib(size: int | None) -> str:
     return "–" if size is None else f"{size / 2**30:.2f}"
-
-
-def _scaled(value: float | None, scale: float) -> str:
-    return "–" if value is None else f"{value * scale:.3g}" if abs(value * scale) < 100 else f"{value * scale:.0f}"
-
-
-def _table(rows: Any, header: tuple[str, ...]) -> str:
-    # A bar inside a cell would end it, a line break the row.
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
-    return tabulate(cells, headers=header, tablefmt="github", disable_numparse=True)

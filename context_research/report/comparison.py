@@ -1,0 +1,224 @@
+"""The report of a comparison: the verdict in words first, then figures, validity, method, and what differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from context_research import artifacts, metrics
+from context_research.comparison import Side, manifest_differences
+from context_research.findings import Findings
+from context_research.metrics import METRICS, Metric
+from context_research.observed import Arm
+from context_research.report import figures
+from context_research.report.markdown import about
+from context_research.report.tables import images, quantity, table
+from context_research.settings import CheckName
+from context_research.verdict import ALPHA, MIN_PAIRS, Verdict
+
+_OUTCOMES = ("better", "worse", "equivalent", "undecided")
+_POOLED = ("ttft", "tpot", "itl", "stall", "e2e")
+
+
+def write(findings: Findings) -> Path:
+    """Write the report, its figures in a folder beside it; its path. Raises UsageProblem for a missing artifact."""
+    comparison = findings.comparison
+    arms = [side.observed() for side in (comparison.baseline, comparison.candidate)]
+    drawn = figures.draw(arms, comparison.report.with_suffix(""), _about(findings))
+    sections = [
+        _head(findings),
+        _verdicts(findings),
+        images(drawn, comparison.report.stem),
+        _pooled(arms),
+        _descriptive(findings),
+        _validity(findings),
+        _method(findings),
+        _differences(findings),
+        _runs(findings),
+    ]
+    artifacts.replace(comparison.report, "\n\n".join(section for section in sections if section) + "\n")
+    return comparison.report
+
+
+def headline(findings: Findings) -> str:
+    """What a reader can quote: ``ttft: worse in 4 of 4 cases. tpot: better in 3 of 4 cases, undecided in 1.``"""
+    parts = []
+    for name in dict.fromkeys(_name(found) for found in findings.primary):
+        outcomes = [found.outcome for found in findings.primary if _name(found) == name]
+        told = [f"{word} in {outcomes.count(word)} of {len(outcomes)}" for word in _OUTCOMES if word in outcomes]
+        parts.append(f"{name}: {', '.join(told)} {'case' if len(outcomes) == 1 else 'cases'}.")
+    sides = (findings.comparison.candidate.label, findings.comparison.baseline.label)
+    return f"{sides[0]} against {sides[1]}: {' '.join(parts)}"
+
+
+def terminal_table(findings: Findings) -> str:
+    """The verdicts for a terminal, one line each."""
+    header, rows = _verdict_table(findings)
+    return str(tabulate(rows, header, maxcolwidths=[*[None] * (len(header) - 1), 48], disable_numparse=True))
+
+
+def _head(findings: Findings) -> str:
+    comparison = findings.comparison
+    one = comparison.baseline.runs[0].metadata
+    title = f"# {one['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
+    simulated = "" if one["backend"] == "vllm" else "\n\n> **Simulated.** No engine ran; these are a model's figures."
+    allowed = "".join(
+        f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
+        for key, (one, other) in comparison.allowed.items()
+    )
+    return f"{title}\n\n**{headline(findings)}**{simulated}{allowed}\n\n{_about(findings)}."
+
+
+def _about(findings: Findings) -> str:
+    comparison = findings.comparison
+    count = len(comparison.baseline.units)
+    paired = f"{count} paired {comparison.unit}{'' if count == 1 else 's'}"
+    return f"{about(comparison.baseline.runs[0].metadata)}, {paired}"
+
+
+def _verdicts(findings: Findings) -> str:
+    header, rows = _verdict_table(findings)
+    ratio = (
+        "The ratio is candidate ÷ baseline, the geometric mean over the pairs, with its 95 % interval; p is after "
+        f"Benjamini-Hochberg over the family of {len(findings.primary)}."
+    )
+    noise = (
+        f" Both runs are one start of their engines each, and two starts of the same differ: intervals are widened by "
+        f"{findings.start_noise:.0%} (--start-noise)."
+        if findings.start_noise
+        else ""
+    )
+    return f"## Verdict\n\n{table(rows, header)}\n\n{ratio}{noise}"
+
+
+def _verdict_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    header = ("metric", "case", "verdict", "ratio", "95 % interval", "baseline", "candidate", "p", "why")
+    return header, [
+        (
+            _name(found),
+            found.pairs.case,
+            str(found.outcome),
+            *_ratio(found),
+            *_sides(found),
+            "–" if found.p_adjusted is None else f"{found.p_adjusted:.2g}",
+            _why(found),
+        )
+        for found in findings.primary
+    ]
+
+
+def _why(found: Verdict) -> str:
+    needed = f"; at this noise about {found.pairs_needed} pairs would tell" if found.pairs_needed else ""
+    return found.reason + needed
+
+
+def _name(found: Verdict) -> str:
+    return f"{found.pairs.metric} {found.pairs.statistic}"
+
+
+def _ratio(found: Verdict) -> tuple[str, str]:
+    ratio = "–" if found.ratio is None else f"{found.ratio:.3f}"
+    return ratio, "–" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
+
+
+def _sides(found: Verdict) -> tuple[str, str]:
+    """Each side's geometric mean, so that their ratio is the ratio."""
+    values = found.pairs.complete
+    if not values:
+        return "–", "–"
+    means = (math.exp(sum(math.log(pair[side]) for pair in values) / len(values)) for side in (0, 1))
+    first, second = (quantity(mean, found.pairs.unit) for mean in means)
+    return first, second
+
+
+def _pooled(arms: Sequence[Arm]) -> str:
+    by_name = {metric.name: metric for metric in METRICS}
+    rows = [
+        (name, case, arm.label, m["count"], *(quantity(m[f"p{p}"], "s") for p in metrics.PERCENTILES))
+        for name in _POOLED
+        for case in dict.fromkeys(case for arm in arms for case in arm.cases)
+        for arm in arms
+        if (m := _summary(by_name[name], arm, case))["count"]
+    ]
+    header = ("metric", "case", "arm", "samples", *(f"p{p}" for p in metrics.PERCENTILES))
+    note = (
+        "Every request of every unit together: what a user of that arm saw. Requests of one session are not "
+        "independent, so no verdict rests on these. A dash is a percentile with too few samples behind it."
+    )
+    return f"## All requests\n\n{note}\n\n{table(rows, header)}"
+
+
+def _summary(metric: Metric, arm: Arm, case: str) -> Mapping[str, Any]:
+    return metrics.summarize([v for repeat in arm.repeats(case) for v in metric.samples(repeat)], metric.unit)
+
+
+def _descriptive(findings: Findings) -> str:
+    rows = [(_name(found), found.pairs.case, *_ratio(found), *_sides(found)) for found in findings.descriptive]
+    header = ("metric", "case", "ratio", "95 % interval", "baseline", "candidate")
+    note = "Not judged: they were not in the family. Intervals are each by itself; some will miss 1 by chance."
+    return f"## Other metrics\n\n{note}\n\n{table(rows, header)}" if rows else ""
+
+
+def _validity(findings: Findings) -> str:
+    sides = (findings.comparison.baseline, findings.comparison.candidate)
+    names = [name for name in CheckName.__args__ if any(_checks(side, name) for side in sides)]  # type: ignore[attr-defined]
+    rows = [(name, *(_counted(_checks(side, name)) for side in sides)) for name in names]
+    header = ("check", *(side.label for side in sides))
+    note = "Cases × runs. A run with a failed check is in no comparison; what each proves: docs/validity.md."
+    return f"## Validity\n\n{note}\n\n{table(rows, header)}"
+
+
+def _checks(side: Side, name: str) -> list[str]:
+    cases = (case for run in side.runs for case in run.cases.values())
+    return [check["status"] for case in cases for check in case["validity"] if check["check"] == name]
+
+
+def _counted(statuses: Sequence[str]) -> str:
+    return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)) or "–"
+
+
+def _method(findings: Findings) -> str:
+    unit = (
+        "a session: engines started for it, one value of each metric and case"
+        if findings.comparison.unit == "session"
+        else "a repeat of a run"
+    )
+    family = (
+        "which was named beforehand"
+        if findings.beforehand
+        else "**named afterwards: a hint for the next measurement, no proof**"
+    )
+    return (
+        f"## Method\n\nThe unit is {unit}. Pairs share a seed, hence every request. Log ratios of the pairs; 95 % BCa "
+        f"bootstrap interval; exact sign-flip p; Benjamini-Hochberg at {ALPHA:g} over the family, {family}. "
+        f"`equivalent`: the interval lies within ±{findings.practical:.3g}. `better` and "
+        f"`worse`: p after correction ≤ {ALPHA:g} and the interval misses 1. Else, and with fewer than {MIN_PAIRS} "
+        "pairs, `undecided`. Sources, false alarm rate and power: docs/statistics.md."
+    )
+
+
+def _differences(findings: Findings) -> str:
+    sides = (findings.comparison.baseline, findings.comparison.candidate)
+    rows = [
+        tuple("–" if value is None else value for value in row)
+        for row in manifest_differences(sides[0].runs[0], sides[1].runs[0])
+    ]
+    header = ("", *(side.label for side in sides))
+    return f"## What differs\n\n{table(rows, header) if rows else 'Nothing in settings, versions or machine.'}"
+
+
+def _runs(findings: Findings) -> str:
+    sides = (findings.comparison.baseline, findings.comparison.candidate)
+    rows: Iterable[Sequence[Any]] = sorted(
+        (
+            (run.metadata["started"], side.label, run.metadata["seed"], run.files.run_id)
+            for side in sides
+            for run in side.runs
+        ),
+        key=lambda row: row[0],
+    )
+    return f"## Runs, in their order\n\n{table(rows, ('started (UTC)', 'arm', 'seed', 'run'))}"

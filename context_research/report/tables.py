@@ -1,0 +1,42 @@
+"""How reports show tables, quantities and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tabulate import tabulate
+
+if TYPE_CHECKING:
+    from context_research.report.figures import Figure
+
+SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
+"""Unit of a metric -> factor to, and name of, the unit that readers get."""
+
+
+def table(rows: Iterable[Sequence[Any]], header: tuple[str, ...]) -> str:
+    """A Markdown table."""
+    # A bar inside a cell would end it, a line break the row.
+    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
+    return str(tabulate(cells, headers=header, tablefmt="github", disable_numparse=True))
+
+
+def scaled(value: float | None, scale: float) -> str:
+    """Three digits, or as many as the integer part has; a dash for None."""
+    return "–" if value is None else f"{value * scale:.3g}" if abs(value * scale) < 100 else f"{value * scale:.0f}"
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """A value with its unit: ``32.1 ms``."""
+    scale, name = SCALES.get(unit, (1.0, unit))
+    return "–" if value is None else f"{scaled(value, scale)} {name}"
+
+
+def images(drawn: Sequence[Figure], folder: str) -> str:
+    """The section of figures: each with its caption, the PNG shown, the SVG linked."""
+    shown = (
+        f"### {figure.title}\n\n![{figure.title}]({folder}/{figure.stem}.png)\n\n"
+        f"{figure.caption} ([SVG]({folder}/{figure.stem}.svg))"
+        for figure in drawn
+    )
+    return "\n\n".join(("## Figures", *shown)) if drawn else ""

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Compare two serving configurations of one experiment, in an environment that is up to date.
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
+
+case ${1:-} in
+    -h | --help | '')
+        echo 'Usage: scripts/run_ab.sh EXPERIMENT [options...] [-- pytest options...]'
+        echo
+        echo 'Runs sessions of two arms in turn, A B B A, each on engines of its own, and ends with verdict and report.'
+        echo 'After an interruption, the same command goes on. Options go to context_research.cli ab:'
+        echo
+        echo '  scripts/run_ab.sh e0 --pairs 6 --seed 0'
+        echo '  scripts/run_ab.sh e0 --baseline aggregated --candidate aggregated       # A/A: the noise floor'
+        echo '  scripts/run_ab.sh e0 --candidate "aggregated --set engine.max_num_batched_tokens=512" --baseline aggregated'
+        [[ -n ${1:-} ]] && exit
+        exit 2
+        ;;
+esac
+
+scripts/bootstrap.sh --quiet
+exec "$python" -m context_research.cli ab "$@"
