@@ -116,20 +116,20 @@ def _latency(arms: Sequence[Arm]) -> Drawn:
         return None
     canvas = mpl.Figure(figsize=(max(5.0, min(10.0, 1 + 3 * len(columns))), 0.9 + 2.6 * len(rows)))
     axes = canvas.subplots(len(rows), len(columns), sharey="row", sharex="col", squeeze=False)
+    shifts = (-0.08, 0.08) if len(arms) > 1 else (0.0,)
     for (name, formula), line in zip(rows, axes, strict=True):
         seen = [
             value
             for axis, column in zip(line, columns, strict=True)
-            for index, arm in enumerate(arms)
-            for value in _points(axis, column, index, arm, formula)
+            for arm, colour, shift in zip(arms, _ARMS, shifts, strict=False)
+            for value in _points(axis, column, arm, colour, shift, formula)
         ]
         _value_axis(line[0], seen)
         line[0].set_ylabel(f"{name} (ms)")
     for top, bottom, column in zip(axes[0], axes[-1], columns, strict=True):
         counts = [len(_requests(arm, case)) for arm in arms for case in column.places if case in arm.cases]
         span = "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
-        samples = textwrap.fill(f"n = {span} requests a point", 110 // len(columns))
-        top.set_title(f"{column.title}\n{samples}")
+        top.set_title(f"{column.title}\nn = {span} requests")
         crowded = len(column.ticks) * len(columns) > 20 or any(len(label) > 6 for label in column.ticks.values())
         turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
         bottom.set_xticks(list(column.ticks), list(column.ticks.values()), **turned)
@@ -141,7 +141,7 @@ def _latency(arms: Sequence[Arm]) -> Drawn:
         spread = f"Bars: exact {1 - ALPHA:.0%} interval of that median over the units (order statistics)."
     return canvas, (
         "Median over the units of each unit's median request: time to first token (TTFT) and time per output token "
-        f"(TPOT). {spread} {_counted(arms)}."
+        f"(TPOT). {spread} n: the requests behind a point. {_counted(arms)}."
     )
 
 
@@ -163,10 +163,9 @@ def _columns(arms: Sequence[Arm]) -> list[_Column]:
     return found
 
 
-def _points(axis: Axes, column: _Column, index: int, arm: Arm, formula: Formula) -> list[float]:
-    """Draw one arm's points, the arms a little beside each other; every unit's value (ms)."""
+def _points(axis: Axes, column: _Column, arm: Arm, colour: str, shift: float, formula: Formula) -> list[float]:
+    """Draw one arm's points, `shift` aside of their places; every unit's value (ms)."""
     units = {at: found for case, at in column.places.items() if (found := _medians(arm, case, formula))}
-    shift, colour = (2 * index - 1) * 0.08, _ARMS[index]
     middle = {at + shift: median(units[at]) for at in sorted(units)}
     joined = "-" if column.label == "prompt tokens" else ""
     axis.plot(list(middle), list(middle.values()), color=colour, marker="o", mfc="white", ms=5, lw=1.2, ls=joined)

@@ -66,7 +66,7 @@ def test_captions_carry_counts_and_say_what_intervals_mean(unsaved, tmp_path):
     assert "baseline 0.00% of 144 gaps, candidate 0.00% of 120 gaps" in gaps.caption
     assert "fewer than 6 pairs every cell is undecided" in goodputs.caption
     assert "40 / 40" in goodputs.caption
-    assert "give no interval. 1 unit, 8 requests" in figures.draw([arm()], tmp_path, ABOUT)[0].caption
+    assert "a point. 1 unit, 8 requests" in figures.draw([arm()], tmp_path, ABOUT)[0].caption
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,14 @@ def test_five_noisy_pairs_say_how_many_it_takes():
     assert verdict.pairs_needed == 90 == pairs_for(0.1, 0.03, 1)
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize(("seen", "needed"), [(0.0, 90), (0.02, 90), (0.06, 22), (0.2, 6)])
+def test_pairs_needed_go_by_the_larger_of_the_difference_seen_and_the_practical_one(seen, needed, direction):
+    """(2.8016 × 0.1 / 0.06)² = 21.8; 0.02 is less than ln 1.03."""
+    verdict = alone(logs_to_ratios(*(direction * (seen + 0.1 * each) for each in (-1, -1, 0, 1, 1))))
+    assert verdict.pairs_needed == needed
+
+
 def test_one_pair_has_no_noise_to_go_by():
     verdict = alone([2.0])
     assert (verdict.outcome, verdict.pairs_needed) == ("undecided", None)
