@@ -6,27 +6,23 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart. A figure
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, median_low
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import figure as mpl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from context_research import goodput, metrics, waterfall
 from context_research.observed import Arm
+from context_research.report.canvas import grid, head, legend, log_ticks, save, style, value_axis
 from context_research.timeline import Timeline
 from context_research.verdict import ALPHA, MIN_PAIRS
 
@@ -38,18 +34,6 @@ _PARTS = dict(zip((*waterfall.PARTS, waterfall.UNATTRIBUTED), _COLOURS, strict=T
 _GREY = "#D0D0D0"
 _POINTS = 2000
 """Quantiles that a CDF is drawn from."""
-_STYLE: dict[Any, Any] = {
-    "font.size": 8.5,
-    "axes.titlesize": 8,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
-    "hatch.color": "#BBBBBB",
-    "hatch.linewidth": 0.6,
-    "svg.hashsalt": "context-research",  # ids in an SVG are random otherwise
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +61,12 @@ def draw(arms: Sequence[Arm], folder: Path, about: str) -> list[Figure]:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # not what a matplotlibrc of this machine says
-        matplotlib.rcParams.update(_STYLE)
+    with style():
         for stem, title, drawer in figures:
             if drawn := drawer(arms):
                 canvas, caption = drawn
-                _head(canvas, title, about)
-                canvas.savefig(folder / f"{stem}.png", dpi=150)
-                canvas.set_layout_engine("none")  # laid out already
-                canvas.savefig(folder / f"{stem}.svg", dpi=150, metadata={"Date": None})
+                head(canvas, title, about)
+                save(canvas, folder, stem)
                 found.append(Figure(stem, title, caption))
     return found
 
@@ -124,7 +104,7 @@ def _latency(arms: Sequence[Arm]) -> Drawn:
             for arm, colour, shift in zip(arms, _ARMS, shifts, strict=False)
             for value in _points(axis, column, arm, colour, shift, formula)
         ]
-        _value_axis(line[0], seen)
+        value_axis(line[0], seen)
         line[0].set_ylabel(f"{name} (ms)")
     for top, bottom, column in zip(axes[0], axes[-1], columns, strict=True):
         counts = [len(_requests(arm, case)) for arm in arms for case in column.places if case in arm.cases]
@@ -193,7 +173,7 @@ def _waterfall(arms: Sequence[Arm]) -> Drawn:
     panels = _bars(arms)
     if not panels:
         return None
-    canvas, axes = _grid(len(panels), height=2.5)
+    canvas, axes = grid(len(panels), height=2.5)
     shown: set[str] = set()
     for axis, (title, bars) in zip(axes, panels.items(), strict=True):
         heights = [_stack(axis, at, timelines, shown) for at, timelines in enumerate(bars.values())]
@@ -207,7 +187,7 @@ def _waterfall(arms: Sequence[Arm]) -> Drawn:
     parts = [name for name in _PARTS if name in shown]
     labels = [name.replace("_", " ") for name in parts]
     names = [_name(arms, index) for index in range(len(arms))]
-    _legend(canvas, [Patch(color=_PARTS[name]) for name in parts], labels, beneath="\n".join(names))
+    legend(canvas, [Patch(color=_PARTS[name]) for name in parts], labels, beneath="\n".join(names))
     return canvas, (
         "Mean time to first token by part, over all completed requests; the number on a bar is the mean TTFT in ms. "
         f"Means, as they add up; no intervals. Each panel has its own scale. {_counted(arms)}."
@@ -246,10 +226,10 @@ def _gaps(arms: Sequence[Arm]) -> Drawn:
     drawable = {case: gaps for case, gaps in cases.items() if any((each > 0).any() for each in gaps)}
     if not drawable:
         return None
-    canvas, axes = _grid(len(drawable), height=2.3)
+    canvas, axes = grid(len(drawable), height=2.3)
     for axis, (case, gaps) in zip(axes, drawable.items(), strict=True):
         ranges = [_cdf(axis, index, each) for index, each in enumerate(gaps) if (each > 0).any()]
-        _log_ticks(axis.xaxis, min(low for low, _ in ranges), max(high for _, high in ranges), most=5)
+        log_ticks(axis.xaxis, min(low for low, _ in ranges), max(high for _, high in ranges), most=5)
         axis.set_title(f"{case}\nn = {_slashed(each.size for each in gaps)} gaps")
         axis.set_ylim(0, 1.02)
         axis.grid()
@@ -290,22 +270,22 @@ def _goodput(arms: Sequence[Arm]) -> Drawn:
     found = goodput.maps(*arms) if len(arms) == 2 else []
     if not found:
         return None
-    canvas, axes = _grid(len(found), height=2.5)
+    canvas, axes = grid(len(found), height=2.5)
     for axis, one, outcome in zip(axes, found, goodput.decide(found), strict=True):
         axis.patch.set(hatch="////", facecolor="white")
         cells = np.where(one.served, outcome, np.nan)
         colours = ListedColormap([_ARMS[0], _GREY, _ARMS[1]])
         edges = one.edges(one.ttft) * 1e3, one.edges(one.tpot) * 1e3
         axis.pcolormesh(*edges, cells, cmap=colours, vmin=-1, vmax=1, rasterized=True)  # 576 cells bloat an SVG
-        _log_ticks(axis.xaxis, edges[0][0], edges[0][-1], most=5)
-        _log_ticks(axis.yaxis, edges[1][0], edges[1][-1], most=5)
+        log_ticks(axis.xaxis, edges[0][0], edges[0][-1], most=5)
+        log_ticks(axis.yaxis, edges[1][0], edges[1][-1], most=5)
         axis.set_title(f"{one.case}\nn = {_slashed(one.requests)} requests, {_plural(one.pairs, 'pair')}")
         axis.set_xlabel("TTFT limit (ms)")
         axis.set_ylabel("TPOT limit (ms)")
     handles = [Patch(color=colour) for colour in (*_ARMS, _GREY)]
     handles.append(Patch(facecolor="white", edgecolor="#999999", hatch="////"))
     labels = [f"more from the {_name(arms, index)}" for index in range(2)]
-    _legend(canvas, handles, [*labels, "undecided or equal", "neither serves any"])
+    legend(canvas, handles, [*labels, "undecided or equal", "neither serves any"])
     few = any(one.pairs < MIN_PAIRS for one in found)
     note = f" With fewer than {MIN_PAIRS} pairs every cell is undecided." if few else ""
     ended = _slashed(sum(one.requests[index] for one in found) for index in range(2))
@@ -357,67 +337,6 @@ def _tokens(count: int) -> str:
     return f"{count / 1024:g}k" if count >= 1024 and count % 128 == 0 else str(count)
 
 
-def _grid(count: int, height: float) -> tuple[mpl.Figure, list[Axes]]:
-    """`count` panels in rows of at most 4, as few empty places as can be; `height` of each in inches."""
-    columns = count if count <= 3 else 2 if count == 4 else min((3, 4), key=lambda number: -count % number)
-    rows = -(-count // columns)
-    canvas = mpl.Figure(figsize=(max(5.0, min(10.0, 4.2 * columns)), 1.2 + height * rows))
-    axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
-    for axis in axes[count:]:
-        axis.remove()
-    return canvas, axes[:count]
-
-
-def _head(canvas: mpl.Figure, title: str, about: str) -> None:
-    """Title and `about` on top, outside of what the layout gives to the axes."""
-    width, height = canvas.get_size_inches()
-    lines = textwrap.wrap(about, int(width * 15)) or [""]
-    canvas.text(0.1 / width, 1 - 0.08 / height, title, va="top", fontsize=11, fontweight="bold")
-    canvas.text(0.1 / width, 1 - 0.29 / height, "\n".join(lines), va="top", fontsize=8, color="#444444")
-    rest = 1 - (0.4 + 0.14 * len(lines)) / height
-    canvas.set_layout_engine("constrained", rect=(0.0, 0.0, 1.0, rest), hspace=0.08, wspace=0.06)
-
-
-def _legend(canvas: mpl.Figure, handles: Sequence[Artist], labels: Sequence[str], beneath: str = "") -> None:
-    """Under the axes, in as many columns as the longest label leaves room for; `beneath` is text without a handle."""
-    room = int(canvas.get_size_inches()[0] * 14)
-    wrapped = [textwrap.fill(label, room - 8) for label in labels]
-    columns = max(1, min(len(labels), room // (max(map(len, labels)) + 8)))
-    title = "\n".join(textwrap.fill(line, room) for line in beneath.splitlines())
-    canvas.legend(
-        list(handles), wrapped, loc="outside lower center", ncols=columns, title=title or None, title_fontsize=8.5
-    )
-
-
 def _arm_legend(canvas: mpl.Figure, arms: Sequence[Arm], **line: Any) -> None:
     lines = [Line2D([], [], **({"color": _ARMS[index], "ls": _LINES[index]} | line)) for index in range(len(arms))]
-    _legend(canvas, lines, [_name(arms, index) for index in range(len(arms))])
-
-
-def _value_axis(axis: Axes, values: Sequence[float]) -> None:
-    """From 0, or logarithmic where the values differ too much for that."""
-    low, high = min(values), max(values)
-    if low > 0 and high / low > 5:
-        _log_ticks(axis.yaxis, low / 1.3, high * 1.3, most=7)
-    else:
-        axis.set_ylim(min(0.0, low), high * 1.1 or 1.0)
-
-
-def _log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
-    """A logarithmic axis over exactly [low, high], with plain numbers that don't overlap."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
-    if high <= low:
-        low, high = low / 1.1, high * 1.1
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks: list[float] = []
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(ticks) <= most:
-            break
-    if len(ticks) < 2:
-        nice = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        ticks = [float(tick) for tick in nice if low <= tick <= high and tick > 0]
-    ticks = ticks[:: -(-len(ticks) // most)]
-    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.set_ticks([], minor=True)
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)  # type: ignore[attr-defined]
+    legend(canvas, lines, [_name(arms, index) for index in range(len(arms))])
