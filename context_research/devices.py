@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +131,21 @@ def memory_bytes(device: Device, index: int) -> int:
         return int(library.nvmlDeviceGetMemoryInfo(handle).total)
 
 
+def joules(indices: Iterable[int]) -> float | None:
+    """Energy that these GPUs (indices into the visible ones) have used since the driver was loaded; differences count.
+
+    None without a GPU, and where NVML does not report it (before Volta). Whole cards, idle or not.
+    """
+    with nvml() as library:
+        if library is None:
+            return None
+        handles = [_handle(library, visible_gpus()[index]) for index in indices]
+        used = [
+            _or_none(library, library.nvmlDeviceGetTotalEnergyConsumption, handle, scale=1e-3) for handle in handles
+        ]
+    return None if None in used or not used else float(sum(filter(None, used)))
+
+
 def _handle(library: Any, name: str) -> Any:
     return library.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else library.nvmlDeviceGetHandleByUUID(name)
 
@@ -158,7 +173,14 @@ def describe() -> dict[str, Any]:
                 "name": library.nvmlDeviceGetName(handle),
                 "memory_bytes": int(library.nvmlDeviceGetMemoryInfo(handle).total),
                 "power_limit_w": _or_none(library, library.nvmlDeviceGetEnforcedPowerLimit, handle, scale=1e-3),
-                "sm_clock_mhz": _or_none(library, library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_SM),
+                **{
+                    f"{name}{suffix}": _or_none(library, ask, handle, getattr(library, clock))
+                    for name, clock in (("sm_clock", "NVML_CLOCK_SM"), ("memory_clock", "NVML_CLOCK_MEM"))
+                    for suffix, ask in (
+                        ("_mhz", library.nvmlDeviceGetClockInfo),
+                        ("_max_mhz", library.nvmlDeviceGetMaxClockInfo),
+                    )
+                },
             }
             for name, handle in handles.items()
         ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,11 @@ def environment_manifest() -> dict[str, Any]:
     return {
         "hf_home": os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface"),
         "lightning_env": {name: os.environ.get(name) for name in LIGHTNING},
-        "versions": {"context-research": __version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "context-research": __version__,
+            **{name: _version(name) for name in PACKAGES},
+            "ucx": _ucx_version(),
+        },
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": devices.describe(),
@@ -51,6 +57,20 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
+
+
+def _ucx_version() -> str | None:
+    """Of the UCX that NIXL's wheel carries. Asked in another process: loading it hooks this one's memory calls."""
+    wheels = [name for name in ("nixl-cu12", "nixl-cu13") if _version(name)]
+    found = [file.locate() for wheel in wheels for file in files(wheel) or () if file.name.startswith("libucp")]
+    if not found:
+        return None
+    code = (
+        "import ctypes, sys; ask = ctypes.CDLL(sys.argv[1]).ucp_get_version_string; "
+        "ask.restype = ctypes.c_char_p; print(ask().decode())"
+    )
+    asked = subprocess.run([sys.executable, "-c", code, str(found[0])], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
 
 
 def _secret(name: str) -> bool:

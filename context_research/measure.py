@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from context_research import lag, metrics, roles, waterfall
-from context_research.devices import run_devices
+from context_research import devices, lag, metrics, roles, waterfall
 from context_research.engines.base import Request
 from context_research.eventloop import session_loop
 from context_research.metrics import Metric, Repeat
@@ -103,6 +102,7 @@ class CaseResult:
                 "seconds": sum(repeat.seconds for repeat in self.whole),
             },
             "roles": roles.summarize(self.repeats),
+            "joules": None if None in (used := [repeat.joules for repeat in self.whole]) else sum(filter(None, used)),
             "client": {
                 "lag": self.proof.client_lag and self.proof.client_lag.as_json(),
                 "self_test": self.proof.standing.self_test and self.proof.standing.self_test.as_json(),
@@ -172,11 +172,16 @@ def measure(
         if any(timeline.error for timeline in timelines):
             break
         proof.prime(batch)
-        seen = len(topology.decoder.counters.transfers)
+        seen, used = len(topology.decoder.counters.transfers), _joules(settings)
         passed = _pass(case, topology, batch, number, progress, while_waiting, proof.lateness)
         timelines += passed
         transfers = topology.decoder.counters.transfers[seen:]
-        more = {"transfers": tuple(transfers), "devices": _serving_devices(settings), "slo": settings.slo}
+        more = {
+            "transfers": tuple(transfers),
+            "devices": _serving_devices(settings),
+            "joules": None if used is None or (now := _joules(settings)) is None else now - used,
+            "slo": settings.slo,
+        }
         steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
         whole.append(Repeat.of(passed, passed, **more))
     proof.end(timelines)
@@ -187,7 +192,12 @@ def measure(
 
 def _serving_devices(settings: Settings) -> int:
     """GPUs that serve; on CPU the machine counts as one."""
-    return len(run_devices(settings)) if settings.device == "cuda" else 1
+    return len(devices.run_devices(settings)) if settings.device == "cuda" else 1
+
+
+def _joules(settings: Settings) -> float | None:
+    """The run's GPUs' energy counters, added up."""
+    return devices.joules(devices.run_devices(settings)) if settings.device == "cuda" else None
 
 
 def _pass(

@@ -34,6 +34,8 @@ class Repeat:
     served: Sequence[Timeline]
     transfers: Sequence[tuple[float, int]] = ()
     devices: int = 1
+    joules: float | None = None
+    """What the serving GPUs used over the whole pass; None where that is not known."""
     slo: Slo = field(default_factory=Slo)
 
     @classmethod
@@ -118,6 +120,12 @@ def goodput(repeat: Repeat) -> float | None:
     return len(met) / repeat.seconds / repeat.devices
 
 
+def energy_per_output_token(repeat: Repeat) -> float | None:
+    """The serving GPUs' energy over the whole pass ÷ its output tokens; None where the energy is not known."""
+    tokens = sum(len(timeline.token_times) for timeline in repeat.served)
+    return None if repeat.joules is None or not tokens else repeat.joules / tokens
+
+
 def _meets(timeline: Timeline, slo: Slo) -> bool:
     return (slo.ttft is None or ttft(timeline) <= slo.ttft) and (slo.tpot is None or (tpot(timeline) or 0) <= slo.tpot)
 
@@ -149,6 +157,7 @@ METRICS: tuple[Metric, ...] = (
         lambda repeat: [size / s for s, size in repeat.transfers if s > 0],
         lower_is_better=False,
     ),
+    Metric("energy_per_output_token", "J", lambda repeat: _one(energy_per_output_token(repeat)), statistic="mean"),
     Metric("goodput", "1/s", lambda repeat: _one(goodput(repeat)), lower_is_better=False, statistic="mean"),
 )
 

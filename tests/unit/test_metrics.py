@@ -103,7 +103,16 @@ def test_only_rates_are_better_when_higher():
     assert {metric.name: metric.unit for metric in METRICS if metric.unit != "s"} == {
         "handoff_bandwidth": "B/s",
         "goodput": "1/s",
+        "energy_per_output_token": "J",
     }
+
+
+def test_energy_is_of_the_whole_pass_and_unknown_without_a_counter():
+    def repeat(joules):
+        return Repeat(0, 2, [PLAIN], [PLAIN, CHUNKED, ONE], joules=joules)
+
+    assert samples("energy_per_output_token", repeat(16.0)) == [2.0], "3 + 4 + 1 tokens, whichever of them counts"
+    assert samples("energy_per_output_token", repeat(None)) == []
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 
 
