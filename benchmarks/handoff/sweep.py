@@ -70,13 +70,15 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """One session; the case's figures, or why there are none."""
     environment, options = VARIANTS[name]
     run_id = name.replace(" ", "-").replace(",", "")
-    own = [f"--prompt-lengths={given.prompt_tokens}", "--concurrency=1", f"--requests={given.requests}", "--repeats=1"]
+    own = [
+        *(f"--prompt-lengths={given.prompt_tokens}", "--concurrency=1", f"--requests={given.requests}", "--repeats=1"),
+        *(f"--outputs={given.out}", f"--run-id={run_id}", f"--benchmark-storage=file://{given.out}/rows"),
+    ]
     given.out.mkdir(parents=True, exist_ok=True)
     with (given.out / f"{run_id}.log").open("w") as log:
         ended = subprocess.run(
-            [sys.executable, "-m", "pytest", "benchmarks/e0", "--serving=disaggregated", "--seed=0", *own, *options]
-            + [f"--outputs={given.out}", f"--run-id={run_id}", f"--benchmark-storage=file://{given.out}/rows"]
-            + given.options,
+            [sys.executable, "-m", "pytest", "benchmarks/e0", "--serving=disaggregated", "--seed=0"]
+            + [*own, *options, *given.options],
             env=os.environ | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
