@@ -71,14 +71,14 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     environment, options = VARIANTS[name]
     run_id = name.replace(" ", "-").replace(",", "")
     own = [
+        *("--serving=disaggregated", "--seed=0"),
         *(f"--prompt-lengths={given.prompt_tokens}", "--concurrency=1", f"--requests={given.requests}", "--repeats=1"),
         *(f"--outputs={given.out}", f"--run-id={run_id}", f"--benchmark-storage=file://{given.out}/rows"),
     ]
     given.out.mkdir(parents=True, exist_ok=True)
     with (given.out / f"{run_id}.log").open("w") as log:
         ended = subprocess.run(
-            [sys.executable, "-m", "pytest", "benchmarks/e0", "--serving=disaggregated", "--seed=0"]
-            + [*own, *options, *given.options],
+            [sys.executable, "-m", "pytest", "benchmarks/e0", *own, *options, *given.options],
             env=os.environ | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
