@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+# pytester takes out of sys.modules what a session inside this process imported, and a second matplotlib half works.
+import context_research.report.comparison  # noqa: F401
 from context_research import models, settings
 from context_research.devices import detect
 from context_research.serving import topologies

@@ -1,0 +1,73 @@
+"""A real A/B, killed in its second session: nothing is left running, and the same command goes on."""
+
+import subprocess
+import sys
+
+import psutil
+
+from context_research import artifacts
+from context_research.artifacts import AbFiles, RunFiles
+from tests.conftest import SMALL
+from tests.endings.test_endings import ended, wait_for
+
+ARMS = ("--baseline=aggregated", "--candidate=aggregated --set engine.max_num_batched_tokens=512")
+COMMAND = [
+    sys.executable,
+    *("-m", "context_research.cli", "ab", "e0", "--pairs=1", *ARMS, "--primary=ttft,e2e", "--"),
+    *(option for option in SMALL if not option.startswith(("--repeats", "--concurrency", "--requests"))),
+    *("--concurrency=1", "--requests=8"),
+]
+
+
+def driver(**options):
+    return subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
+    outputs = suite.path / "outputs"
+
+    def record():
+        return next((artifacts.read(path, "ab") for path in outputs.glob("ab/*/ab.json")), None)
+
+    first = driver()
+    try:
+        wait_for(lambda: first.poll() is not None or record(), "the record")
+        second = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=60)
+        assert second.returncode == 2
+        assert f"of the same plan is running now, as pid {first.pid}" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        wait_for(lambda: first.poll() is not None or engines_of_session(first, record(), 1), "the second session")
+        children = psutil.Process(first.pid).children(recursive=True)
+        assert any("EngineCore" in child.name() for child in children)
+    finally:
+        first.kill()
+        told = first.communicate()[0]
+    assert ended(children), told
+    killed = record()
+    assert [session["status"] for session in killed["sessions"]] == ["completed", "running"]
+
+    resumed = driver()
+    told = resumed.communicate(timeout=120)[0]
+    assert resumed.returncode == 0, told
+    assert told.splitlines()[1] == f"resuming {killed['ab_id']}: 1 of 2 sessions are there"
+    whole = record()
+    assert (whole["status"], whole["reason"]) == ("completed", None)
+    assert [session["status"] for session in whole["sessions"]] == ["completed", "completed"]
+    before, after = ([session["run_id"] for session in each["sessions"]] for each in (killed, whole))
+    assert (before[0], before[1] == after[1]) == (after[0], False)
+    chosen = [artifacts.read(RunFiles(outputs, run_id).metadata, "run_metadata") for run_id in after]
+    assert [run["settings"]["engine"]["max_num_batched_tokens"] for run in chosen] == [None, 512]
+    judged = artifacts.read(AbFiles(outputs, whole["ab_id"]).verdict, "verdict")
+    assert [(each["metric"], each["outcome"]) for each in judged["primary"]] == [
+        ("ttft", "undecided"),
+        ("e2e", "undecided"),
+    ]
+    assert judged["candidate"]["runs"] == [after[1]]
+    assert AbFiles(outputs, whole["ab_id"]).report.is_file()
+
+
+def engines_of_session(process, record, number):
+    """The engines of one session, once it is that session's turn."""
+    if record["sessions"][number]["status"] != "running":
+        return []
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in child.name()]
