@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from context_research import __version__, ab, artifacts, comparison, devices, findings, options, settings
+from context_research import __version__, ab, ab_plan, artifacts, comparison, devices, findings, options, settings
 from context_research.artifacts import PLANNED, AbFiles, RunFiles
 from context_research.errors import UsageProblem
 from context_research.findings import Findings
@@ -16,6 +16,7 @@ from context_research.options import from_environment
 from context_research.recorder import new_metadata, this_command
 from context_research.report import comparison as comparison_report
 from context_research.report import markdown
+from context_research.verdict import pairs_to_decide_alone
 
 
 class OneLine(click.Group):
@@ -116,10 +117,19 @@ def run_ab(outputs: Path | None, fresh: bool, primary: str | None, practical: fl
 
     An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
     """
-    plan = ab.plan(primary=primary and options.names(primary), practical=practical, **given)
+    plan = ab_plan.plan(primary=_names(primary), practical=practical, **given)
     running = ab.Ab.open(_folder(outputs), plan, fresh)
     click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
-    running.run(click.echo)
+    if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
+        click.echo(
+            f"note: in a family of {plan.family} (primary metrics × cases) an effect alone takes {needed} pairs to be "
+            f"told, {plan.pairs} can tell effects on most of it (docs/statistics.md)"
+        )
+    try:
+        running.run(click.echo)
+    except KeyboardInterrupt as interrupt:
+        click.echo(f"ERROR: {interrupt or 'interrupted'}; the same command goes on with what is there", err=True)
+        raise SystemExit(130) from None
     _tell(ab.judge(running.files), running.files)
 
 
@@ -150,7 +160,7 @@ def tell_verdict(
     if not 1 <= len(names) <= 2:
         raise UsageProblem("name an A/B, or two runs (baseline, then candidate): verdict RUN_OR_AB [RUN_OR_AB]")
     found = [artifacts.find(_folder(outputs), name) for name in names]
-    family = primary and options.names(primary)
+    family = _names(primary)
     if isinstance(first := found[0], AbFiles):
         if allow_different or start_noise is not None:
             raise UsageProblem(
@@ -180,6 +190,10 @@ def write_report(name: str, outputs: Path | None) -> None:
     else:
         experiment = artifacts.read(files.metadata, "run_metadata")["experiment"]
         click.echo(markdown.write(files, experiment))
+
+
+def _names(primary: str | None) -> list[str] | None:
+    return None if primary is None else options.names(primary)
 
 
 def _folder(outputs: Path | None) -> Path:

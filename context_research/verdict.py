@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ ALPHA = 0.05
 MIN_PAIRS = 6
 """With n pairs the sign-flip test's p can't be under 2^(1−n): 5 pairs never reach 0.05."""
 PRACTICAL = 0.03
-"""Ratios within 1 ± this are equal for practical purposes."""
+"""Ratios between 1 / (1 + this) and 1 + this are equal for practical purposes."""
 _POWER = 0.8
 """With which the pairs that an undecided verdict asks for would tell a practical difference."""
 _RESAMPLES = 2**14
@@ -43,7 +43,8 @@ class Pairs:
     @property
     def complete(self) -> list[tuple[float, float]]:
         """The pairs whose ratio has a logarithm."""
-        return [(b, c) for b, c in zip(self.baseline, self.candidate, strict=True) if b and c]
+        pairs = zip(self.baseline, self.candidate, strict=True)
+        return [(b, c) for b, c in pairs if b is not None and c is not None and 0 < b < math.inf and 0 < c < math.inf]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +78,14 @@ def decide(family: Sequence[Pairs], practical: float = PRACTICAL, start_noise: f
     each unit is an engine start of its own, as its spread then is in the pairs.
     """
     found = [describe(pairs, start_noise) for pairs in family]
-    tested = [verdict for verdict in found if verdict.p is not None]
-    adjusted = stats.false_discovery_control([v.p for v in tested]) if tested else []
-    by_pairs = {id(v.pairs): float(p) for v, p in zip(tested, adjusted, strict=True)}
-    return [_judged(verdict, by_pairs.get(id(verdict.pairs)), len(tested), practical) for verdict in found]
+    if not found:
+        return []
+    # The family is what was named: a comparison that lacks values still counts in it.
+    adjusted = stats.false_discovery_control([1.0 if verdict.p is None else verdict.p for verdict in found])
+    return [
+        _judged(verdict, float(p), len(found), practical, start_noise)
+        for verdict, p in zip(found, adjusted, strict=True)
+    ]
 
 
 def describe(pairs: Pairs, start_noise: float = 0.0) -> Verdict:
@@ -102,18 +107,20 @@ def pairs_to_decide_alone(family: int) -> int:
 
 
 def pairs_for(noise: float, difference: float, family: int) -> int:
-    """Pairs that tell `difference` (a share) in 8 of 10 cases, where the pairs' log ratios scatter by `noise` (sd)."""
-    z = stats.norm.ppf(1 - ALPHA / 2) + stats.norm.ppf(_POWER)
+    """Pairs that tell `difference` (a share) in 8 of 10 cases, where the pairs' log ratios scatter by `noise` (sd).
+
+    For an effect alone in its family, whose p must then be under ALPHA ÷ family; normal approximation.
+    """
+    z = stats.norm.ppf(1 - ALPHA / family / 2) + stats.norm.ppf(_POWER)
     return max(pairs_to_decide_alone(family), math.ceil((float(z) * noise / math.log1p(difference)) ** 2))
 
 
-def _judged(verdict: Verdict, adjusted: float | None, family: int, practical: float) -> Verdict:
+def _judged(verdict: Verdict, adjusted: float, family: int, practical: float, start_noise: float) -> Verdict:
     outcome, reason = _outcome(verdict, adjusted, family, practical)
-    needed = None
-    if outcome == "undecided":
-        needed = _needed(verdict.pairs, practical, max(1, family))
-    fields = {name: getattr(verdict, name) for name in ("pairs", "ratio", "low", "high", "p")}
-    return Verdict(**fields, p_adjusted=adjusted, outcome=outcome, reason=reason, pairs_needed=needed)
+    # No number of repeats tells what lies within the noise of a single start.
+    needed = _needed(verdict.pairs, practical, family) if outcome == "undecided" and not start_noise else None
+    p_adjusted = None if verdict.p is None else adjusted
+    return replace(verdict, p_adjusted=p_adjusted, outcome=outcome, reason=reason, pairs_needed=needed)
 
 
 def _needed(pairs: Pairs, practical: float, family: int) -> int | None:
@@ -125,14 +132,15 @@ def _needed(pairs: Pairs, practical: float, family: int) -> int | None:
     return pairs_for(float(np.std(logs, ddof=1)), max(seen, practical), family)
 
 
-def _outcome(verdict: Verdict, adjusted: float | None, family: int, practical: float) -> tuple[Outcome, str]:
+def _outcome(verdict: Verdict, adjusted: float, family: int, practical: float) -> tuple[Outcome, str]:
     count, asked = len(verdict.pairs.complete), len(verdict.pairs.baseline)
     if asked < MIN_PAIRS:
         return "undecided", f"{asked} {'pair' if asked == 1 else 'pairs'}: fewer than {MIN_PAIRS} decide nothing"
-    if verdict.low is None or verdict.high is None or adjusted is None:
+    if count < asked or verdict.low is None or verdict.high is None:
+        # Those that have one may be the lucky ones: goodput is 0 where an arm fails its limits.
         return "undecided", f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples, or 0)"
-    if 1 - practical < verdict.low and verdict.high < 1 + practical:
-        return "equivalent", f"the interval is within ±{practical:.3g}"
+    if 1 / (1 + practical) < verdict.low and verdict.high < 1 + practical:
+        return "equivalent", f"the interval is within {practical:.3g} either way"
     if verdict.low <= 1 <= verdict.high:
         return "undecided", "the interval holds 1, and more than a practical difference"
     if adjusted > ALPHA:
@@ -141,7 +149,9 @@ def _outcome(verdict: Verdict, adjusted: float | None, family: int, practical: f
                 f"undecidable with {count} pairs: alone in a family of {family} an effect needs "
                 f"{pairs_to_decide_alone(family)}"
             )
-        return "undecided", f"p {adjusted:.2g} after correction for a family of {family}"
+        return "undecided", f"p is {adjusted:.2g}" + (
+            f" after correction for a family of {family}" if family > 1 else ""
+        )
     better = (verdict.high < 1) == verdict.pairs.lower_is_better
     return ("better" if better else "worse"), ""
 
@@ -151,7 +161,7 @@ def _interval(logs: np.ndarray) -> tuple[float, float]:
     if np.ptp(logs) == 0:  # nothing to resample: a deterministic backend
         return float(np.exp(logs[0])), float(np.exp(logs[0]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        warnings.simplefilter("ignore")  # degenerate data, and numpy's division by it
         for method in ("BCa", "percentile"):  # BCa has no answer where nearly all pairs are alike
             found = stats.bootstrap(
                 (logs,),

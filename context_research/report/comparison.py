@@ -51,8 +51,11 @@ def headline(findings: Findings) -> str:
         outcomes = [found.outcome for found in findings.primary if _name(found) == name]
         told = [f"{word} in {outcomes.count(word)} of {len(outcomes)}" for word in _OUTCOMES if word in outcomes]
         parts.append(f"{name}: {', '.join(told)} {'case' if len(outcomes) == 1 else 'cases'}.")
-    sides = (findings.comparison.candidate.label, findings.comparison.baseline.label)
-    return f"{sides[0]} against {sides[1]}: {' '.join(parts)}"
+    comparison = findings.comparison
+    label = "" if comparison.baseline.runs[0].metadata["backend"] == "vllm" else "SIMULATED: "
+    if comparison.planned and (done := len(comparison.baseline.units)) < comparison.planned:
+        parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
+    return f"{label}{comparison.candidate.label} against {comparison.baseline.label}: {' '.join(parts)}"
 
 
 def terminal_table(findings: Findings) -> str:
@@ -63,9 +66,9 @@ def terminal_table(findings: Findings) -> str:
 
 def _head(findings: Findings) -> str:
     comparison = findings.comparison
-    one = comparison.baseline.runs[0].metadata
-    title = f"# {one['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
-    simulated = "" if one["backend"] == "vllm" else "\n\n> **Simulated.** No engine ran; these are a model's figures."
+    first = comparison.baseline.runs[0].metadata
+    title = f"# {first['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
+    simulated = "" if first["backend"] == "vllm" else "\n\n> **Simulated.** No engine ran; these are a model's figures."
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()
@@ -92,7 +95,8 @@ def _verdicts(findings: Findings) -> str:
         if findings.start_noise
         else ""
     )
-    return f"## Verdict\n\n{table(rows, header)}\n\n{ratio}{noise}"
+    floor = f" What differs in the A/A {findings.noise_floor} too is undecided here." if findings.noise_floor else ""
+    return f"## Verdict\n\n{table(rows, header)}\n\n{ratio}{noise}{floor}"
 
 
 def _verdict_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -195,7 +199,7 @@ def _method(findings: Findings) -> str:
     return (
         f"## Method\n\nThe unit is {unit}. Pairs share a seed, hence every request. Log ratios of the pairs; 95 % BCa "
         f"bootstrap interval; exact sign-flip p; Benjamini-Hochberg at {ALPHA:g} over the family, {family}. "
-        f"`equivalent`: the interval lies within ±{findings.practical:.3g}. `better` and "
+        f"`equivalent`: the interval lies within {findings.practical:.3g} either way. `better` and "
         f"`worse`: p after correction ≤ {ALPHA:g} and the interval misses 1. Else, and with fewer than {MIN_PAIRS} "
         "pairs, `undecided`. Sources, false alarm rate and power: docs/statistics.md."
     )

@@ -17,8 +17,8 @@ SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
 def table(rows: Iterable[Sequence[Any]], header: tuple[str, ...]) -> str:
     """A Markdown table."""
     # A bar inside a cell would end it, a line break the row.
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in rows]
-    return str(tabulate(cells, headers=header, tablefmt="github", disable_numparse=True))
+    heads, *cells = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows))
+    return str(tabulate(cells, headers=heads, tablefmt="github", disable_numparse=True))
 
 
 def scaled(value: float | None, scale: float) -> str:

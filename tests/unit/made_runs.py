@@ -5,7 +5,7 @@ A run's `figures` are case -> metric -> one value for each repeat.
 
 import random
 
-from context_research import ab, artifacts, comparison, metrics
+from context_research import ab_plan, artifacts, comparison, metrics
 from context_research.artifacts import AbFiles, RunFiles
 from context_research.metrics import METRICS
 
@@ -74,10 +74,11 @@ def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, change
     files, generator = AbFiles(outputs, ab_id), random.Random(0)
     planned = {
         **{"experiment": "e0", "pairs": pairs, "seed": 0, "repeats": 1, "pytest_options": [], "practical": 0.03},
-        **{"primary": ["ttft", "tpot"], "allow_different": [], "settings": {}},
+        **{"primary": ["ttft", "tpot"], "allow_different": []},
+        "settings": {arm: {"arm": text} for arm, text in arms.items()},
         **arms,
     } | plan
-    made_plan = ab.Plan(**planned)
+    made_plan = ab_plan.Plan(**planned)
     sessions = list(made_plan.sessions())
     for number, session in enumerate(sessions):
         arm = session["arm"]

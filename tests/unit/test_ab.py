@@ -6,10 +6,9 @@ import signal
 import subprocess
 import sys
 
-import psutil
 import pytest
 
-from context_research import ab, artifacts, findings
+from context_research import ab, ab_plan, artifacts, findings
 from context_research.ab import Ab
 from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
@@ -74,7 +73,7 @@ def sessions(outputs, monkeypatch):
 
 
 def plan(**values):
-    return ab.plan("e0", **(DEFAULTS | values))
+    return ab_plan.plan("e0", **(DEFAULTS | values))
 
 
 def recorded(outputs):
@@ -108,7 +107,7 @@ def test_arms_are_run_abba_and_pairs_share_a_seed():
 @pytest.mark.parametrize("pairs", range(2, 9, 2))
 def test_over_pairs_of_pairs_both_arms_run_equally_early(pairs):
     order = [session["arm"] for session in plan(pairs=pairs).sessions()]
-    places = {arm: sum(i for i, each in enumerate(order) if each == arm) for arm in ab.ARMS}
+    places = {arm: sum(i for i, each in enumerate(order) if each == arm) for arm in ab_plan.ARMS}
     assert places["baseline"] == places["candidate"]
 
 
@@ -122,15 +121,15 @@ def test_an_arm_is_a_mode_with_options():
     made_plan = plan(
         candidate="aggregated --dtype bfloat16 --requests=5 --set engine.max_num_batched_tokens=64 --set=slo.ttft=0.5",
         pytest_options=("-k", "c1"),
+        allow_different=("model.dtype", "workload.requests"),
     )
     arm = made_plan.settings["candidate"]
     assert (arm["serving"]["mode"], arm["model"]["dtype"], arm["workload"]["requests"]) == ("aggregated", "bfloat16", 5)
     assert (arm["engine"]["max_num_batched_tokens"], arm["slo"]["ttft"]) == (64, 0.5)
     assert made_plan.settings["baseline"]["model"]["dtype"] == "float32"
     assert made_plan.arguments("candidate") == [
-        "--serving=aggregated",
+        *("-k", "c1", "--serving=aggregated"),
         *("--dtype", "bfloat16", "--requests=5", "--set", "engine.max_num_batched_tokens=64", "--set=slo.ttft=0.5"),
-        *("-k", "c1"),
     ]
 
 
@@ -146,9 +145,9 @@ def test_a_value_with_a_space_stays_one(here):
 
 
 def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkeypatch):
-    monkeypatch.setattr(ab, "from_environment", lambda: {"--requests": "7"})
-    settings = plan(candidate="aggregated --requests=5").settings
-    assert [settings[arm]["workload"]["requests"] for arm in ab.ARMS] == [7, 5]
+    monkeypatch.setattr(ab_plan, "from_environment", lambda: {"--requests": "7"})
+    settings = plan(candidate="aggregated --requests=5", allow_different=("workload.requests",)).settings
+    assert [settings[arm]["workload"]["requests"] for arm in ab_plan.ARMS] == [7, 5]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +159,7 @@ def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkey
         ("split", "unknown serving mode 'split'"),
         ("no.yaml", "cannot read no.yaml"),
         ("aggregated --serving disaggregated", "leave --serving out"),
-        ("aggregated --serving-config a.yaml", "leave --serving out"),
+        ("aggregated --serving-config a.yaml", "leave --serving-config out"),
         ("aggregated --seed 1", "--seed is no option of an arm"),
         ("aggregated --repeats=1", "--repeats is no option of an arm"),
         ("aggregated --outputs=x", "--outputs is no option of an arm"),
@@ -184,7 +183,7 @@ def test_an_arm_that_cannot_be_is_refused_in_one_line(arm, told):
 
 def test_an_unknown_experiment_is_refused():
     with pytest.raises(UsageProblem, match="no experiment benchmarks/e1 here"):
-        ab.plan("e1", **DEFAULTS)
+        ab_plan.plan("e1", **DEFAULTS)
 
 
 # Sessions
@@ -203,7 +202,7 @@ def test_each_session_gets_its_arm_its_seed_and_a_name(outputs, sessions):
     assert {each["repeats"] for each in sessions.ran} == {"2"}
     assert {each["outputs"] for each in sessions.ran} == {str(outputs)}
     assert all(each["arguments"][0] == "benchmarks/e0" for each in sessions.ran)
-    assert all(each["arguments"][2:4] == ["-k", "c1"] for each in sessions.ran)
+    assert all(each["arguments"][1:3] == ["-k", "c1"] for each in sessions.ran)
     record = recorded(outputs)
     assert record["status"] == "completed"
     assert [session["run_id"] for session in record["sessions"]] == [each["run-id"] for each in sessions.ran]
@@ -270,7 +269,7 @@ def test_a_failing_sessions_own_reason_is_told(outputs, sessions):
         return 1
 
     sessions.before = fail
-    with pytest.raises(UsageProblem, match=r"ended with status error \(no memory\)"):
+    with pytest.raises(UsageProblem, match=r"ended with exit status 1, its run error \(no memory\)"):
         run(outputs)
 
 
@@ -317,20 +316,25 @@ def test_what_was_killed_goes_on(outputs, sessions):
     assert recorded(outputs)["status"] == "completed"
 
 
-def test_a_pid_that_another_process_has_now_is_not_running(outputs, sessions):
-    run(outputs, pairs=1)
-    (path,) = (outputs / "ab").glob("*/ab.json")
-    made_runs.edit(path, "ab", status="running", pid=os.getppid(), pid_started=1.0, sessions__1__status="running")
-    assert run(outputs, pairs=1)[0].startswith("resuming ")
-
-
-def test_one_of_the_same_plan_that_runs_is_refused(outputs, sessions):
-    run(outputs, pairs=1)
-    (path,) = (outputs / "ab").glob("*/ab.json")
-    started = psutil.Process(os.getppid()).create_time()
-    made_runs.edit(path, "ab", status="running", pid=os.getppid(), pid_started=started)
-    with pytest.raises(UsageProblem, match=f"of the same plan is running now, as pid {os.getppid()}"):
-        Ab.open(outputs, plan(pairs=1))
+def test_one_of_the_same_plan_that_runs_in_another_process_is_refused(outputs, sessions):
+    said = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import time; from pathlib import Path; from context_research import ab, ab_plan\n"
+            f"held = ab.Ab.open(Path({str(outputs)!r}), ab_plan.plan('e0', **{DEFAULTS!r}))\n"
+            "print(1, flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert said.stdout.readline() == b"1\n"
+        with pytest.raises(UsageProblem, match="of the same plan is running now"):
+            Ab.open(outputs, plan())
+    finally:
+        said.kill()
+        said.communicate()
+    Ab.open(outputs, plan())
 
 
 def test_one_that_has_been_opened_and_not_yet_written_is_refused(outputs, sessions):
@@ -381,7 +385,7 @@ def test_another_plan_is_another_ab(outputs, sessions, other):
 def test_settings_that_changed_are_another_ab(outputs, sessions, monkeypatch):
     sessions.before = lambda _: 1
     for requests in ("5", "6"):
-        monkeypatch.setattr(ab, "from_environment", lambda value=requests: {"--requests": value})
+        monkeypatch.setattr(ab_plan, "from_environment", lambda value=requests: {"--requests": value})
         with pytest.raises(UsageProblem):
             run(outputs)
     assert len(list((outputs / "ab").iterdir())) == 2
@@ -420,15 +424,54 @@ def test_outputs_that_cannot_be_written_are_told(here, sessions):
         Ab.open(here / "file", plan())
 
 
-def test_finished_sessions_whose_artifacts_are_gone_are_told(outputs, sessions):
+def test_finished_sessions_whose_artifacts_are_gone_are_run_again(outputs, sessions):
     sessions.before = lambda number: 1 if number == 2 else None
     with pytest.raises(UsageProblem):
         run(outputs, pairs=1)
     files = RunFiles(outputs, recorded(outputs)["sessions"][0]["run_id"])
     files.metadata.unlink()
     sessions.before = lambda _: None
-    with pytest.raises(UsageProblem, match=files.run_id):
-        run(outputs, pairs=1)
+    said = run(outputs, pairs=1)
+    assert said[0].startswith("pair 1, baseline is run again: cannot read")
+    assert files.run_id in said[0]
+    assert len(sessions.ran) == 4
+    assert recorded(outputs)["status"] == "completed"
+
+
+def test_an_arm_whose_settings_changed_between_sessions_is_refused(outputs, sessions):
+    sessions.changes = lambda number: {"settings.engine.max_num_seqs": 7} if number == 3 else {}
+    with pytest.raises(UsageProblem, match=r"the candidate's settings changed since its first session \(engine\)"):
+        run(outputs)
+    assert recorded(outputs)["sessions"][2]["status"] == "failed"
+
+
+@pytest.mark.parametrize("option", ["--serving=aggregated", "--serving-config=x.yaml", "--seed=1", "--repeats=2"])
+def test_options_of_every_session_cannot_replace_what_the_ab_decides(option):
+    with pytest.raises(UsageProblem, match=f"{option.partition('=')[0]} can't be among the pytest options"):
+        plan(pytest_options=(option,))
+
+
+def test_options_of_every_session_are_in_both_arms_settings():
+    settings = plan(pytest_options=("-k", "c1", "--requests", "9", "--set=slo.ttft=2")).settings
+    assert [settings[arm]["workload"]["requests"] for arm in ab_plan.ARMS] == [9, 9]
+    assert [settings[arm]["slo"]["ttft"] for arm in ab_plan.ARMS] == [2, 2]
+
+
+@pytest.mark.parametrize("name", ["", "ttft.", "ttft.p42", ".p50"])
+def test_a_family_that_cannot_be_is_refused_before_any_session(name):
+    with pytest.raises(UsageProblem, match=r"--primary .*: expected metrics such as ttft"):
+        plan(primary=[name])
+
+
+def test_a_metric_that_no_session_has_is_refused_after_the_first(outputs, sessions):
+    with pytest.raises(UsageProblem, match="--primary latency: no such metric"):
+        run(outputs, primary=["latency"])
+    assert len(sessions.ran) == 1
+
+
+def test_the_family_is_metrics_times_cases():
+    assert plan().family == 2 * 4
+    assert plan(primary=["ttft"], pytest_options=("--concurrency=1",)).family == 2
 
 
 SLOW = """

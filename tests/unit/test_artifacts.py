@@ -128,7 +128,7 @@ def test_what_cannot_be_read_is_named(files, kind, content, told):
 def test_another_schema_version_is_named(files):
     files.folder.mkdir(parents=True)
     files.metadata.write_text(json.dumps(made.metadata(schema_version=2)))
-    with pytest.raises(UsageProblem, match=r"run_metadata\.json is corrupt or from another version: schema_version: "):
+    with pytest.raises(UsageProblem, match=r"run_metadata\.json has schema version 2, this version reads 1"):
         artifacts.read(files.metadata, "run_metadata")
 
 

@@ -175,7 +175,7 @@ def test_report_without_a_completed_run(here):
     [
         pytest.param(None, "No such file or directory", id="missing"),
         pytest.param("{", "corrupt, no valid JSON", id="no-json"),
-        pytest.param(json.dumps(made.summary(schema_version=2)), "another version: schema_version", id="version"),
+        pytest.param(json.dumps(made.summary(schema_version=2)), "has schema version 2", id="version"),
         pytest.param(json.dumps(made.summary(cases=[{}])), "is corrupt or from another version: cases.0: ", id="case"),
     ],
 )

@@ -251,11 +251,11 @@ def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
         (["e0", "--candidate", "aggregated --seed=3"], "--candidate: --seed is no option of an arm; those are "),
         (["e0", "--candidate", "aggregated --dtype"], "--candidate: --dtype needs a value"),
         (["e0", "--candidate", "aggregated -k c1"], "--candidate: -k is no option of an arm"),
-        (["e0", "--candidate", "aggregated --serving=disaggregated"], "the serving mode is its first word"),
+        (["e0", "--candidate", "aggregated --serving=disaggregated"], "the serving mode is the arm's first word"),
         (["e0", "--candidate", "aggregated --set engine.blocksize=1"], "engine.blocksize: unknown key"),
         (["e0", "--candidate", "aggregated --set engine.block_size=no"], "engine.block_size: "),
         (["e0", "--candidate", "aggregated 'unbalanced"], "--candidate"),
-        (["e0", "--primary", "ttft.p42"], "--primary ttft.p42"),
+        (["e0", "--primary", "ttft.p42"], "--primary 'ttft.p42': expected metrics"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

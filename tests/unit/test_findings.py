@@ -133,8 +133,14 @@ def test_what_differs_in_the_aa_is_not_decided(tmp_path, ratio):
 
 
 def test_an_undecided_aa_alarms_no_one(tmp_path):
-    few = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=1.5, pairs=2))
-    assert judged(tmp_path, ratio=1.3, noise_floor=few).primary[0].outcome == "worse"
+    noisy = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=1.01, noise=0.2))
+    assert judged(tmp_path, ratio=1.3, noise_floor=noisy).primary[0].outcome == "worse"
+
+
+def test_an_aa_of_too_few_pairs_is_refused_as_it_could_not_alarm(tmp_path):
+    few = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=1.5, pairs=5))
+    with pytest.raises(UsageProblem, match="aa has 5 pairs: a noise floor takes 6"):
+        judged(tmp_path, ratio=1.3, noise_floor=few)
 
 
 def test_arms_that_differ_are_no_noise_floor(tmp_path):

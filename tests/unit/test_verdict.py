@@ -154,15 +154,34 @@ def test_an_interval_outside_1_is_not_enough():
     assert verdict.low > 1
     assert verdict.p == pytest.approx(4 / 64)
     assert verdict.outcome == "undecided"
-    assert "p 0.062" in verdict.reason
+    assert verdict.reason == "p is 0.062"
 
 
 # Values that are missing or all alike
 
 
-def test_pairs_without_a_value_are_left_out():
-    verdict = alone([None, *SLOWER[:6], None])
-    assert (verdict.outcome, verdict.p) == ("worse", pytest.approx(2**-5))
+@pytest.mark.parametrize("missing", [None, 0.0, -1.0, math.nan, math.inf])
+def test_one_pair_without_a_value_leaves_it_undecided(missing):
+    """Those that have one may be the lucky ones: goodput is 0 where an arm fails its limits."""
+    verdict = alone([missing, *SLOWER[:6]])
+    assert (verdict.outcome, verdict.p) == ("undecided", pytest.approx(2**-5))
+    assert verdict.reason.startswith("no p50 in 1 of 7 pairs")
+
+
+def test_a_comparison_without_values_still_counts_in_its_family():
+    slower, without = paired(SLOWER[:6]), paired([None] * 6)
+    assert [verdict.p_adjusted for verdict in decide([slower, without])] == [pytest.approx(2 * 2**-5), None]
+
+
+def test_the_margin_is_the_same_whichever_arm_is_the_baseline():
+    nearly = [1.0295, 1.0298, 1.0299, 1.0297, 1.0296, 1.0298]
+    for ratios in (nearly, [1 / ratio for ratio in nearly]):
+        assert alone(ratios).outcome == "equivalent"
+
+
+def test_no_number_of_repeats_tells_what_a_start_hides():
+    (verdict,) = decide([paired([1.05, 1.06, 1.04, 1.05, 1.06, 1.05])], start_noise=0.1)
+    assert (verdict.outcome, verdict.pairs_needed) == ("undecided", None)
 
 
 @pytest.mark.parametrize("missing", [None, 0.0])
@@ -305,7 +324,7 @@ def test_pairs_to_decide_alone(members, pairs):
         pytest.param(0.0, 0.03, 1, 6, id="no-noise"),
         pytest.param(0.0, 0.03, 8, 9, id="no-noise-but-a-family"),
         pytest.param(0.03 * math.sqrt(2), 0.03, 1, 17, id="3-percent-runs"),  # (2.8016 × 0.04243 / 0.02956)² = 16.17
-        pytest.param(0.1, 0.03, 8, 90, id="noise-outweighs-the-family"),  # (2.8016 × 0.1 / 0.02956)² = 89.8
+        pytest.param(0.1, 0.03, 8, 147, id="a-family-asks-more"),  # (3.5760 × 0.1 / 0.02956)² = 146.4
         pytest.param(0.1, 0.10, 1, 9, id="wider-practical"),  # (2.8016 × 0.1 / 0.09531)² = 8.6
     ],
 )
