@@ -31,11 +31,11 @@ VARIANTS: dict[str, tuple[dict[str, str], list[str]]] = {
     ),
     "block 256, no progress thread": (
         {},
-        ["--set=engine.block_size=256", "--set=serving.handoff.progress_thread=off"],
+        ["--set=engine.block_size=256", "--set=serving.handoff.progress_thread='off'"],
     ),
     "block 256, layout NHD": ({"VLLM_KV_CACHE_LAYOUT": "NHD"}, ["--set=engine.block_size=256"]),
 }
-"""Environment and options of each; on top of configs/experiments/e0.yaml."""
+"""Environment and options of each (off is false in YAML, hence its quotes); on top of configs/experiments/e0.yaml."""
 
 
 def main() -> None:
