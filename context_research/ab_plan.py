@@ -87,7 +87,7 @@ def plan(experiment: str, primary: Sequence[str] | None = None, practical: float
             raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
     made = replace(made, settings={arm: _resolve(made, arm) for arm in ARMS})
     before, after = (comparison.settled(made.settings[arm]) for arm in ARMS)
-    comparison.check_same("the arms", before, after, made.allow_different)
+    comparison.check_same("the arms", before, after, made.allow_different, comparison.ALLOW)
     return made
 
 

@@ -174,11 +174,11 @@ def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = (
                 f"{always} are never compared: {baseline.files.run_id} is {one}, {candidate.files.run_id} {other}"
             )
     names = f"{baseline.files.run_id} and {candidate.files.run_id}"
-    return check_same(names, facts(baseline), facts(candidate), allowed)
+    return check_same(names, facts(baseline), facts(candidate), allowed, ALLOW)
 
 
 def check_same(
-    names: str, before: Mapping[str, Any], after: Mapping[str, Any], allowed: Collection[str]
+    names: str, before: Mapping[str, Any], after: Mapping[str, Any], allowed: Collection[str], cure: str = ""
 ) -> dict[str, tuple[Any, Any]]:
     """The differences between two sides' facts, all of them allowed. Raises UsageProblem, naming those that are not."""
     if unknown := sorted(set(allowed) - {*before, *after, *FROM_RUNS}):
@@ -187,13 +187,12 @@ def check_same(
     differing = {key: (before.get(key), after.get(key)) for key in every if before.get(key) != after.get(key)}
     if refused := {key: values for key, values in differing.items() if key not in allowed}:
         told = "; ".join(f"{key}: {one} / {other}" for key, (one, other) in refused.items())
-        raise UsageProblem(
-            f"{names} differ in what matters: {told} "
-            f"(--allow-different {next(iter(refused))} compares them all the same)"
-        )
+        raise UsageProblem(f"{names} differ in what matters: {told}" + cure.format(key=next(iter(refused))))
     return differing
 
 
+ALLOW = " (--allow-different {key} compares them all the same)"
+"""How the command line allows a difference; the gate does not."""
 FROM_RUNS = (
     *("model.revision", "model.hash", "hardware.gpus", "hardware.cpu", "hardware.driver", "hardware.devices"),
     *("vllm", "engine.dtype", "engine.quantization", "engine.cache_dtype", "engine.block_size", "cases", "seed"),

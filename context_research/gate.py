@@ -28,7 +28,7 @@ class Gate:
                 raise UsageProblem(f"--verdict-against {name}: its {what} is {then}, this run's {now}")
         sides = (self._earlier.metadata["settings"], chosen.model_dump(mode="json"))
         before, after = map(comparison.settled, sides)
-        comparison.check_same(f"{name} and this run", before, after, ())
+        comparison.check_same(f"{self._earlier.files.run_id} and this run", before, after, ())
 
     def pytest_context_research_run_finished(self, run_folder: Path, session: pytest.Session) -> None:
         terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -48,7 +48,7 @@ def test_a_setting_without_a_flag_of_its_own_can_be_given(suite, aggregated):
         ("engine.block_size=[", "--set engine.block_size=[[]: the value is no valid YAML"),
         ("engine.block_size=many", "command line: engine.block_size: *valid integer*got 'many'"),
         ("engine.block_size.x=1", "command line: engine.block_size: *"),
-        ("engine..x=1", "command line: engine.*"),
+        ("engine..x=1", "--set engine..x=1: expected KEY=VALUE, such as *"),
         ("engine=16", "command line: engine: *"),
         ("model.name=2021-02-30", "--set model.name=2021-02-30: the value is no valid YAML"),
         ("serving=split", "--set serving=split: that is a file's name, give it with --serving-config"),

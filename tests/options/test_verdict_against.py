@@ -70,8 +70,8 @@ def test_a_run_that_cannot_be_compared_is_no_pass(run, suite):
     assert run(*FEW).ret == 0
     result = run(*FEW, "--output-tokens=3", "--verdict-against=latest")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stdout.fnmatch_lines(["no verdict: *differ in what matters: workload.output_tokens: 4 / 3 *"])
-    assert recorded(suite.runs[-1])["status"] == "completed"
+    result.stderr.fnmatch_lines(["ERROR: *and this run differ in what matters: workload.output_tokens: 4 / 3"])
+    assert len(suite.runs) == 1, "refused before anything started"
 
 
 def test_a_run_whose_repeats_were_disabled_is_told_in_one_line(run, suite):
