@@ -38,7 +38,7 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
         assert "of the same plan is running now" in second.stderr
         assert len(second.stderr.splitlines()) == 1
         wait_for(lambda: first.poll() is not None or engines_of_session(first, record(), 1), "the second session")
-        children = psutil.Process(first.pid).children(recursive=True)
+        children = wait_for(lambda: [child for child, _ in family(first)], "its children")
     finally:
         first.kill()
         told = first.communicate()[0]
@@ -66,12 +66,14 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
     assert AbFiles(outputs, whole["ab_id"]).report.is_file()
 
 
+def family(process):
+    """All children; none for once where one vanishes while they are listed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [(child, child.name()) for child in psutil.Process(process.pid).children(recursive=True)]
+    return []
+
+
 def engines_of_session(process, record, number):
     """The engines of one session, once it is that session's turn."""
-    if record["sessions"][number]["status"] != "running":
-        return []
-    found = []
-    for child in psutil.Process(process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):  # gone between the listing and the look
-            found += [child] if "EngineCore" in child.name() else []
-    return found
+    running = record["sessions"][number]["status"] == "running"
+    return [child for child, name in family(process) if running and "EngineCore" in name]
