@@ -63,7 +63,7 @@ class Placement:
 
 
 def run_devices(settings: Settings) -> tuple[int, ...]:
-    """The devices that a run's engines share: as given, else every core, or the first GPU.
+    """The devices that a run's engines share: as given, else those that the serving config names, every core, or one GPU.
 
     Raises UsageProblem for a device that this machine does not have.
     """
@@ -72,14 +72,16 @@ def run_devices(settings: Settings) -> tuple[int, ...]:
         raise UsageProblem(
             "device cuda, but no GPU is visible here: check the driver, CUDA_VISIBLE_DEVICES, or --device=cpu"
         )
-    if settings.devices is None:
+    named = tuple(sorted({device for spec in settings.serving.engines for device in spec.devices or ()}))
+    chosen = settings.devices or named
+    if not chosen:
         return tuple(have) if settings.device == "cpu" else tuple(have[:1])
-    if len(set(settings.devices)) < len(settings.devices):
-        raise UsageProblem(f"devices {list(settings.devices)} name a device twice (--devices)")
-    if missing := [device for device in settings.devices if device not in have]:
+    if len(set(chosen)) < len(chosen):
+        raise UsageProblem(f"devices {list(chosen)} name a device twice (--devices)")
+    if missing := [device for device in chosen if device not in have]:
         kind = "CPU cores" if settings.device == "cpu" else "GPUs"
         raise UsageProblem(f"devices {missing} are not here: the {kind} of this machine are {have} (--devices)")
-    return settings.devices
+    return chosen
 
 
 def place(settings: Settings, devices: tuple[int, ...]) -> list[Placement]:

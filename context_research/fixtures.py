@@ -64,8 +64,8 @@ def serving(request: pytest.FixtureRequest, pytestconfig: pytest.Config, setting
 
 @pytest.fixture(scope="session")
 def engine(serving: Topology) -> Engine:
-    """The engine whose tokens the client sees."""
-    return serving.decoder
+    """The engine whose tokens the client sees; the first, where there are several."""
+    return serving.decoders[0]
 
 
 @pytest.fixture

@@ -172,10 +172,11 @@ def measure(
         if any(timeline.error for timeline in timelines):
             break
         proof.prime(batch)
-        seen, used = len(topology.decoder.counters.transfers), _joules(settings)
+        seen, used = [len(engine.counters.transfers) for engine in topology.decoders], _joules(settings)
         passed = _pass(case, topology, batch, number, progress, while_waiting, proof.lateness)
         timelines += passed
-        transfers = topology.decoder.counters.transfers[seen:]
+        pairs = zip(topology.decoders, seen, strict=True)
+        transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
         more = {
             "transfers": tuple(transfers),
             "devices": _serving_devices(settings),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -71,7 +72,7 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
     for load in loads:
         _check_workload(settings, model, load)
         for placement, pool in pools:
-            _check_pool(settings, model, placement, pool, load)
+            _check_pool(settings, model, placement, pool, _share(settings, placement, load))
     longest = Load(model.max_length, 0, 1)
     for placement, pool in pools:
         # vLLM does not start where one request of the greatest length would not fit.
@@ -106,6 +107,19 @@ def _check_workload(settings: Settings, model: Model, load: Load) -> None:
             f"{settings.workload.primed_share:.0%} of {load.prompt_tokens} tokens is no whole block of "
             f"{block_tokens(settings)}: longer prompts, or a smaller engine.block_size (--cache)"
         )
+
+
+def _share(settings: Settings, placement: Placement, load: Load) -> Load:
+    """What one engine has of a load at its busiest.
+
+    Routing to the least loaded bounds it. Taking turns doesn't, nor does anything bound the KV that waits on a prefill
+    engine to be read.
+    """
+    serving, role = settings.serving, placement.spec.role
+    if role == "prefill" or serving.routing == "round_robin":
+        return load
+    alike = sum(spec.role == role for spec in serving.engines)
+    return replace(load, concurrency=-(-load.concurrency // alike))
 
 
 def _check_pool(settings: Settings, model: Model, placement: Placement, pool: int, load: Load) -> None:

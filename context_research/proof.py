@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -100,18 +101,13 @@ class Proof:
     resets: dict[str, bool] = field(default_factory=dict)
     """By engine, before the case and after it: whether its prefix cache could be emptied."""
     counted: dict[str, Counters] = field(default_factory=dict)
-    """By role: what each engine counted from `start` to `end`."""
+    """By role: what its engines counted from `start` to `end`."""
     seconds: float = 0.0
     """What gathering and judging took, the parity reference apart."""
     reference_s: float = 0.0
     client_lag: Lag | None = None
     """Of the measured requests; known once judged."""
     _before: dict[str, Counters] = field(default_factory=dict)
-
-    @property
-    def prefiller(self) -> Engine:
-        """The engine that computes prompts."""
-        return self.topology.engines[0]
 
     def before(self, batch: Sequence[Request]) -> None:
         """Find the parity reference, or make it. Raises UsageProblem for a kept one that is corrupt or foreign."""
@@ -129,7 +125,7 @@ class Proof:
             try:
                 if not all(self._settle().values()):  # a reference out of cached KV would prove nothing
                     raise EngineFailure("the prefix cache could not be emptied")
-                kept.make(self.prefiller, self.standing.run_id)
+                kept.make(self.topology.prefillers[0], self.standing.run_id)
             except EngineFailure as failure:  # the case will find out, too, and says so
                 return failure
         return kept.read()
@@ -143,14 +139,14 @@ class Proof:
                 self._before[engine.name] = engine.counters.snapshot()
 
     def prime(self, batch: Sequence[Request]) -> None:
-        """Put the declared share of each prompt into the prefix cache of the engine that will compute it.
+        """Put the declared share of each prompt into the prefix cache of every engine that may compute it.
 
         Whatever goes wrong here shows in the measured requests: they fail, or find another cache than declared.
         """
         workload = self.settings.workload
         if workload.primed_share:
-            for request in beginnings(batch, workload.primed_share):
-                if not session_loop().run(_done(_served(self.prefiller, request), workload.request_timeout_s)):
+            for engine, request in product(self.topology.prefillers, beginnings(batch, workload.primed_share)):
+                if not session_loop().run(_done(_served(engine, request), workload.request_timeout_s)):
                     return
 
     def end(self, timelines: Sequence[Timeline]) -> None:
@@ -161,7 +157,8 @@ class Proof:
             self.resets |= {f"{name} afterwards": done for name, done in emptied.items() if name not in dead}
             for engine in self.topology.engines:
                 add_reads(timelines, engine.counters.reads)  # the warm-up's too, which are in no count
-                self.counted[engine.role] = engine.counters.since(self._before[engine.name])
+                counted = engine.counters.since(self._before[engine.name])
+                self.counted[engine.role] = self.counted.get(engine.role, Counters()) + counted
 
     @property
     def faults(self) -> dict[str, int]:
@@ -200,7 +197,7 @@ class Proof:
     def _transport(self) -> Transport | None:
         if self.standing.ceiling is None:
             return None
-        return transport.seen(self.topology.decoder.log, self.standing.ceiling, self.settings)
+        return transport.seen([engine.log for engine in self.topology.decoders], self.standing.ceiling, self.settings)
 
     def _settle(self) -> dict[str, bool]:
         """Empty every engine's prefix cache; by name, whether that was done.

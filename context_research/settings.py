@@ -157,11 +157,13 @@ class Serving(Section):
 
     mode: Literal["aggregated", "disaggregated"]
     engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1)]
+    routing: Literal["round_robin", "least_loaded"] = "least_loaded"
+    """Which of several engines of one role gets the next request: each in turn, or the one with the fewest in flight."""
     handoff: Handoff | None = None
 
     @model_validator(mode="after")
     def _engines_fit_the_mode(self) -> Serving:
-        roles = sorted(engine.role for engine in self.engines)
+        roles = sorted({engine.role for engine in self.engines})
         wanted = ["aggregated"] if self.mode == "aggregated" else ["decode", "prefill"]
         if roles != wanted:
             raise ValueError(f"mode {self.mode} needs engines with the roles {wanted}, not {roles}")

@@ -40,7 +40,8 @@ class Leg:
 class Timeline:
     """One request from the moment it was due to its last token. Times are None where that stage did not happen.
 
-    In aggregated mode the prefill and decode stages are the same engine's; there is no handoff.
+    In aggregated mode the prefill and decode stages are the same engine's; there is no handoff. `prefill_engine` and
+    `decode_engine` are the names of those that the request was sent to.
     `decode_sent` is when the client passed the KV's address on; `handoff_started` and `handoff_finished` bound the
     reading of the KV, as the decode engine's connector saw it. `decode_started` is when the decode engine first
     scheduled the request, its KV cache loaded; `decode_first_token` when that engine had its first token, which the
@@ -55,6 +56,8 @@ class Timeline:
     prompt_tokens: int
     output_tokens_asked: int
     phase: Phase = "measured"
+    prefill_engine: str | None = None
+    decode_engine: str | None = None
     prefill_queued: float | None = None
     prefill_started: float | None = None
     prefill_finished: float | None = None
@@ -95,6 +98,7 @@ class Timeline:
 def of_aggregated(timeline: Timeline, leg: Leg) -> None:
     """Fill `timeline` from its only leg."""
     _of_prefill(timeline, leg)
+    timeline.decode_engine = leg.engine
     _of_tokens(timeline, leg)
 
 
@@ -103,6 +107,7 @@ def of_disaggregated(timeline: Timeline, prefill: Leg, decode: Leg) -> None:
     _of_prefill(timeline, prefill)
     _of_tokens(timeline, decode)
     timeline.decode_sent = decode.sent or None
+    timeline.decode_engine = decode.engine or None
     timeline.decode_queued, timeline.decode_started = decode.queued, decode.started
     timeline.decode_first_token = decode.first_token
     timeline.decode_cached_tokens = decode.cached_tokens
@@ -122,6 +127,7 @@ def add_reads(timelines: Iterable[Timeline], reads: Iterable[tuple[str, float, f
 
 def _of_prefill(timeline: Timeline, leg: Leg) -> None:
     timeline.sent = leg.sent or timeline.sent
+    timeline.prefill_engine = leg.engine or None
     timeline.prefill_queued, timeline.prefill_started = leg.queued, leg.started
     timeline.prefill_finished = leg.first_token
     timeline.prefill_cached_tokens = leg.cached_tokens

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,16 +50,17 @@ class Transport:
         return size / (self.floor * self.ceiling) + self.grace_s
 
 
-def seen(log: Path, ceiling: float, settings: Settings) -> Transport:
-    """What the decode engine's log says of its transport, judged for engines of one host."""
-    found = _of_large_reads(log, settings.device)
+def seen(logs: Sequence[Path], ceiling: float, settings: Settings) -> Transport:
+    """What the decode engines' logs say of their transport, judged for engines of one host; the worst, if they differ."""
     shared = settings.device == "cuda" and len(set(_both_ends(settings))) == 1
     floor = _FLOOR_ONE_GPU if shared else _FLOOR
-    if found is None:
+    found = [_of_large_reads(log, settings.device) for log in logs]
+    named = [each for each in found if each is not None]
+    # An engine that no request reached has said nothing, and moved nothing.
+    if not named:
         return Transport(UNNAMED, ceiling, _UNTOLD, floor)
-    how, way = found
-    cure = _cure(settings.device) if "tcp" in way else ""
-    return Transport(f"{how} over {way}", ceiling, cure, floor)
+    how, way = next((each for each in named if "tcp" in each[1]), named[0])
+    return Transport(f"{how} over {way}", ceiling, _cure(settings.device) if "tcp" in way else "", floor)
 
 
 def _of_large_reads(log: Path, device: Device) -> tuple[str, str] | None:

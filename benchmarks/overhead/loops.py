@@ -43,7 +43,7 @@ class Pass:
 def build(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEngine]:
     """The aggregated topology as the plugin builds it, and its one engine; not started."""
     topology = topologies.build(settings, lambda placement: VllmEngine(settings, model, placement, log))
-    engine = topology.decoder
+    engine = topology.decoders[0]
     assert isinstance(engine, VllmEngine)
     return topology, engine
 

@@ -53,6 +53,17 @@ class Counters:
     def snapshot(self) -> Counters:
         return replace(self, transfers=list(self.transfers), reads=list(self.reads), faults=dict(self.faults))
 
+    def __add__(self, other: Counters) -> Counters:
+        """What two engines of one role counted together; `kv_usage_max` is the fuller one's."""
+        counts = {name: getattr(self, name) + getattr(other, name) for name in _COUNTS}
+        return Counters(
+            **counts,
+            kv_usage_max=max(self.kv_usage_max, other.kv_usage_max),
+            transfers=self.transfers + other.transfers,
+            reads=self.reads + other.reads,
+            faults={k: self.faults.get(k, 0) + other.faults.get(k, 0) for k in self.faults | other.faults},
+        )
+
     def since(self, earlier: Counters) -> Counters:
         """What was counted after `earlier`, a snapshot."""
         counts = {name: getattr(self, name) - getattr(earlier, name) for name in _COUNTS}

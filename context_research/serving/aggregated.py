@@ -9,12 +9,12 @@ from context_research.timeline import Leg, Timeline
 
 
 class Aggregated(Topology):
-    """One engine, one leg."""
+    """One leg, on one of the replicas."""
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
-        engine = self.engine("aggregated")
-        leg = Leg(engine.name)
-        try:
-            await engine.serve(request, leg, output_tokens=request.output_tokens, handoff=None)
-        finally:
-            timelines.of_aggregated(timeline, leg)
+        with self._engine("aggregated") as engine:
+            leg = Leg(engine.name)
+            try:
+                await engine.serve(request, leg, output_tokens=request.output_tokens, handoff=None)
+            finally:
+                timelines.of_aggregated(timeline, leg)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from context_research.engines.base import Engine, Request
 from context_research.errors import EngineFailure
@@ -15,9 +17,16 @@ from context_research.timeline import Timeline
 class Topology(ABC):
     """Engines in a serving mode. `serve` runs on `eventloop.session_loop()`, all else on the main thread."""
 
-    def __init__(self, engines: Sequence[Engine], timeout_s: float) -> None:
-        self.engines, self._timeout_s = tuple(engines), timeout_s
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        timeout_s: float,
+        routing: Literal["round_robin", "least_loaded"] = "least_loaded",
+    ) -> None:
+        self.engines, self._timeout_s, self._routing = tuple(engines), timeout_s, routing
         self._failed_request = False
+        self._routed, self._in_flight = Counter[str](), Counter[str]()
+        """By role: requests so far. By engine: requests that it has now."""
 
     def start(self) -> None:
         """Start the engines, one after another. Raises EngineFailure; those that did start are closed again."""
@@ -86,17 +95,41 @@ class Topology(ABC):
     async def _route(self, request: Request, timeline: Timeline) -> None:
         """Pass the request through the engines, filling `timeline` also on the way out of an error."""
 
-    @property
-    def decoder(self) -> Engine:
-        """The engine whose tokens the client sees."""
-        return self.engine("aggregated" if len(self.engines) == 1 else "decode")
+    @contextlib.contextmanager
+    def _engine(self, role: str) -> Iterator[Engine]:
+        """The engine of `role` whose turn it is, or that has the fewest requests; it has this one while open."""
+        engines = self.of_role(role)
+        if self._routing == "round_robin":
+            engine = engines[self._routed[role] % len(engines)]
+        else:
+            engine = min(engines, key=lambda each: self._in_flight[each.name])
+        self._routed[role] += 1
+        self._in_flight[engine.name] += 1
+        try:
+            yield engine
+        finally:
+            self._in_flight[engine.name] -= 1
 
     def engine(self, role: str) -> Engine:
-        """The engine of `role`. Raises StopIteration: settings allow a mode only with the roles it needs."""
-        return next(engine for engine in self.engines if engine.role == role)
+        """The first engine of `role`. Raises IndexError: settings allow a mode only with the roles it needs."""
+        return self.of_role(role)[0]
+
+    def of_role(self, role: str) -> list[Engine]:
+        """Every engine of `role`, in the serving config's order."""
+        return [engine for engine in self.engines if engine.role == role]
+
+    @property
+    def prefillers(self) -> list[Engine]:
+        """The engines that compute prompts."""
+        return self.of_role("prefill") or self.of_role("aggregated")
+
+    @property
+    def decoders(self) -> list[Engine]:
+        """The engines whose tokens the client sees."""
+        return self.of_role("decode") or self.of_role("aggregated")
 
     def _where(self, timeline: Timeline) -> str:
         """Which engine had the request last, for messages."""
-        prefilling = len(self.engines) > 1 and timeline.decode_sent is None
-        engine = self.engine("prefill") if prefilling else self.decoder
+        name = timeline.prefill_engine if timeline.decode_sent is None else timeline.decode_engine
+        engine = next((engine for engine in self.engines if engine.name == name), self.prefillers[0])
         return f"on {engine.role} engine {engine.name!r}"

@@ -17,11 +17,15 @@ class Disaggregated(Topology):
     """
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
-        prefill, decode = self.engine("prefill"), self.engine("decode")
-        first, second = Leg(prefill.name), Leg(decode.name)
+        first, second = Leg(""), Leg("")
         try:
-            await prefill.serve(request, first, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS)
+            with self._engine("prefill") as prefill:
+                first.engine = prefill.name
+                await prefill.serve(request, first, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS)
             parameters = handoff.guarded(first.handoff)
-            await decode.serve(request, second, output_tokens=request.output_tokens, handoff=parameters)
+            # Chosen only now: by the load that decode has once the prompt is computed.
+            with self._engine("decode") as decode:
+                second.engine = decode.name
+                await decode.serve(request, second, output_tokens=request.output_tokens, handoff=parameters)
         finally:
             timelines.of_disaggregated(timeline, first, second)

@@ -31,4 +31,5 @@ def build(settings: Settings, make_engine: Callable[[Placement], Engine]) -> Top
     Raises UsageProblem as `place` does.
     """
     engines = [make_engine(placement) for placement in place(settings, run_devices(settings))]
-    return _TOPOLOGIES[settings.serving.mode](engines, settings.workload.request_timeout_s)
+    serving = settings.serving
+    return _TOPOLOGIES[serving.mode](engines, settings.workload.request_timeout_s, serving.routing)

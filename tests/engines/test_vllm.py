@@ -26,14 +26,14 @@ def generate(engine, name, ids, output_tokens=8):
 
 
 def test_generates_exactly_the_tokens_asked_for(aggregated):
-    leg = generate(aggregated.decoder, "exact", prompt(1), 23)
+    leg = generate(aggregated.decoders[0], "exact", prompt(1), 23)
     assert len(leg.token_ids) == len(leg.token_times) == 23
     assert leg.finish_reason == "length"
     assert all(0 <= token < 16384 for token in leg.token_ids)
 
 
 def test_engine_and_client_times_are_of_one_clock(aggregated):
-    leg = generate(aggregated.decoder, "clock", prompt(2))
+    leg = generate(aggregated.decoders[0], "clock", prompt(2))
     moments = [leg.sent, leg.queued, leg.started, leg.first_token, leg.token_times[0]]
     assert moments == sorted(moments)
     assert leg.last_token <= leg.token_times[-1]
@@ -44,13 +44,13 @@ def test_seeded_weights_let_one_prompt_token_of_a_thousand_show(aggregated, chan
     ids = prompt(3)
     other = [*ids[:changed], ids[changed] ^ 1, *ids[changed + 1 :]]
     assert (
-        generate(aggregated.decoder, "same", ids, 40).token_ids
-        != generate(aggregated.decoder, f"other{changed}", other, 40).token_ids
+        generate(aggregated.decoders[0], "same", ids, 40).token_ids
+        != generate(aggregated.decoders[0], f"other{changed}", other, 40).token_ids
     )
 
 
 def test_counts_what_it_computed_and_what_its_prefix_cache_spared(aggregated):
-    engine, ids = aggregated.decoder, prompt(4, 512)
+    engine, ids = aggregated.decoders[0], prompt(4, 512)
     before = engine.counters.snapshot()
     generate(engine, "cold", ids)
     cold = engine.counters.since(before)
@@ -63,7 +63,7 @@ def test_counts_what_it_computed_and_what_its_prefix_cache_spared(aggregated):
 
 
 def test_a_cut_off_request_keeps_its_tokens_and_frees_the_engine(aggregated):
-    engine, leg = aggregated.decoder, Leg("cut")
+    engine, leg = aggregated.decoders[0], Leg("cut")
 
     async def cut():
         task = asyncio.create_task(engine.serve(request("cut", prompt(5)), leg, output_tokens=4000, handoff=None))
@@ -79,7 +79,7 @@ def test_a_cut_off_request_keeps_its_tokens_and_frees_the_engine(aggregated):
 
 
 def test_describes_where_and_how_it_runs(aggregated):
-    described = aggregated.decoder.describe()
+    described = aggregated.decoders[0].describe()
     assert described["role"] == "aggregated"
     assert described["vllm_config"]["cache"]["kv_cache_memory_bytes"] == described["kv_pool_bytes"] == 512 << 20
     assert described["vllm_config"]["load"]["load_format"] == "seeded"
