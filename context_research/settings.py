@@ -158,7 +158,7 @@ class Serving(Section):
     mode: Literal["aggregated", "disaggregated"]
     engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1)]
     routing: Literal["round_robin", "least_loaded"] = "least_loaded"
-    """Which of several engines of one role gets the next request: each in turn, or the one with the fewest in flight."""
+    """Which of several engines of a role gets the next request: each in turn, or the one with the fewest in flight."""
     handoff: Handoff | None = None
 
     @model_validator(mode="after")

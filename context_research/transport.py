@@ -51,7 +51,7 @@ class Transport:
 
 
 def seen(logs: Sequence[Path], ceiling: float, settings: Settings) -> Transport:
-    """What the decode engines' logs say of their transport, judged for engines of one host; the worst, if they differ."""
+    """What the decode engines' logs say of their transport, judged for engines of one host: the worst of them."""
     shared = settings.device == "cuda" and len(set(_both_ends(settings))) == 1
     floor = _FLOOR_ONE_GPU if shared else _FLOOR
     found = [_of_large_reads(log, settings.device) for log in logs]
