@@ -63,7 +63,7 @@ class Placement:
 
 
 def run_devices(settings: Settings) -> tuple[int, ...]:
-    """The devices that a run's engines share: as given, else those the serving config names, else every core or one GPU.
+    """The devices that a run's engines share: as given, else those the serving config names, or every core, or a GPU.
 
     Raises UsageProblem for a device that this machine does not have.
     """

@@ -155,7 +155,7 @@ def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkey
     [
         ("", "begin with a serving mode"),
         ("   ", "begin with a serving mode"),
-        ("--dtype half", "begin with a serving mode (aggregated, disaggregated) or a YAML file"),
+        ("--dtype half", "begin with a serving mode (aggregated, aggregated-2x, "),
         ("split", "unknown serving mode 'split'"),
         ("no.yaml", "cannot read no.yaml"),
         ("aggregated --serving disaggregated", "leave --serving out"),

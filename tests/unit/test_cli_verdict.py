@@ -245,7 +245,7 @@ def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
     ("arguments", "told"),
     [
         (["e77"], "no experiment benchmarks/e77 here: run this in the repository"),
-        (["e0", "--baseline", ""], "begin with a serving mode (aggregated, disaggregated) or a YAML file"),
+        (["e0", "--baseline", ""], "begin with a serving mode (aggregated, aggregated-2x, "),
         (["e0", "--candidate", "split"], "unknown serving mode 'split'"),
         (["e0", "--candidate", "--dtype half"], "begin with a serving mode"),
         (["e0", "--candidate", "aggregated --seed=3"], "--candidate: --seed is no option of an arm; those are "),

@@ -36,7 +36,7 @@ def named(tmp_path):
     def name(text, device="cpu"):
         log = tmp_path / "decode.log"
         log.write_text("INFO vLLM says something\n" + text)
-        return seen(log, 10e9, chosen("disaggregated", device=device))
+        return seen([log], 10e9, chosen("disaggregated", device=device))
 
     return name
 
