@@ -122,8 +122,8 @@ def run_ab(outputs: Path | None, fresh: bool, primary: str | None, practical: fl
     click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
     if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
         click.echo(
-            f"note: in a family of {plan.family} (primary metrics × cases) an effect alone takes {needed} pairs to be "
-            f"told, {plan.pairs} can tell effects on most of it (docs/statistics.md)"
+            f"note: {plan.pairs} pairs tell effects on most of the family, {plan.family} figures (primary metrics × "
+            f"cases); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
         )
     try:
         running.run(click.echo)
