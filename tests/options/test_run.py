@@ -195,7 +195,7 @@ def test_no_token_is_ever_written(suite, aggregated, monkeypatch):
     suite.inside("--seed=0", "--run-id=hf_sesame_open-run", *SMALL, lend=[aggregated]).assert_outcomes(passed=2)
     written = [path for path in (suite.path / "outputs").rglob("*") if path.is_file()]
     assert written
-    assert not [path for path in written if "hf_sesame_open" in path.read_text()]
+    assert not [path for path in written if b"hf_sesame_open" in path.read_bytes()]
 
 
 def test_manifest_holds_cache_and_lightning_variables(suite, aggregated, monkeypatch):
