@@ -58,7 +58,7 @@ class Ab:
         Raises UsageProblem: that one is running now, or nothing can be written there.
         """
         artifacts.check_writable(outputs)
-        asked = json.loads(json.dumps(plan.as_json()))
+        asked = plan.as_json()
         lock = _locked(outputs, asked)
         for path in [] if fresh else sorted((outputs / "ab").glob("*/ab.json"), reverse=True):
             with suppress(UsageProblem):  # a broken record beside it is no obstacle
@@ -73,7 +73,7 @@ class Ab:
             "status": "running",
             "reason": None,
             "pid": os.getpid(),
-            "started": _now(),
+            "started": artifacts.now(),
             "finished": None,
             "plan": asked,
             "sessions": list(plan.sessions()),
@@ -177,7 +177,7 @@ class Ab:
         return f", about {timedelta(seconds=round(left))} left" if to_come else ""
 
     def _write(self, status: str) -> None:
-        self.record |= {"status": status, "finished": None if status == "running" else _now()}
+        self.record |= {"status": status, "finished": None if status == "running" else artifacts.now()}
         artifacts.write(self.files.record, "ab", self.record)
 
 
@@ -243,7 +243,3 @@ def _why(files: RunFiles, code: int) -> str:
 def _lasting(run: comparison.Run) -> dict[str, Any]:
     """What must not change between an arm's sessions."""
     return {key: value for key, value in run.metadata["settings"].items() if key not in ("seed", "outputs")}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

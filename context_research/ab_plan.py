@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,6 +16,7 @@ from context_research.options import OPTIONS, from_environment
 from context_research.verdict import PRACTICAL
 
 ARMS = ("baseline", "candidate")
+_OURS = {option.flag for option in OPTIONS} | {"--set"}
 _SERVING = {"--serving", "--serving-config"}
 _GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats"}
 
@@ -64,7 +66,7 @@ class Plan:
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, as it is read back from ab.json."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return dict(json.loads(json.dumps(asdict(self))))
 
 
 def plan(experiment: str, primary: Sequence[str] | None = None, practical: float | None = None, **more: Any) -> Plan:
@@ -121,25 +123,23 @@ def _common(words: Sequence[str]) -> Given:
         if (flag := word.partition("=")[0]) in _SERVING | _GIVEN_BY_AB:
             decides = "an arm decides it (--baseline, --candidate)" if flag in _SERVING else "ab has it itself"
             raise UsageProblem(f"{flag} can't be among the pytest options: {decides}")
-    known = {option.flag for option in OPTIONS} | {"--set"}
     ours, rest = list[str](), list(words)
     while rest:
         word = rest.pop(0)
-        if word.partition("=")[0] in known:
+        if word.partition("=")[0] in _OURS:
             ours += [word] if "=" in word or not rest else [word, rest.pop(0)]
     return _options(ours, "after --")
 
 
 def _options(words: Sequence[str], where: str) -> Given:
     """Of an arm: it takes our own options alone, as others don't change the serving. Raises UsageProblem."""
-    known = {option.flag for option in OPTIONS} | {"--set"}
     texts, sets, rest = dict[str, str](), list[str](), list(words)
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         if flag in _SERVING:
             raise UsageProblem(f"{where}: the serving mode is the arm's first word; leave {flag} out")
-        if flag not in known or flag in _GIVEN_BY_AB:
-            allowed = ", ".join(sorted(known - _GIVEN_BY_AB - _SERVING))
+        if flag not in _OURS or flag in _GIVEN_BY_AB:
+            allowed = ", ".join(sorted(_OURS - _GIVEN_BY_AB - _SERVING))
             raise UsageProblem(f"{where}: {flag} is no option of an arm; those are {allowed}")
         if not equals and not rest:
             raise UsageProblem(f"{where}: {flag} needs a value")

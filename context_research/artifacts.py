@@ -77,6 +77,11 @@ class AbFiles:
         return self.outputs / "reports" / f"{self.ab_id}.md"
 
 
+def now() -> str:
+    """The moment, as every artifact writes it: UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def new_run_id(experiment: str, mode: str, seed: int | None) -> str:
     """Sorts by time, and says what ran: ``20261123-140501-e0-disaggregated-s0-3f9a``."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

@@ -59,6 +59,12 @@ class CaseResult:
         """The failed checks in one line, or None where the case counts."""
         return "; ".join(f"{check.check}: {check.evidence}" for check in self.failed) or None
 
+    @property
+    def joules(self) -> float | None:
+        """What the GPUs used over all passes; None where that is not known of each."""
+        used = [repeat.joules for repeat in self.whole if repeat.joules is not None]
+        return sum(used) if len(used) == len(self.whole) else None
+
     def samples(self, of: Iterable[Metric]) -> dict[str, list[float]]:
         """Every metric's samples over all repeats."""
         return _samples(of, self.repeats)
@@ -102,7 +108,7 @@ class CaseResult:
                 "seconds": sum(repeat.seconds for repeat in self.whole),
             },
             "roles": roles.summarize(self.repeats),
-            "joules": None if None in (used := [repeat.joules for repeat in self.whole]) else sum(filter(None, used)),
+            "joules": self.joules,
             "client": {
                 "lag": self.proof.client_lag and self.proof.client_lag.as_json(),
                 "self_test": self.proof.standing.self_test and self.proof.standing.self_test.as_json(),

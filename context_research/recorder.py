@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ def new_metadata(files: RunFiles, resolved: Resolved, model: Model | None, comma
         "reason": None,
         "pid": None,
         "exit_status": None,
-        "started": _now(),
+        "started": artifacts.now(),
         "finished": None,
         "command": command,
         "experiment": chosen.experiment,
@@ -166,7 +165,7 @@ class Recorder:
         self._metadata |= {
             "status": self._status(session),
             "exit_status": int(session.exitstatus),
-            "finished": _now(),
+            "finished": artifacts.now(),
         }
         self._write()
         from context_research.report import (
@@ -215,10 +214,6 @@ def _case_name(nodeid: str) -> str:
 def _shown(path: Any) -> str:
     """Relative to where the user stands, if it is below."""
     return os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path)  # noqa: PTH109
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def this_command() -> list[str]:

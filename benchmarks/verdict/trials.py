@@ -58,7 +58,13 @@ def main() -> None:
 
 
 def compare(baseline: str, candidate: str, pairs: int, seed: int, outputs: Path) -> dict[str, Any]:
-    """Run one A/B as a user would; its verdict.json."""
+    """Run one A/B as a user would, unless it is finished already; its verdict.json."""
+    asked = {"baseline": baseline, "candidate": candidate, "pairs": pairs, "seed": seed}
+    for path in outputs.glob("ab/*/ab.json"):
+        record, verdict = json.loads(path.read_text(encoding="utf-8")), path.with_name("verdict.json")
+        same = asked == {key: record["plan"][key] for key in asked}
+        if same and record["status"] == "completed" and verdict.is_file():
+            return dict(json.loads(verdict.read_text(encoding="utf-8")))
     arms = [f"--baseline={baseline}", f"--candidate={candidate}", f"--pairs={pairs}", f"--seed={seed}"]
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     # Rows of a hundred sessions would bury the user's own in pytest-benchmark's storage.

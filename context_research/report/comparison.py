@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tabulate import tabulate
 
@@ -169,7 +169,7 @@ def _descriptive(findings: Findings) -> str:
 
 def _validity(findings: Findings) -> str:
     sides = (findings.comparison.baseline, findings.comparison.candidate)
-    names = [name for name in CheckName.__args__ if any(_checks(side, name) for side in sides)]  # type: ignore[attr-defined]
+    names = [name for name in get_args(CheckName) if any(_checks(side, name) for side in sides)]
     rows = [(name, *(_counted(_checks(side, name)) for side in sides)) for name in names]
     header = ("check", *(side.label for side in sides))
     note = "Cases × runs. A run with a failed check is in no comparison; what each proves: docs/validity.md."
