@@ -1,0 +1,120 @@
+"""Device profiles: what the simulated backend knows of a machine, and where each number comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from context_research.errors import UsageProblem
+from context_research.settings import CONFIGS, Device, Number, Positive, Section, read_yaml
+
+Seconds = Annotated[Number, Field(ge=0)]
+
+
+class Fit(Section):
+    """A linear step-time model fitted on one kind of engine's own step records (simulation/calibration.py).
+
+    Seconds of a step = the sum of coefficient × feature of its Batch, with `constant` for every step. `ranges` are the
+    smallest and largest of each feature that it was fitted on: outside, a figure is extrapolated. `residuals` are
+    shares of the measured duration.
+    """
+
+    model: str
+    """Model.label: name, weights and their hash."""
+    dtype: str
+    role: Literal["aggregated", "prefill", "decode"]
+    devices: Positive
+    """How many GPUs or CPU cores the engine had."""
+    coefficients: dict[str, Seconds]
+    ranges: dict[str, tuple[Number, Number]]
+    residuals: dict[str, Number]
+    steps: Positive
+    runs: tuple[str, ...]
+    vllm: str | None = None
+
+
+class Linear(Section):
+    """Step times by fits on real runs."""
+
+    source: Literal["linear"]
+    fits: Annotated[tuple[Fit, ...], Field(min_length=1)]
+
+
+class AIConfigurator(Section):
+    """Step times by NVIDIA's aiconfigurator-core, from its kernel measurements: seconds × `scale` + `overhead_s`."""
+
+    source: Literal["aiconfigurator"]
+    system: str
+    """aiconfigurator's name of the GPU, such as h200_sxm."""
+    scale: Annotated[Number, Field(gt=0)] = 1.0
+    overhead_s: Seconds = 0.0
+    calibrated: tuple[str, ...] = ()
+    """Run ids that `scale` and `overhead_s` were fitted on; empty: as aiconfigurator has them."""
+
+
+class Link(Section):
+    """One KV read between two engines: seconds = latency_s + descriptors × descriptor_s + bytes / bandwidth."""
+
+    latency_s: Seconds = 0.0
+    descriptor_s: Seconds = 0.0
+    bandwidth: Annotated[Number, Field(gt=0)]
+    """Bytes a second."""
+
+
+class Client(Section):
+    """Between client and engine: a request reaches the engine `submit_s` + prompt tokens × `submit_token_s` after it
+    was sent, a token reaches the client `deliver_s` after the engine had it."""
+
+    submit_s: Seconds = 0.0
+    submit_token_s: Seconds = 0.0
+    deliver_s: Seconds = 0.0
+
+
+class DeviceProfile(Section):
+    """One kind of machine. `provenance` says of each number where it comes from."""
+
+    name: str
+    device: Device
+    count: Positive
+    """GPUs, or CPU cores."""
+    memory_bytes: Positive
+    """Of one GPU, or of the machine."""
+    gpu_names: tuple[str, ...] = ()
+    """NVML names of the GPUs that this profile is for."""
+    link: Link
+    client: Client = Client()
+    step_time: Annotated[Linear | AIConfigurator, Field(discriminator="source")]
+    provenance: Annotated[dict[str, str], Field(min_length=1)]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its step times were fitted on real runs."""
+        return isinstance(self.step_time, Linear) or bool(self.step_time.calibrated)
+
+
+def names() -> list[str]:
+    """The shipped profiles: the files of configs/devices."""
+    return sorted(path.stem for path in (CONFIGS / "devices").glob("*.yaml"))
+
+
+def load(named: str) -> DeviceProfile:
+    """A shipped profile by its name, or one from a YAML file. Raises UsageProblem."""
+    path = Path(named) if named.endswith((".yaml", ".yml")) else CONFIGS / "devices" / f"{named}.yaml"
+    if path.parent == CONFIGS / "devices" and not path.is_file():
+        raise UsageProblem(
+            f"unknown device profile {named!r}: choose from {', '.join(names())}, or name a YAML file "
+            "(--device-profile, context_research.cli calibrate makes one)"
+        )
+    return validated(read_yaml(path), str(path))
+
+
+def validated(tree: dict[str, Any], origin: str) -> DeviceProfile:
+    """The profile in a file's mapping. Raises UsageProblem with the first wrong key."""
+    try:
+        return DeviceProfile.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageProblem(f"{origin}: {key}: {first['msg']}, got {first['input']!r:.60}") from None
