@@ -12,6 +12,7 @@ import psutil
 
 from context_research.errors import UsageProblem
 from context_research.settings import Device, EngineSpec, Settings
+from context_research.simulation import profiles
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def run_devices(settings: Settings) -> tuple[int, ...]:
 
     Raises UsageProblem for a device that this machine does not have.
     """
-    have = sorted(os.sched_getaffinity(0)) if settings.device == "cpu" else list(range(len(visible_gpus())))
+    have = _indices(settings)
     if not have:
         raise UsageProblem(
             "device cuda, but no GPU is visible here: check the driver, CUDA_VISIBLE_DEVICES, or --device=cpu"
@@ -82,6 +83,13 @@ def run_devices(settings: Settings) -> tuple[int, ...]:
         kind = "CPU cores" if settings.device == "cpu" else "GPUs"
         raise UsageProblem(f"devices {missing} are not here: the {kind} of this machine are {have} (--devices)")
     return chosen
+
+
+def _indices(settings: Settings) -> list[int]:
+    """The CPU cores or GPUs of this machine, or of the simulated one."""
+    if settings.simulated:
+        return list(range(profiles.load(str(settings.device_profile)).count))
+    return sorted(os.sched_getaffinity(0)) if settings.device == "cpu" else list(range(len(visible_gpus())))
 
 
 def place(settings: Settings, devices: tuple[int, ...]) -> list[Placement]:
@@ -122,9 +130,11 @@ def _chunk(devices: tuple[int, ...], index: int, parts: int) -> tuple[int, ...]:
     return devices[start : start + size + (index < larger)]
 
 
-def memory_bytes(device: Device, index: int) -> int:
-    """Total memory of one GPU, or of this machine."""
-    if device == "cpu":
+def memory_bytes(settings: Settings, index: int) -> int:
+    """Total memory of one GPU, or of this machine; of the simulated one, where that is the backend."""
+    if settings.simulated:
+        return profiles.load(str(settings.device_profile)).memory_bytes
+    if settings.device == "cpu":
         return int(psutil.virtual_memory().total)
     with nvml() as library:
         if library is None:

@@ -102,7 +102,7 @@ def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
 
 def _build(config: pytest.Config, session: Session) -> Topology:
     chosen = session.resolved.settings
-    model = models.download(session.model)
+    model = session.model if chosen.simulated else models.download(session.model)
 
     def make_engine(placement: Placement) -> Engine:
         made: Engine = config.hook.pytest_context_research_make_engine(

@@ -46,9 +46,10 @@ def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
         return int(total * placement.memory_share) * cards
     if settings.device == "cpu":
         # vLLM's own default takes half the machine's memory for each engine: two of them would not fit.
-        return int(memory_bytes("cpu", 0) * 0.4 * placement.memory_share)
+        return int(memory_bytes(settings, 0) * 0.4 * placement.memory_share)
     usable = sum(
-        int(memory_bytes("cuda", index) * settings.engine.gpu_memory_utilization * placement.memory_share) - ACTIVATIONS
+        int(memory_bytes(settings, index) * settings.engine.gpu_memory_utilization * placement.memory_share)
+        - ACTIVATIONS
         for index in placement.devices
     )
     return max(0, usable - model.weight_bytes)

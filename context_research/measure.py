@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -9,7 +10,7 @@ from typing import Any
 
 from context_research import devices, lag, metrics, roles, waterfall
 from context_research.engines.base import Request
-from context_research.eventloop import session_loop
+from context_research.eventloop import EventLoop, session_loop
 from context_research.metrics import Metric, Repeat
 from context_research.models import Model
 from context_research.proof import Proof, Standing
@@ -170,8 +171,9 @@ def measure(
     progress = Progress(case.name, sum(map(len, (warmup, *batches))))
     proof = Proof(case, settings, model, topology, standing or Standing())
     proof.before(batches[0])
-    origin = perf_counter()
-    timelines = _pass(case, topology, warmup, -1, progress, while_waiting)
+    loop = session_loop(settings.simulated)
+    origin = loop.time()
+    timelines = _pass(case, topology, loop, warmup, -1, progress, while_waiting)
     proof.start()
     steady, whole = list[Repeat](), list[Repeat]()
     for number, batch in enumerate(batches):
@@ -179,7 +181,7 @@ def measure(
             break
         proof.prime(batch)
         seen, used = [len(engine.counters.transfers) for engine in topology.decoders], _joules(settings)
-        passed = _pass(case, topology, batch, number, progress, while_waiting, proof.lateness)
+        passed = _pass(case, topology, loop, batch, number, progress, while_waiting, proof.lateness)
         timelines += passed
         pairs = zip(topology.decoders, seen, strict=True)
         transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
@@ -204,12 +206,15 @@ def _serving_devices(settings: Settings) -> int:
 
 def _joules(settings: Settings) -> float | None:
     """The run's GPUs' energy counters, added up."""
-    return devices.joules(devices.run_devices(settings)) if settings.device == "cuda" else None
+    return (
+        devices.joules(devices.run_devices(settings)) if settings.device == "cuda" and not settings.simulated else None
+    )
 
 
 def _pass(
     case: Case,
     topology: Topology,
+    loop: EventLoop,
     batch: list[Request],
     repeat: int,
     progress: Progress,
@@ -228,8 +233,8 @@ def _pass(
         return None if timeline.error else timeline
 
     async def serve_all() -> None:
-        async with lag.watched([] if lateness is None else lateness):
+        async with contextlib.nullcontext() if loop.virtual else lag.watched([] if lateness is None else lateness):
             await closed_loop(batch, case.concurrency, serve)
 
-    session_loop().run(serve_all(), lambda: while_waiting(progress))
+    loop.run(serve_all(), lambda: while_waiting(progress))
     return timelines

@@ -69,13 +69,14 @@ class Model:
         return (layers * (attention + mlp) + embeddings) * _DTYPE_BYTES.get(self.dtype, 2)
 
 
-def resolve(settings: ModelSettings) -> Model:
+def resolve(settings: ModelSettings, *, config_only: bool = False) -> Model:
     """Find the model's config: configs/models, a local folder, else the hub (config.json only, no weights yet).
 
+    `config_only`: no weights will be wanted, so that a config of configs/models does whatever they are.
     Raises UsageProblem: not found, gated, no network, no readable config.
     """
     shipped, local = CONFIGS / "models" / settings.name, Path(settings.name)
-    if settings.weights != "hub" and (shipped / "config.json").is_file():
+    if (config_only or settings.weights != "hub") and (shipped / "config.json").is_file():
         return _from_folder(settings, shipped)
     if local.is_dir():
         return _from_folder(settings, local)

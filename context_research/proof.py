@@ -20,7 +20,7 @@ from context_research.artifacts import RunFiles
 from context_research.engines.base import Counters, Engine, Request
 from context_research.engines.null import NullEngine
 from context_research.errors import EngineFailure
-from context_research.eventloop import session_loop
+from context_research.eventloop import EventLoop, session_loop
 from context_research.lag import Lag
 from context_research.metrics import Repeat
 from context_research.models import Model
@@ -34,6 +34,7 @@ from context_research.validity import Check
 from context_research.workload.arrivals import closed_loop
 from context_research.workload.prompts import Case, beginnings, requests
 
+SIMULATED = "simulated: no engine ran"
 _SETTLE_S = 5.0
 _NULL_GAP_S = 1e-3
 _NULL_ROUNDS = 4
@@ -57,7 +58,9 @@ class Standing:
 
 
 def standing(settings: Settings, model: Model, cases: Sequence[Case], files: RunFiles) -> Standing:
-    """Found out before any engine starts: on a GPU they would be in each other's way."""
+    """Found out before any engine starts: on a GPU they would be in each other's way. Nothing, of simulated engines."""
+    if settings.simulated:
+        return Standing(files.run_id)
     busiest = max(cases, key=lambda case: case.concurrency)
     began = time.perf_counter()
     self_test = _self_test(busiest, settings, model)
@@ -113,9 +116,12 @@ class Proof:
         """Find the parity reference, or make it. Raises UsageProblem for a kept one that is corrupt or foreign."""
         began = time.perf_counter()
         self.reference = self._reference(batch)
-        self.reference_s = time.perf_counter() - began
+        if not self.settings.simulated:
+            self.reference_s = time.perf_counter() - began
 
     def _reference(self, batch: Sequence[Request]) -> Reference | EngineFailure | str:
+        if self.settings.simulated:
+            return SIMULATED
         if self.standing.references is None:
             return "not asked for"
         if (reason := parity.inapplicable(self.settings)) is not None:
@@ -146,7 +152,7 @@ class Proof:
         workload = self.settings.workload
         if workload.primed_share:
             for engine, request in product(self.topology.prefillers, beginnings(batch, workload.primed_share)):
-                if not session_loop().run(_done(_served(engine, request), workload.request_timeout_s)):
+                if not self._loop.run(_done(_served(engine, request), workload.request_timeout_s)):
                     return
 
     def end(self, timelines: Sequence[Timeline]) -> None:
@@ -184,9 +190,13 @@ class Proof:
         found = [
             validity.complete(asked, timelines, dead),
             validity.disaggregated(sent, decode, self.faults, kv.block_tokens(chosen), self.model.kv_bytes_per_token),
-            validity.transport(self._transport(), _reads(decode)),
+            validity.not_applicable("transport", SIMULATED)
+            if chosen.simulated
+            else validity.transport(self._transport(), _reads(decode)),
             validity.cache(sent, self.counted, self.resets, str(workload.cache), cached),
-            validity.client(measured, self.client_lag, self.standing.self_test),
+            validity.not_applicable("client", SIMULATED)
+            if chosen.simulated
+            else validity.client(measured, self.client_lag, self.standing.self_test),
             validity.pressure(self.counted, workload.allow_preemptions),
             validity.parity(sent, self.reference, parity.is_exact(self.model)),
             validity.window(steady, whole, self.case.concurrency),
@@ -204,7 +214,11 @@ class Proof:
 
         A tick first: an engine frees KV that was fetched, and reports what expired, only in its next step.
         """
-        return {engine.name: session_loop().run(_settled(engine)) for engine in self.topology.engines}
+        return {engine.name: self._loop.run(_settled(engine)) for engine in self.topology.engines}
+
+    @property
+    def _loop(self) -> EventLoop:
+        return session_loop(self.settings.simulated)
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:
@@ -212,7 +226,8 @@ class Proof:
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - began
+            if not self.settings.simulated:  # whose artifacts are the same to the last bit, run after run
+                self.seconds += time.perf_counter() - began
 
 
 def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from context_research import artifacts, devices, models, preflight, settings
+from context_research import artifacts, backends, devices, models, preflight, settings
 from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
 from context_research.models import Model
@@ -86,12 +86,12 @@ class Session:
         """The experiment's settings. Raises UsageProblem."""
         if self.experiment is None:
             raise UsageProblem("no experiment is selected: name one, such as pytest benchmarks/e0")
-        return settings.resolve(self.experiment, self.layers, *devices.detect())
+        return backends.resolve(self.experiment, self.layers)
 
     @cached_property
     def model(self) -> Model:
         """The model, its config read. Raises UsageProblem; may ask the hub."""
-        return models.resolve(self.resolved.settings.model)
+        return models.resolve(self.resolved.settings.model, config_only=self.resolved.settings.simulated)
 
     @cached_property
     def files(self) -> RunFiles:
@@ -147,7 +147,7 @@ class Session:
         self._check_plan()
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
-            own = settings.resolve(chosen.experiment, layers, *devices.detect()).settings
+            own = backends.resolve(chosen.experiment, layers).settings
             placements = devices.place(own, devices.run_devices(own))
             preflight.check_parallel(own, placements)
             preflight.check_fit(own, self.model, placements, [case.load(own.workload) for case in cases])

@@ -190,6 +190,13 @@ class Settings(Section):
     serving: Serving
     allow_invalid: tuple[CheckName, ...] = ()
     """Checks that may fail: for research on broken systems, and shown wherever a figure is."""
+    device_profile: Annotated[str, Field(min_length=1)] | None = None
+    """Of the simulated backend: a file of configs/devices, or a YAML file."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether no engine runs: the figures are a model's."""
+        return self.backend == "simulated"
 
 
 @dataclass(frozen=True, slots=True)

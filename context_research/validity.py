@@ -105,6 +105,10 @@ def disaggregated(
     return _judged("disaggregated", good, evidence)
 
 
+def not_applicable(check: CheckName, why: str) -> Check:
+    return Check(check, "n/a", why)
+
+
 def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> Check:
     """The KV went over the best way that these two devices have, near enough to what a plain copy does there.
 

@@ -35,7 +35,8 @@ class Counters:
     `transfers` holds the connector's own records of completed KV transfers, (seconds, bytes) each; `reads` when each
     request's KV was read, (request id, started, finished) in perf_counter seconds; `faults` counts what went wrong with
     others (failed transfers, expired leases, …) by the connector's names. `kv_usage_max` is a share of the pool; who
-    wants another span's sets it to 0 first.
+    wants another span's sets it to 0 first. `steps`, and those of them whose duration is `extrapolated`, are a
+    simulated engine's.
     """
 
     prompt_computed: int = 0
@@ -45,6 +46,8 @@ class Counters:
     cache_queries: int = 0
     cache_hits: int = 0
     preemptions: int = 0
+    steps: int = 0
+    extrapolated: int = 0
     kv_usage_max: float = 0.0
     transfers: list[tuple[float, int]] = field(default_factory=list)
     reads: list[tuple[str, float, float]] = field(default_factory=list)

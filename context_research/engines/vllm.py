@@ -78,9 +78,18 @@ class VllmEngine:
         self._start_s = time.perf_counter() - began
 
     def _launch(self) -> Any:
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        self._config = self.resolve()
+        if self._settings.device == "cpu":
+            # vLLM's CPU platform sets spawn inside create_engine_config; fork starts in 2 s instead of 13.
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
+
+    def resolve(self) -> Any:
+        """vLLM's configuration of this engine. Raises UsageProblem for an engine argument that may not be given."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         seeded_loader.register()
         own, extra = self.arguments(), self._settings.engine.args
@@ -94,11 +103,7 @@ class VllmEngine:
                     f"engine.args.{name}: vLLM has no such engine argument" + (f"; is it {near[0]}?" if near else "")
                 )
         given = {name: value for name, value in own.items() if value is not None}
-        self._config = AsyncEngineArgs(**given, **extra).create_engine_config(UsageContext.ENGINE_CONTEXT)
-        if self._settings.device == "cpu":
-            # vLLM's CPU platform sets spawn inside create_engine_config; fork starts in 2 s instead of 13.
-            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-        return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
+        return AsyncEngineArgs(**given, **extra).create_engine_config(UsageContext.ENGINE_CONTEXT)
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of vLLM's AsyncEngineArgs; None leaves vLLM's default."""
@@ -168,20 +173,9 @@ class VllmEngine:
         handoff: Mapping[str, Any] | None,
         alternatives: int | None = None,
     ) -> None:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        parameters = SamplingParams(
-            max_tokens=output_tokens,
-            temperature=request.temperature,
-            seed=request.seed,
-            ignore_eos=True,
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-            logprobs=alternatives,
-            extra_args=None if handoff is None else {"kv_transfer_params": dict(handoff)},
-        )
+        parameters = sampling(request, output_tokens, handoff, alternatives)
         prompt, clock, output = {"prompt_token_ids": request.prompt}, time.perf_counter, None
         leg.sent = clock()
         try:
@@ -229,21 +223,31 @@ class VllmEngine:
         self._cores = [process for process in self._processes if _parent(process) == os.getpid()]
 
     def describe(self) -> dict[str, Any]:
-        placement = self._placement
-        return {
-            "name": self.name,
-            "role": self.role,
-            "devices": list(placement.devices),
-            "memory_share": placement.memory_share,
-            "kv_pool_bytes": pool_bytes(self._settings, self._model, placement),
-            "kv_bytes_per_token": self._model.kv_bytes_per_token,
+        return placed(self._settings, self._model, self._placement) | {
             "start_s": round(self._start_s, 2),
             "pids": [process.pid for process in self._cores],
             "environment": {name: value for name, value in self.environment().items() if value is not None},
-            "vllm_config": {
-                name: _plain(getattr(self._config, f"{name}_config", None)) for name in _DESCRIBED if self._config
-            },
+            "vllm_config": described(self._config),
         }
+
+
+def sampling(
+    request: Request, output_tokens: int, handoff: Mapping[str, Any] | None, alternatives: int | None = None
+) -> Any:
+    """vLLM's SamplingParams for one leg of a request: exactly `output_tokens`, none of them turned into text."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=output_tokens,
+        temperature=request.temperature,
+        seed=request.seed,
+        ignore_eos=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        logprobs=alternatives,
+        extra_args=None if handoff is None else {"kv_transfer_params": dict(handoff)},
+    )
 
 
 def _finish(leg: Leg, output: Any) -> None:
@@ -259,6 +263,23 @@ def _finish(leg: Leg, output: Any) -> None:
 def _likeliest(position: Mapping[int, Any]) -> dict[int, float]:
     """Token id -> log-probability, of vLLM's Logprob objects for one position."""
     return {int(token): float(found.logprob) for token, found in position.items()}
+
+
+def placed(settings: Settings, model: Model, placement: Placement) -> dict[str, Any]:
+    """Where an engine is and how much KV it holds, as plain data."""
+    return {
+        "name": placement.spec.name,
+        "role": placement.spec.role,
+        "devices": list(placement.devices),
+        "memory_share": placement.memory_share,
+        "kv_pool_bytes": pool_bytes(settings, model, placement),
+        "kv_bytes_per_token": model.kv_bytes_per_token,
+    }
+
+
+def described(config: Any) -> dict[str, Any]:
+    """What decides an engine's behaviour in vLLM's resolved configuration, as plain data; empty for None."""
+    return {name: _plain(getattr(config, f"{name}_config", None)) for name in _DESCRIBED if config}
 
 
 def _plain(config: Any) -> dict[str, Any]:

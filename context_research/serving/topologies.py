@@ -20,6 +20,10 @@ _TOPOLOGIES: dict[str, type[Topology]] = {"aggregated": Aggregated, "disaggregat
 
 def make_engine(settings: Settings, model: Model, placement: Placement, log: Path) -> Engine:
     """vLLM's engine for one placement, not yet started, with the connector that the serving mode needs."""
+    if settings.simulated:
+        from context_research.engines.simulated import SimulatedEngine  # brings vLLM
+
+        return SimulatedEngine(settings, model, placement, log)
     described = settings.serving.handoff
     connector = handoff.connector(described, placement.spec.role, settings.device) if described else None
     return VllmEngine(settings, model, placement, log, connector)

@@ -22,6 +22,11 @@ class Batch:
     decode_requests: int = 0
     decode_kv_tokens: int = 0
 
+    @property
+    def requests(self) -> int:
+        """How many requests are in it; 0 of a step that computes nothing."""
+        return self.prefill_requests + self.decode_requests
+
     @classmethod
     def of(cls, scheduled: Iterable[tuple[int, int]]) -> Batch:
         """The batch of requests given as (tokens computed in this step, tokens computed before)."""

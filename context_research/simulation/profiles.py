@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,15 @@ class DeviceProfile(Section):
 def names() -> list[str]:
     """The shipped profiles: the files of configs/devices."""
     return sorted(path.stem for path in (CONFIGS / "devices").glob("*.yaml"))
+
+
+def of_machine(device: Device, gpus: Sequence[str]) -> str | None:
+    """The shipped profile that fits a machine: by its GPU's NVML name, or any of a CPU. None where there is none."""
+    for name in names():
+        profile = load(name)
+        if profile.device == device and (device == "cpu" or set(gpus) & set(profile.gpu_names)):
+            return name
+    return None
 
 
 def load(named: str) -> DeviceProfile:

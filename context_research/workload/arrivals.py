@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -17,10 +16,11 @@ async def closed_loop(
 ) -> list[Result]:
     """Serve `requests` in order, `concurrency` at a time; results in order of completion.
 
-    `serve` gets each request with the time at which it was due: when its slot became free, in perf_counter seconds.
-    It returns None to stop: nothing more is sent then, what is in flight ends.
+    `serve` gets each request with the time at which it was due: when its slot became free, in seconds of the event
+    loop's clock. It returns None to stop: nothing more is sent then, what is in flight ends.
     """
     waiting, results, stopped = iter(requests), [], False
+    clock = asyncio.get_running_loop().time
 
     async def slot(due: float) -> None:
         nonlocal stopped
@@ -28,13 +28,13 @@ async def closed_loop(
             if stopped:
                 return
             result = await serve(request, due)
-            due = time.perf_counter()
+            due = clock()
             if result is None:
                 stopped = True
                 return
             results.append(result)
 
-    start = time.perf_counter()
+    start = clock()
     async with asyncio.TaskGroup() as slots:  # unlike gather(), an error in one slot ends the others
         for _ in range(concurrency):
             slots.create_task(slot(start))

@@ -1,0 +1,297 @@
+"""A simulated engine: vLLM's own EngineCore (scheduler, KV cache manager, connector) in virtual time, without a model.
+
+Real are the batches: chunked prefill, prefix caching, preemption, block limits, the handoff's bookkeeping. Modelled are
+how long a step takes (simulation/steptime.py), how long a KV read takes, and the way between client and engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from context_research.devices import Placement
+from context_research.engines import logs, stats
+from context_research.engines.base import Counters, Request
+from context_research.engines.environment import changed
+from context_research.engines.vllm import VllmEngine, described, placed, sampling
+from context_research.errors import EngineFailure, UsageProblem
+from context_research.eventloop import session_loop
+from context_research.kv import block_tokens, pool_bytes
+from context_research.models import Model
+from context_research.serving import handoff as handoffs
+from context_research.settings import Settings
+from context_research.simulation import clock, hardware, profiles, steptime
+from context_research.timeline import Leg
+
+_POLL_S = 1e-3
+"""EngineCore's pause after a step that computed nothing while it has requests (vllm/v1/engine/core.py)."""
+_by_id: weakref.WeakValueDictionary[str, SimulatedEngine] = weakref.WeakValueDictionary()
+"""This process's engines by vLLM's engine_id, which a KV read names its source with."""
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One leg on its way through the engine."""
+
+    leg: Leg
+    ended: asyncio.Future[None]
+
+
+class SimulatedEngine:
+    """Implements `base.Engine`. `serve` runs on the session's virtual loop."""
+
+    def __init__(self, settings: Settings, model: Model, placement: Placement, log: Path) -> None:
+        self.name: str = placement.spec.name
+        self.role: str = placement.spec.role
+        self.counters = Counters()
+        self.log = log
+        self._settings, self._model, self._placement = settings, model, placement
+        self._profile = profiles.load(str(settings.device_profile))
+        self._step_times = steptime.model_of(self._profile, model, placement)
+        # Engines on one device share it; one that has several keeps them in step.
+        self._device = hardware.shared(("device", placement.devices[0]))
+        self._link = hardware.shared(("link", placement.devices[0]))
+        self._connector = _connector(settings, self.role)
+        self._real = VllmEngine(settings, model, placement, log, self._connector)
+        """Never started: the simulated engine is configured as this one would be."""
+        self._core: Any = None
+        self._config: Any = None
+        self._executor: Any = None
+        self._start_s = 0.0
+        self._count = stats.logger_class(self.counters)(None)
+        self._flights: dict[str, _Flight] = {}
+        self._arrived: list[Any] = []
+        self._reading: dict[str, float] = {}
+        """When each KV read that is under way, or not yet told to vLLM, began."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._news = asyncio.Event()
+        self._driver: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        began = time.perf_counter()
+        environment: dict[str, str | None] = {
+            "VLLM_CPU_KVCACHE_SPACE": None,
+            "VLLM_LOGGING_COLOR": "0",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        }
+        with logs.to_file(self.log), changed(environment | (self._connector[1] if self._connector else {})):
+            try:
+                self._start()
+            except Exception as error:
+                if isinstance(error, UsageProblem):
+                    raise
+                raise EngineFailure(
+                    f"simulated engine {self.name!r} could not start: {logs.reason(error, self.log)}"
+                ) from None
+        self._start_s = time.perf_counter() - began
+
+    def _start(self) -> None:
+        from vllm import envs
+        from vllm.v1.engine.core import EngineCore
+
+        from context_research.engines.simulated_executor import SimulatedExecutor
+
+        self._config = self._real.resolve()
+        if self._settings.device == "cuda" and self._settings.engine.args.get("async_scheduling") is not False:
+            # vLLM's default on a GPU, which its CPU build turns off.
+            self._config.scheduler_config.async_scheduling = True
+
+        def executor(config: Any) -> Any:
+            pool = pool_bytes(self._settings, self._model, self._placement)
+            self._executor = SimulatedExecutor(config, pool_bytes=pool, read=self._begin_read)
+            return self._executor
+
+        self._core = EngineCore(self._config, executor, log_stats=True)
+        envs.disable_envs_cache()  # real engines of this process are started with other variables
+        if self._config.kv_transfer_config is not None:
+            _by_id[self._config.kv_transfer_config.engine_id] = self
+
+    def close(self) -> None:
+        core, self._core = self._core, None
+        if core is None:
+            return
+        session_loop(virtual=True).run(self._stop())
+        with logs.to_file(self.log), contextlib.suppress(Exception):
+            core.shutdown()
+
+    async def _stop(self) -> None:
+        for task in filter(None, (self._driver, *self._tasks)):
+            task.cancel()
+        self._driver = None
+
+    @property
+    def dead(self) -> bool:
+        return self._core is None
+
+    async def serve(
+        self,
+        request: Request,
+        leg: Leg,
+        *,
+        output_tokens: int,
+        handoff: Mapping[str, Any] | None,
+        alternatives: int | None = None,
+    ) -> None:
+        if alternatives is not None:
+            raise NotImplementedError("a simulated engine has no probabilities")
+        from vllm.v1.request import Request as CoreRequest
+
+        made = CoreRequest(
+            request.id,
+            list(request.prompt),
+            sampling(request, output_tokens, handoff),
+            None,
+            arrival_time=0.0,
+            block_hasher=self._core.request_block_hasher,
+        )
+        loop, client = asyncio.get_running_loop(), self._profile.client
+        leg.sent = loop.time()
+        await clock.sleep(client.submit_s + client.submit_token_s * len(request.prompt))
+        flight = self._flights[request.id] = _Flight(leg, loop.create_future())
+        self._arrived.append(made)
+        self._wake()
+        try:
+            await flight.ended
+        except asyncio.CancelledError:
+            self._core.abort_requests([request.id])
+            raise
+        finally:
+            del self._flights[request.id]
+        await clock.sleep(client.deliver_s)
+
+    def _wake(self) -> None:
+        self._news.set()
+        if self._driver is None:
+            self._driver = asyncio.create_task(self._drive(), name=f"{self.name}-engine")
+
+    async def _drive(self) -> None:
+        """EngineCore's busy loop (`EngineCoreProc.run_busy_loop`), each step taking its time on the device."""
+        try:
+            while True:
+                self._take_in()
+                if self._core.scheduler.has_requests() or self._core.batch_queue:
+                    await self._step()
+                else:
+                    await self._something_new()
+        except Exception as error:
+            failure = EngineFailure(f"simulated engine {self.name!r} died: {type(error).__name__}: {error}")
+            for flight in self._flights.values():
+                if not flight.ended.done():
+                    flight.ended.set_exception(failure)
+
+    def _take_in(self) -> None:
+        """A request that arrives during a step is taken in after it, as the real engine does."""
+        now = asyncio.get_running_loop().time()
+        for request in self._arrived:
+            if flight := self._flights.get(request.request_id):
+                flight.leg.queued = now
+                self._core.add_request(request)
+        self._arrived.clear()
+
+    async def _step(self) -> None:
+        loop = asyncio.get_running_loop()
+        outputs, computed = self._core.step_fn()
+        for request in self._executor.scheduled:
+            if flight := self._flights.get(request):
+                flight.leg.started = loop.time()
+        self._executor.scheduled.clear()
+        if outputs is None:  # asynchronous scheduling: the next batch is made while this one runs
+            return
+        batch = self._executor.batches.popleft()
+        if batch.requests:
+            taken = self._step_times.of(batch)
+            self.counters.steps += 1
+            self.counters.extrapolated += taken.extrapolated
+            await self._device.run(taken.seconds)
+        for some in outputs.values():
+            self._deliver(some, loop.time())
+        if not computed and not self._core.batch_queue and self._core.scheduler.has_requests():
+            await (clock.sleep(_POLL_S) if self._executor.told else self._something_new())
+
+    async def _something_new(self) -> None:
+        """Until a request has arrived or a KV read has ended; a real engine polls."""
+        await self._news.wait()
+        self._news.clear()
+
+    def _deliver(self, outputs: Any, now: float) -> None:
+        from vllm.v1.metrics.stats import IterationStats
+
+        iteration = IterationStats()
+        for output in outputs.outputs:
+            iteration.num_generation_tokens += len(output.new_token_ids)
+            iteration.num_preempted_reqs += sum(event.type.name == "PREEMPTED" for event in output.events or ())
+            if output.prefill_stats is not None:
+                iteration.prompt_token_stats.update_from_output(output.prefill_stats)
+            if flight := self._flights.get(output.request_id):
+                self._fill(flight, output, now)
+        self._count.record(outputs.scheduler_stats, iteration)
+
+    def _fill(self, flight: _Flight, output: Any, now: float) -> None:
+        leg, tokens = flight.leg, output.new_token_ids
+        if output.prefill_stats is not None:
+            leg.cached_tokens = output.prefill_stats.num_cached_tokens
+        if tokens:
+            leg.first_token = leg.first_token or now
+            leg.last_token = now
+            leg.token_ids.extend(tokens)
+            leg.token_times.extend((now + clock.quantized(self._profile.client.deliver_s),) * len(tokens))
+        if output.finish_reason is not None:
+            leg.finish_reason, leg.handoff = str(output.finish_reason), output.kv_transfer_params
+            if not flight.ended.done():
+                flight.ended.set_result(None)
+
+    def _begin_read(self, request: str, read: Any) -> None:
+        """NIXL's worker posts a read when its batch starts; with nothing to read it only tells the other engine."""
+        task = asyncio.create_task(self._read(request, read), name=f"{self.name}-read-{request}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _read(self, request: str, read: Any) -> None:
+        loop, link = asyncio.get_running_loop(), self._profile.link
+        blocks = sum(map(len, read.local_block_ids))
+        size = blocks * block_tokens(self._settings) * self._model.kv_bytes_per_token
+        # One for each layer, K or V, and block (docs/handoff.md).
+        descriptors = 2 * blocks * int(self._model.config["num_hidden_layers"])
+        began = loop.time()
+        await self._link.run(link.latency_s + descriptors * link.descriptor_s + size / link.bandwidth)
+        if read.awaiting_kvs:
+            self._executor.received.add(request)
+            self.counters.transfers.append((loop.time() - began, size))
+            self.counters.reads.append((request, began, loop.time()))
+        self._wake()
+        if source := _by_id.get(read.remote.engine_id):
+            source._executor.sent.add(read.remote.request_id)
+            source._wake()
+
+    async def reset_prefix_cache(self) -> bool:
+        return bool(self._core.reset_prefix_cache())
+
+    def describe(self) -> dict[str, Any]:
+        return placed(self._settings, self._model, self._placement) | {
+            "start_s": round(self._start_s, 2),
+            "pids": [],
+            "environment": {},
+            "vllm_config": described(self._config),
+            "simulated": {
+                "device_profile": self._profile.name,
+                "calibrated": self._profile.calibrated,
+                "step_times": self._step_times.describe(),
+                "link": self._profile.link.model_dump(),
+                "client": self._profile.client.model_dump(),
+            },
+        }
+
+
+def _connector(settings: Settings, role: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """vLLM's own connector class: ours only watches its workers, and there are none."""
+    if settings.serving.handoff is None:
+        return None
+    arguments, environment = handoffs.connector(settings.serving.handoff, role, settings.device)
+    del arguments["kv_connector_module_path"]
+    return arguments, environment
