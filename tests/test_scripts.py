@@ -20,7 +20,9 @@ def script(name, *arguments, **variables):
     )
 
 
-@pytest.mark.parametrize("name", ["bootstrap.sh", "run_experiment.sh", "make_report.sh", "test.sh"])
+@pytest.mark.parametrize(
+    "name", ["bootstrap.sh", "run_experiment.sh", "run_gpu_reference.sh", "make_report.sh", "test.sh"]
+)
 def test_help_says_how_to_use_it(name):
     told = script(name, "--help")
     assert told.returncode == 0

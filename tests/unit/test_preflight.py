@@ -250,3 +250,96 @@ def test_a_cache_that_is_off_is_not_warm():
 def test_a_share_that_fills_no_block_is_refused():
     with pytest.raises(UsageProblem, match="30% of 256 tokens is no whole block of 128"):
         fit(chosen(workload__cache={"primed": 0.3}), Load(256, 8, 1))
+
+
+E0_LENGTHS = (1024, 4096, 16384, 32768)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine with GPUs that are not there: ``machine(40, 2)`` has two of 40 GiB."""
+
+    def of(gib, count):
+        monkeypatch.setattr(devices, "visible_gpus", lambda: [str(index) for index in range(count)])
+        monkeypatch.setattr(devices, "memory_bytes", lambda *_: gib * GIB)
+        monkeypatch.setattr("context_research.kv.memory_bytes", lambda *_: gib * GIB)
+
+    return of
+
+
+def dry_run(mode, length, concurrency, **values):
+    """What a run does before an engine starts: e0.yaml with one case, its devices, placement and pre-flight."""
+    workload = {"workload__prompt_lengths": [length], "workload__concurrency": [concurrency]}
+    settings = chosen(mode, "cuda", **workload, **values)
+    placements = devices.place(settings, devices.run_devices(settings))
+    preflight.check_parallel(settings, placements)
+    longest = length + settings.workload.output_tokens
+    qwen = model("Qwen/Qwen3-8B", dtype="bfloat16", max_model_len=longest)  # its shape is here: no hub is asked
+    assert qwen.kv_bytes_per_token == 147_456
+    assert settings.engine.block_size == 256
+    check_fit(settings, qwen, placements, [Load(length, settings.workload.output_tokens, concurrency)])
+    return placements
+
+
+def that_fit(mode, **values):
+    """The cases of e0.yaml that a dry run takes."""
+    found = set()
+    for length in E0_LENGTHS:
+        for concurrency in (1, 8):
+            if (told := refusal(mode, length, concurrency, **values)) is None:
+                found.add((length, concurrency))
+            else:
+                assert told.startswith("KV cache too small on engine")
+    return found
+
+
+def refusal(*case, **values):
+    """The line that refuses a case, or None."""
+    try:
+        dry_run(*case, **values)
+    except UsageProblem as problem:
+        return str(problem)
+    return None
+
+
+ON_17_74_GIB = {(1024, 1), (1024, 8), (4096, 1), (4096, 8), (16384, 1), (32768, 1)}
+"""docs/lightning-a100-setup.md, last column of the table of cases."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "gpus", "values", "expected"),
+    [
+        pytest.param("aggregated", 1, {}, ON_17_74_GIB, id="aggregated"),
+        pytest.param("disaggregated", 1, {}, set(), id="disaggregated-on-one"),
+        pytest.param("disaggregated", 2, {"devices": [0, 1]}, ON_17_74_GIB, id="disaggregated-on-two"),
+        pytest.param("disaggregated-1p1d", 2, {}, ON_17_74_GIB, id="disaggregated-1p1d"),
+        # Eight requests are four on each replica: 9.1 GiB at 16k tokens, 18.1 GiB at 32k.
+        pytest.param("aggregated-2x", 2, {}, ON_17_74_GIB | {(16384, 8)}, id="aggregated-2x"),
+    ],
+)
+def test_the_cases_that_the_a100_page_names_fit_and_no_others(machine, mode, gpus, values, expected):
+    machine(40, gpus)
+    assert that_fit(mode, **values) == expected
+
+
+def test_the_a100_pages_pool_and_longest_prompt_at_concurrency_8(machine, qwen):
+    machine(40, 1)
+    (pool,) = pools(chosen(device="cuda"), (0,), qwen)
+    assert pool / GIB == pytest.approx(17.74, abs=0.005)
+    assert pool // 147_456 == pytest.approx(129_208, abs=1)
+    dry_run("aggregated", 15_744, 8)  # 8 × 62 blocks, and vLLM's own one, of 504
+    with pytest.raises(UsageProblem, match="KV cache too small"):
+        dry_run("aggregated", 15_745, 8)
+
+
+@pytest.mark.parametrize("mode", ["aggregated-2x", "disaggregated-1p1d"])
+@pytest.mark.parametrize("weights", ["hub", "seeded"])
+def test_two_h200s_take_all_of_e0_and_one_is_refused_in_one_line(machine, mode, weights):
+    machine(139, 2)
+    everything = {(length, concurrency) for length in E0_LENGTHS for concurrency in (1, 8)}
+    assert that_fit(mode, model__weights=weights) == everything
+    assert [placement.devices for placement in dry_run(mode, 1024, 8)] == [(0,), (1,)]
+    machine(139, 1)
+    with pytest.raises(UsageProblem, match=r"devices \[1\] are not here: the GPUs of this machine are \[0\]") as told:
+        dry_run(mode, 1024, 1)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,298 @@
+"""E0's reference on one GPU: an A/B of 6 pairs, the GPU tests, the cost of measuring. Resumable. docs/gpu-reference.md
+
+Each call works for `--budget` seconds at most, says what is left, and packs what there is. The same command goes on.
+Exit status: 0 all is there, 1 something failed, 2 wrong input, 75 call again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import lzma
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import psutil
+
+from context_research import artifacts
+from context_research.errors import UsageProblem
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL_THERE, FAILED, WRONG_INPUT, CALL_AGAIN = 0, 1, 2, 75
+E0 = (
+    "--weights=seeded",
+    "--prompt-lengths=4096,16384,32768",
+    "--concurrency=1,8",
+    "--output-tokens=64",
+    "--requests=9",
+    "-k",
+    "p4096-c8 or p16384-c8 or p32768-c1",
+)
+"""Nine requests × 6 sessions are over the 51 that a p90 takes; eight in flight, and a session's p50, take eight."""
+BARE = ("--only=bare", "--pairs=8", "--prompt-tokens=512", "--output-tokens=128", "--concurrency=16")
+NEEDS = {"ab": 90.0, "tests": 200.0, "overhead": 150.0}
+"""Seconds that a stage should have, unless it is a call's first: guesses, on the long side."""
+ENDING = 45.0
+"""Seconds kept for ending a session in order, and for packing."""
+PART = 15 << 20
+"""Bytes of one packed file."""
+
+
+class Reference:
+    """The folder of one reference, and the call's time. `state` is what earlier calls finished."""
+
+    def __init__(self, out: Path, budget: float, options: Sequence[str], pairs: int, stages: Sequence[str]) -> None:
+        self.out, self.pairs, self.options, self.stages = out, pairs, list(options), stages
+        self._deadline = time.monotonic() + budget
+        self._state_file = out / "reference.json"
+        asked = {"pairs": pairs, "options": self.options}
+        self.state: dict[str, Any] = {**asked, "stages": {}, "calls": []}
+        if self._state_file.is_file():
+            self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
+            if {key: self.state[key] for key in asked} != asked:
+                raise UsageProblem(f"{out} holds a reference with other pairs or options: give another folder")
+
+    @property
+    def left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    def run(self) -> int:
+        """Every stage that is not done, in order of worth, while there is time; the exit status."""
+        began, pending = time.monotonic(), [name for name in self.stages if not self._done(name)]
+        first = True
+        for name in pending:
+            if not first and self.left < NEEDS[name] + ENDING:
+                print(f"{name}: not begun, {self.left:.0f} s are left of this call", flush=True)
+                continue
+            first = False
+            print(f"== {name}, {self.left:.0f} s left", flush=True)
+            started = time.monotonic()
+            result = {"ab": self._ab, "tests": self._tests, "overhead": self._overhead}[name]()
+            self.state["stages"][name] = {"result": result, "seconds": round(time.monotonic() - started, 1)}
+            self._write()
+        self.state["calls"].append(round(time.monotonic() - began, 1))
+        self._write()
+        results = [self.state["stages"].get(name, {}).get("result", "cut") for name in self.stages]
+        return FAILED if "failed" in results else CALL_AGAIN if "cut" in results else ALL_THERE
+
+    def _done(self, name: str) -> bool:
+        return bool(self.state["stages"].get(name, {}).get("result") == "done")
+
+    def _write(self) -> None:
+        artifacts.replace(self._state_file, json.dumps(self.state, indent=1) + "\n")
+
+    def _ab(self) -> str:
+        record = self.record()
+        if record and record["status"] == "completed":  # cut while it judged: `ab` would begin another
+            again = ["verdict", record["ab_id"], f"--outputs={self.out}"]
+            return self._command("verdict", ["-m", "context_research.cli", *again])
+        own = ["ab", "e0", f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}"]
+        rows = f"--benchmark-storage=file://{self.out}/rows"
+        command = ["-m", "context_research.cli", *own, "--", *E0, rows, *self.options]
+        return self._command("ab", command, self._no_time_for_a_session())
+
+    def _no_time_for_a_session(self) -> Callable[[], bool]:
+        """True once a session has ended in this call, and the next one would not: so none is cut in its middle."""
+        before = {session["run_id"] for session in self._finished()}
+
+        def check() -> bool:
+            done = self._finished()
+            if not {session["run_id"] for session in done} - before:
+                return False
+            running = [each for each in (self.record() or {"sessions": []})["sessions"] if each["status"] == "running"]
+            taken = [each["seconds"] for each in done if not running or each["arm"] == running[0]["arm"]]
+            longest = max(taken or [each["seconds"] for each in done])
+            begun = {each["run_id"] for each in running}
+            if begun <= self._judged:
+                return False
+            self._judged |= begun
+            return self.left < longest + ENDING
+
+        self._judged: set[str] = set()
+        return check
+
+    def _finished(self) -> list[dict[str, Any]]:
+        return [
+            session for session in (self.record() or {"sessions": []})["sessions"] if session["status"] == "completed"
+        ]
+
+    def record(self) -> dict[str, Any] | None:
+        """The A/B's ab.json, or None before there is one."""
+        found = sorted(self.out.glob("ab/*/ab.json"))
+        return artifacts.read(found[-1], "ab") if found else None
+
+    def _tests(self) -> str:
+        junit = f"--junitxml={self.out}/gpu-tests.xml"
+        options = ["tests/gpu", "-m", "gpu", "-q", "-p", "no:cacheprovider", junit]
+        return self._command("tests", ["-m", "pytest", *options])
+
+    def _overhead(self) -> str:
+        script = "benchmarks/overhead/overhead.py"
+        quiet = ["--max-others=0.5", f"--out={self.out}/overhead-bare.json"]
+        # 1 is a bar that is missed or undecided: a result.
+        return self._command("overhead", [script, *BARE, *quiet], fine=(0, 1))
+
+    def _command(
+        self, name: str, arguments: list[str], enough: Callable[[], bool] = lambda: False, fine: Sequence[int] = (0,)
+    ) -> str:
+        """Run Python with these arguments, output to <name>.log: done, failed, or cut where time is up."""
+        log = self.out / f"{name}.log"
+        with log.open("a", encoding="utf-8") as output:
+            shown = output.tell() if output.seekable() else 0
+            process = psutil.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+            family: set[psutil.Process] = set()
+            cut = False
+            try:
+                while process.poll() is None:
+                    family |= _descendants(process)
+                    if self.left < ENDING or enough():
+                        cut = True
+                        break
+                    time.sleep(0.3)
+            finally:
+                _end(process, family)
+        with log.open("rb") as written:
+            written.seek(shown)
+            print(written.read()[-6000:].decode(errors="replace"), end="", flush=True)
+        if cut:
+            print(f"{name}: cut to end in time; the same command goes on", flush=True)
+            return "cut"
+        return "done" if process.returncode in fine else "failed"
+
+
+def _descendants(process: psutil.Process) -> set[psutil.Process]:
+    try:
+        return set(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def _end(process: psutil.Popen, family: set[psutil.Process]) -> None:
+    """Ask the command to end, wait for it, and see that nothing it started is left; by process, never by name."""
+    if process.poll() is None:
+        family |= _descendants(process)
+        process.send_signal(signal.SIGTERM)
+        psutil.wait_procs([process], timeout=30)
+    _, alive = psutil.wait_procs([process, *family], timeout=5)
+    for left in alive:
+        print(f"killed what was left: process {left.pid}", flush=True)
+        try:
+            left.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=5)
+
+
+def table(reference: Reference) -> str:
+    """What there is so far."""
+    lines = []
+    record = reference.record()
+    if record:
+        done = sum(session["status"] == "completed" for session in record["sessions"])
+        lines.append(f"A/B {record['ab_id']}: {record['status']}, {done} of {len(record['sessions'])} sessions")
+        if record["reason"] and record["status"] == "stopped":
+            lines.append(f"  it stopped: {record['reason']}")
+        verdicts = reference.out / "ab" / record["ab_id"] / "verdict.json"
+        if verdicts.is_file():
+            for each in artifacts.read(verdicts, "verdict")["primary"]:
+                interval = f"{each['low']:.3f} to {each['high']:.3f}" if each["low"] is not None else "no interval"
+                figure = f"{each['metric']}.{each['statistic']} {each['case']}"
+                lines.append(f"  {figure:24} {each['outcome']:10} {each['ratio']:.3f} ({interval})")
+        share = [sys.executable, "benchmarks/handoff/share.py", str(reference.out)]
+        share.append(f"--json={reference.out}/handoff-share.json")
+        told = subprocess.run(share, cwd=ROOT, capture_output=True, text=True, check=False)
+        lines.append(told.stdout.rstrip() or f"handoff ÷ ttft: {told.stderr.strip()}")
+    junit = reference.out / "gpu-tests.xml"
+    if junit.is_file():
+        suite = ElementTree.parse(junit).getroot()[0].attrib
+        counts = ", ".join(f"{suite[name]} {name}" for name in ("tests", "failures", "errors", "skipped"))
+        lines.append(f"GPU tests: {counts}")
+    bare = reference.out / "overhead-bare.json"
+    if bare.is_file():
+        for each in json.loads(bare.read_text(encoding="utf-8"))["comparisons"]:
+            lines.append(f"overhead: {each}"[:160])
+    for name in reference.stages:
+        stage = reference.state["stages"].get(name, {"result": "not begun", "seconds": 0})
+        lines.append(f"stage {name}: {stage['result']}, {stage['seconds']:.0f} s in its last call")
+    return "\n".join(lines)
+
+
+def pack(out: Path, where: Path) -> list[Path]:
+    """Everything but the rows as reference.tar.xz in parts of at most PART bytes; `cat` of the parts is the archive."""
+    where.mkdir(parents=True, exist_ok=True)
+    for old in where.glob("reference.tar.xz*"):
+        old.unlink()
+    whole = where / "reference.tar.xz"
+    kept = [path for path in sorted(out.rglob("*")) if path.is_file() and _comes_back(path.relative_to(out))]
+    with lzma.open(whole, "wb", preset=2) as stream, tarfile.open(fileobj=stream, mode="w|") as archive:
+        for path in kept:
+            if path != whole:
+                archive.add(path, Path("reference") / path.relative_to(out), recursive=False)
+    if whole.stat().st_size <= PART:
+        return [whole]
+    parts = []
+    with whole.open("rb") as stream:
+        while data := stream.read(PART):
+            parts.append(where / f"{whole.name}.{len(parts) + 1}")
+            parts[-1].write_bytes(data)
+    whole.unlink()
+    return parts
+
+
+def _comes_back(path: Path) -> bool:
+    return path.parts[0] not in ("rows", "pack") and path.suffix not in (".svg", ".lock")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="scripts/run_gpu_reference.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, metavar="OUT_DIR", help="folder for everything; the same one to go on")
+    parser.add_argument("--budget", type=float, default=480, metavar="SECONDS", help="of this call (default: 480)")
+    parser.add_argument("--pairs", type=int, default=6, help="of the A/B (default: 6)")
+    parser.add_argument(
+        "--only", default="ab,tests,overhead", help="stages (default: all)", metavar="ab,tests,overhead"
+    )
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="where the archive goes (default: OUT_DIR/pack)")
+    parser.add_argument("--as-is", action="store_true", help="use the active environment, install nothing (no network)")
+    arguments, options = sys.argv[1:], list[str]()
+    if "--" in arguments:
+        arguments, options = arguments[: (at := arguments.index("--"))], arguments[at + 1 :]
+    given = parser.parse_args(arguments)
+    stages = given.only.split(",")
+    if unknown := [name for name in stages if name not in NEEDS]:
+        parser.exit(WRONG_INPUT, f"ERROR: --only {unknown[0]!r}: the stages are {', '.join(NEEDS)}\n")
+    if given.budget <= ENDING or given.pairs < 1:
+        parser.exit(WRONG_INPUT, f"ERROR: --budget is over {ENDING:.0f} s, --pairs at least 1\n")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of _end: nothing is left behind
+    try:
+        out = given.out.absolute()
+        artifacts.check_writable(out)
+        reference = Reference(out, given.budget, options, given.pairs, stages)
+        status = reference.run()
+        print(table(reference))
+        for packed in pack(out, (given.pack or out / "pack").absolute()):
+            print(f"packed {packed} ({packed.stat().st_size / (1 << 20):.1f} MiB)")
+    except UsageProblem as problem:
+        parser.exit(WRONG_INPUT, f"ERROR: {problem}\n")
+    told = {ALL_THERE: "all is there", FAILED: "something failed, see above", CALL_AGAIN: "call again to go on"}
+    print(told[status])
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()
