@@ -103,7 +103,8 @@ def test_a_fit_is_the_sum_of_coefficient_times_feature():
 
 
 @pytest.mark.parametrize(
-    ("batch", "extrapolated"), [(prefill(100), False), (prefill(101), True), (decode(4, 9), False), (decode(5, 9), True)]
+    ("batch", "extrapolated"),
+    [(prefill(100), False), (prefill(101), True), (decode(4, 9), False), (decode(5, 9), True)],
 )
 def test_outside_its_ranges_a_fit_extrapolates(batch, extrapolated):
     assert model_of(linear(), made.model(dtype="float32"), placement()).of(batch).extrapolated is extrapolated
