@@ -77,9 +77,9 @@ def resolve(settings: ModelSettings, *, config_only: bool = False) -> Model:
     """
     shipped, local = CONFIGS / "models" / settings.name, Path(settings.name)
     if (config_only or settings.weights != "hub") and (shipped / "config.json").is_file():
-        return _from_folder(settings, shipped)
+        return _from_folder(settings, shipped, config_only)
     if local.is_dir():
-        return _from_folder(settings, local)
+        return _from_folder(settings, local, config_only)
     if (shipped / "config.json").is_file() and "/" not in settings.name:
         raise UsageProblem(f"model {settings.name} is built in and has no weights on the hub: use --weights=seeded")
     return _from_hub(settings)
@@ -113,12 +113,14 @@ def _missing_weights(folder: Path) -> str | None:
     return next((shard for shard in shards if not (folder / shard).is_file()), None)
 
 
-def _from_folder(settings: ModelSettings, folder: Path) -> Model:
+def _from_folder(settings: ModelSettings, folder: Path, config_only: bool) -> Model:
     config = _read_config(folder / "config.json")
+    if settings.weights != "hub" or config_only:
+        return Model(settings, folder, config, None, _hash(settings, config, []))
     files = sorted(folder.glob("*.safetensors"))
-    if settings.weights == "hub" and not files:
+    if not files:
         raise UsageProblem(f"{folder} holds no *.safetensors: add them, or use --weights=seeded")
-    listing = [(file.name, file.stat().st_size, _ends(file)) for file in files] if settings.weights == "hub" else []
+    listing = [(file.name, file.stat().st_size, _ends(file)) for file in files]
     return Model(settings, folder, config, None, _hash(settings, config, listing))
 
 

@@ -211,7 +211,9 @@ class SimulatedEngine:
             await self._device.run(taken.seconds)
         for some in outputs.values():
             self._deliver(some, loop.time())
-        if not computed and not self._core.batch_queue and self._core.scheduler.has_requests():
+        # Asynchronous scheduling may have another empty batch in its queue.
+        idle = not computed and not any(waiting.requests for waiting in self._executor.batches)
+        if idle and self._core.scheduler.has_requests():
             await (clock.sleep(_POLL_S) if self._executor.told else self._something_new())
 
     async def _something_new(self) -> None:
@@ -258,14 +260,18 @@ class SimulatedEngine:
         size = blocks * block_tokens(self._settings) * self._model.kv_bytes_per_token
         # One for each layer, K or V, and block (docs/handoff.md).
         descriptors = 2 * blocks * int(self._model.config["num_hidden_layers"])
+        source = _by_id.get(read.remote.engine_id)
+        same = source is not None and source._placement.devices == self._placement.devices
         began = loop.time()
-        await self._link.run(link.latency_s + descriptors * link.descriptor_s + size / link.bandwidth)
+        # Reads at the same time share the link, and wait for their answers side by side.
+        await clock.sleep(link.latency_s)
+        await self._link.run(link.seconds(size, descriptors, same_device=same) - link.latency_s)
         if read.awaiting_kvs:
             self._executor.received.add(request)
             self.counters.transfers.append((loop.time() - began, size))
             self.counters.reads.append((request, began, loop.time()))
         self._wake()
-        if source := _by_id.get(read.remote.engine_id):
+        if source is not None:
             source._executor.sent.add(read.remote.request_id)
             source._wake()
 
