@@ -103,7 +103,8 @@ def test_a_fit_is_the_sum_of_coefficient_times_feature():
 
 
 @pytest.mark.parametrize(
-    ("batch", "extrapolated"), [(prefill(100), False), (prefill(101), True), (decode(4, 9), False), (decode(5, 9), True)]
+    ("batch", "extrapolated"),
+    [(prefill(100), False), (prefill(101), True), (decode(4, 9), False), (decode(5, 9), True)],
 )
 def test_outside_its_ranges_a_fit_extrapolates(batch, extrapolated):
     assert model_of(linear(), made.model(dtype="float32"), placement()).of(batch).extrapolated is extrapolated
@@ -135,7 +136,7 @@ def test_descriptors_are_as_the_handoff_page_counts_them():
 
 
 def test_without_the_package_the_way_to_it_is_named(monkeypatch):
-    monkeypatch.setattr(aiconfigurator, "find_spec", lambda name: None)
+    monkeypatch.setattr(aiconfigurator, "find_spec", lambda _: None)
     with pytest.raises(UsageProblem, match=r"pip install 'context-research\[simulated\]'"):
         steps_of("h200")
 
@@ -174,8 +175,10 @@ def test_unequal_prefills_are_charged_their_own_attention():
 
 @pytest.mark.parametrize(
     "scheduled",
-    [[(8192, 0)], [(8192, 24576)], [(4096, 0)] * 2, [(4096, 4096)] * 2, [(8, 0)] * 3, [(100, 30000), (8000, 0)]]
-    + [[(1000, 0), (2, 0)], [(10, 0), (8000, 0)], [(2, 1)], [(500, 0), (600, 0), (7000, 9000)]],
+    [
+        *([(8192, 0)], [(8192, 24576)], [(4096, 0)] * 2, [(4096, 4096)] * 2, [(8, 0)] * 3, [(100, 30000), (8000, 0)]),
+        *([(1000, 0), (2, 0)], [(10, 0), (8000, 0)], [(2, 1)], [(500, 0), (600, 0), (7000, 9000)]),
+    ],
     ids=str,
 )
 def test_equal_prefills_have_the_batch_s_pairs(scheduled):
