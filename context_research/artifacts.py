@@ -46,6 +46,11 @@ class RunFiles:
         return self.folder / "logs"
 
     @property
+    def steps(self) -> Path:
+        """Each engine's steps, `<engine>.csv` (simulation/records.py); an xdist worker's in a folder of its own."""
+        return self.folder / "steps"
+
+    @property
     def report(self) -> Path:
         return self.outputs / "reports" / f"{self.run_id}.md"
 

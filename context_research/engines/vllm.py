@@ -23,6 +23,7 @@ from context_research.errors import EngineFailure, UsageProblem
 from context_research.kv import block_tokens, pool_bytes
 from context_research.models import Model
 from context_research.settings import Settings
+from context_research.simulation import records
 from context_research.timeline import Leg
 
 _LOAD_FORMATS = {"hub": "auto", "seeded": "seeded", "dummy": "dummy"}
@@ -31,6 +32,8 @@ _PLAIN = (bool, int, float, str, type(None))
 _NESTED = (dict, list, tuple, set)
 _OWNED = {"tensor_parallel_size", "kv_transfer_config", "kv_cache_memory_bytes", "kv_cache_dtype"}
 """vLLM arguments that engine.args may not set, though not every run sets them: placement and arithmetic need them."""
+_RECORDED = {True: "RecordedAsyncScheduler", False: "RecordedScheduler"}
+"""Classes of engines/recorded.py, by vLLM's async_scheduling."""
 _DESCRIBED = ("model", "cache", "parallel", "scheduler", "device", "load", "compilation", "kv_transfer")
 
 
@@ -38,6 +41,8 @@ class VllmEngine:
     """Implements `base.Engine`.
 
     `connector` is what the handoff adds: keyword arguments of vLLM's KVTransferConfig and environment variables.
+    What each step computed and how long it took is kept in a file (`records.path_of` the log), unless engine.args names
+    a scheduler of its own.
     """
 
     def __init__(
@@ -58,13 +63,15 @@ class VllmEngine:
         self._processes: list[psutil.Process] = []
         self._cores: list[psutil.Process] = []
         self._start_s = 0.0
+        self._recorded = False
 
     def start(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("engines start on the main thread: forked children die with the thread that made them")
         said = self.log.stat().st_size if self.log.exists() else 0
         began, before = time.perf_counter(), set(psutil.Process().children(recursive=True))
-        with dies_with_parent() as parent, logs.to_file(self.log), changed({**self.environment(), **parent}):
+        steps = {records.PATH: str(records.path_of(self.log).absolute())}
+        with dies_with_parent() as parent, logs.to_file(self.log), changed({**self.environment(), **parent, **steps}):
             try:
                 self._llm = self._launch()
                 self._take_processes(before)
@@ -95,6 +102,7 @@ class VllmEngine:
                 )
         given = {name: value for name, value in own.items() if value is not None}
         self._config = AsyncEngineArgs(**given, **extra).create_engine_config(UsageContext.ENGINE_CONTEXT)
+        self._recorded = _record_steps(self._config.scheduler_config)
         if self._settings.device == "cpu":
             # vLLM's CPU platform sets spawn inside create_engine_config; fork starts in 2 s instead of 13.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
@@ -237,6 +245,7 @@ class VllmEngine:
             "memory_share": placement.memory_share,
             "kv_pool_bytes": pool_bytes(self._settings, self._model, placement),
             "kv_bytes_per_token": self._model.kv_bytes_per_token,
+            "steps_recorded": self._recorded,
             "start_s": round(self._start_s, 2),
             "pids": [process.pid for process in self._cores],
             "environment": {name: value for name, value in self.environment().items() if value is not None},
@@ -244,6 +253,18 @@ class VllmEngine:
                 name: _plain(getattr(self._config, f"{name}_config", None)) for name in _DESCRIBED if self._config
             },
         }
+
+
+def _record_steps(scheduler: Any) -> bool:
+    """Put the recorded class in the place of vLLM's own; False where another one was chosen.
+
+    Only in the resolved configuration: given as an argument, a class of ours could change what vLLM resolves.
+    """
+    if scheduler.scheduler_cls is not None:
+        return False
+    name = _RECORDED[bool(scheduler.async_scheduling)]
+    scheduler.scheduler_cls = f"context_research.engines.recorded.{name}"
+    return True
 
 
 def _finish(leg: Leg, output: Any) -> None:
