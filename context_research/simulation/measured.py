@@ -15,7 +15,7 @@ from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
 from context_research.models import Model
 from context_research.settings import Settings
-from context_research.simulation.linear import FEATURES
+from context_research.simulation import records
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _steps(files: RunFiles, engine: str) -> Any:
     paths = sorted((files.folder / "steps").glob(f"**/{engine}.csv"))
     if not paths:
         raise UsageProblem(f"run {files.run_id} has no step records of engine {engine}: run it again with this version")
-    steps = np.concatenate([_read(path) for path in paths])
+    steps = np.concatenate([records.read(path) for path in paths])
     return steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
 
 
@@ -124,17 +124,6 @@ def _by_itself(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict
         at = np.searchsorted(ends, steps["done"] - steps["seconds"], side="right")
         next_began = np.append(began, np.inf)[at]
         steps = steps[next_began >= steps["done"]]
-    return steps
-
-
-def _read(path: Path) -> Any:
-    # Stands in for simulation.records.read until that is there.
-    try:
-        steps = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64))
-    except (OSError, ValueError) as error:
-        raise UsageProblem(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
-    if missing := {"done", "seconds", *FEATURES[1:]} - set(steps.dtype.names or ()):
-        raise UsageProblem(f"{path} holds no engine's steps: no column {', '.join(sorted(missing))}")
     return steps
 
 
