@@ -85,6 +85,10 @@ def _load(files: RunFiles) -> Measured:
     if metadata["status"] != "completed":
         raise UsageProblem(f"run {files.run_id} is {metadata['status']}: only completed runs calibrate")
     summary = artifacts.read(files.summary(metadata["experiment"]), "summary")
+    for case in summary["cases"]:
+        # A run is complete though a check failed where --allow-invalid lets it.
+        if failed := [one["check"] for one in case["validity"] if one["status"] == "fail"]:
+            raise UsageProblem(f"run {files.run_id} is invalid: case {case['name']} fails {', '.join(failed)}")
     settings = Settings.model_validate_json(json.dumps(metadata["settings"]))
     model = models.resolve(settings.model)
     if metadata["model"]["label"] != model.label:

@@ -290,6 +290,13 @@ def test_another_model_than_the_one_that_was_served(tmp_path):
     assert "run one served tiny-qwen3 seeded:00000000" in calibrate(tmp_path, "one", fails=True)
 
 
+def test_a_check_that_was_allowed_to_fail(tmp_path):
+    files = run(tmp_path, "one")
+    failed = [{"check": "client", "status": "fail", "evidence": "late"}]
+    made_runs.edit(files.summary("e0"), "summary", cases__1__validity=failed)
+    assert "run one is invalid: case p512-c1 fails client" in calibrate(tmp_path, "one", fails=True)
+
+
 def test_a_run_named_twice(tmp_path):
     run(tmp_path, "one")
     assert "run one is named twice" in calibrate(tmp_path, "one", "one", fails=True)
@@ -310,6 +317,17 @@ def test_too_few_steps(tmp_path):
     several = list(itertools.islice(batches(), 4))
     write_steps(files, "aggregated", several, planted(several))
     assert "a fit needs 10" in calibrate(tmp_path, "one", fails=True)
+
+
+def test_a_decode_engine_s_warm_up_does_not_price_prefill(tmp_path):
+    files = run(tmp_path, "dis", "disaggregated", steps=False)
+    prefills = [Batch.of([(size, 0)]) for size in (64, 512, 700, 1500)] * 100
+    write_steps(files, "prefill", prefills, planted(prefills))
+    several = [batch for batch in batches() if not batch.prefill_tokens] + [Batch.of([(2, 0)])] * 12
+    write_steps(files, "decode", several, np.append(planted(several[:-12]), [0.02] * 12))
+    fits = {one.role: one for one in calibrate(tmp_path, "dis").step_time.fits}
+    assert fits["decode"].coefficients["prefill_pairs"] == 0
+    assert fits["decode"].ranges["prefill_tokens"] == (0, 0)
 
 
 def test_a_file_that_holds_no_steps(tmp_path):
