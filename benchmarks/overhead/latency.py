@@ -162,9 +162,13 @@ def _place_like(engine: VllmEngine) -> None:
 
 
 def _config(engine: VllmEngine) -> dict[str, Any]:
-    """The engine's resolved configuration, one level deep."""
+    """The engine's resolved configuration, one level deep; without the scheduler's class, which records steps in ours.
+
+    That is part of what our measuring costs (recording.py has it by itself).
+    """
     groups = engine.describe()["vllm_config"]
-    return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    config = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+    return {name: value for name, value in config.items() if name != "scheduler.scheduler_cls"}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from context_research.simulation.profiles import AIConfigurator, Client, DeviceP
 
 _FEWEST = 10
 """Steps that a fit, or one feature of it, needs."""
+_FOREIGN = {"prefill": "decode_", "decode": "prefill_", "aggregated": None}
+_FOREIGN_SHARE = 0.05
+"""Of the steps of an engine that are not its role's own work: the fewest that say what such work costs."""
 
 
 def calibrate(runs: Sequence[Measured], base: DeviceProfile | None, name: str) -> DeviceProfile:
@@ -100,8 +103,8 @@ def _fit(key: tuple[str, str, str, int], measured: Sequence[tuple[Measured, Any]
     model, dtype, role, devices = key
     steps = np.concatenate([steps for _, steps in measured])
     ids = tuple(dict.fromkeys(run.run_id for run, _ in measured))
-    # A few odd steps (an engine's own warm-up, two tokens long) can't say what a feature costs.
-    rare = [name for name in FEATURES[1:] if 0 < np.count_nonzero(steps[name]) < _FEWEST]
+    # A few odd steps (a decode engine's own warm-up prefills two tokens) can't say what a feature costs.
+    rare = [name for name in FEATURES[1:] if 0 < np.count_nonzero(steps[name]) < _fewest(name, role, len(steps))]
     for name in rare:
         steps = steps[steps[name] == 0]
     if len(steps) < _FEWEST:
@@ -121,6 +124,11 @@ def _fit(key: tuple[str, str, str, int], measured: Sequence[tuple[Measured, Any]
         runs=ids,
         vllm=measured[0][0].vllm,
     )
+
+
+def _fewest(feature: str, role: str, steps: int) -> float:
+    foreign = _FOREIGN[role]
+    return max(_FEWEST, _FOREIGN_SHARE * steps) if foreign and feature.startswith(foreign) else _FEWEST
 
 
 def _scaled(runs: Sequence[Measured], base: DeviceProfile) -> tuple[AIConfigurator, str]:

@@ -33,8 +33,8 @@ def fit(columns: Array, durations: Array) -> Fitted:
     Least squares with the error relative to the *fit*, by reweighting. Where it has settled, the mean of
     measured ÷ fit is 1 (its normal equations, summed), so that means, such as TPOT, come out right however skewed the
     durations are. Robust losses and tight trimming fit the typical step instead: on real CPU steps, whose residuals
-    have a long upper tail, soft-L1 was 6-14 % below the mean, cutting at 5 MAD 3-5 %, and this 0-2 %
-    (docs/simulation.md). Only what is longer than HICCUP × the fit is left out.
+    have a long upper tail, soft-L1 was 6-14 % below the mean, cutting at 5 MAD 3-5 %, and this 0-3 %.
+    Only what is longer than HICCUP × the fit is left out.
     """
     if not len(durations) or not (columns > 0).any():
         raise ValueError("nothing to fit")

@@ -15,7 +15,7 @@ from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
 from context_research.models import Model
 from context_research.settings import Settings
-from context_research.simulation.linear import FEATURES
+from context_research.simulation import records
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,10 @@ def _load(files: RunFiles) -> Measured:
     if metadata["status"] != "completed":
         raise UsageProblem(f"run {files.run_id} is {metadata['status']}: only completed runs calibrate")
     summary = artifacts.read(files.summary(metadata["experiment"]), "summary")
+    for case in summary["cases"]:
+        # A run is complete though a check failed where --allow-invalid lets it.
+        if failed := [one["check"] for one in case["validity"] if one["status"] == "fail"]:
+            raise UsageProblem(f"run {files.run_id} is invalid: case {case['name']} fails {', '.join(failed)}")
     settings = Settings.model_validate_json(json.dumps(metadata["settings"]))
     model = models.resolve(settings.model)
     if metadata["model"]["label"] != model.label:
@@ -109,7 +113,7 @@ def _steps(files: RunFiles, engine: str) -> Any:
     paths = sorted((files.folder / "steps").glob(f"**/{engine}.csv"))
     if not paths:
         raise UsageProblem(f"run {files.run_id} has no step records of engine {engine}: run it again with this version")
-    steps = np.concatenate([_read(path) for path in paths])
+    steps = np.concatenate([records.read(path) for path in paths])
     return steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
 
 
@@ -124,17 +128,6 @@ def _by_itself(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict
         at = np.searchsorted(ends, steps["done"] - steps["seconds"], side="right")
         next_began = np.append(began, np.inf)[at]
         steps = steps[next_began >= steps["done"]]
-    return steps
-
-
-def _read(path: Path) -> Any:
-    # Stands in for simulation.records.read until that is there.
-    try:
-        steps = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True, dtype=np.float64))
-    except (OSError, ValueError) as error:
-        raise UsageProblem(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None
-    if missing := {"done", "seconds", *FEATURES[1:]} - set(steps.dtype.names or ()):
-        raise UsageProblem(f"{path} holds no engine's steps: no column {', '.join(sorted(missing))}")
     return steps
 
 

@@ -3,6 +3,7 @@
 import json
 
 from context_research import artifacts
+from context_research.simulation import records
 from tests.conftest import SMALL
 
 
@@ -21,6 +22,9 @@ def test_two_workers_make_the_run_that_one_process_makes(suite, aggregated):
     assert recorded["status"] == "completed"
     assert recorded["planned"] == 2
     assert sorted(engine["devices"] for engine in recorded["engines"]) == [[0], [1]]
+    steps = sorted((spread / "steps").glob("*/*.csv"))
+    assert [path.parent.name for path in steps] == ["gw0", "gw1"]
+    assert all(len(records.read(path)) for path in steps)
     rows = [
         {row["fullname"] for row in json.loads(path.read_text())["benchmarks"]}
         for path in sorted((suite.path / ".benchmarks").glob("*/*.json"))

@@ -136,7 +136,7 @@ def test_descriptors_are_as_the_handoff_page_counts_them():
 
 
 def test_without_the_package_the_way_to_it_is_named(monkeypatch):
-    monkeypatch.setattr(aiconfigurator, "find_spec", lambda name: None)
+    monkeypatch.setattr(aiconfigurator, "find_spec", lambda _: None)
     with pytest.raises(UsageProblem, match=r"pip install 'context-research\[simulated\]'"):
         steps_of("h200")
 
@@ -175,8 +175,10 @@ def test_unequal_prefills_are_charged_their_own_attention():
 
 @pytest.mark.parametrize(
     "scheduled",
-    [[(8192, 0)], [(8192, 24576)], [(4096, 0)] * 2, [(4096, 4096)] * 2, [(8, 0)] * 3, [(100, 30000), (8000, 0)]]
-    + [[(1000, 0), (2, 0)], [(10, 0), (8000, 0)], [(2, 1)], [(500, 0), (600, 0), (7000, 9000)]],
+    [
+        *([(8192, 0)], [(8192, 24576)], [(4096, 0)] * 2, [(4096, 4096)] * 2, [(8, 0)] * 3, [(100, 30000), (8000, 0)]),
+        *([(1000, 0), (2, 0)], [(10, 0), (8000, 0)], [(2, 1)], [(500, 0), (600, 0), (7000, 9000)]),
+    ],
     ids=str,
 )
 def test_equal_prefills_have_the_batch_s_pairs(scheduled):
