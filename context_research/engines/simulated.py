@@ -203,7 +203,7 @@ class SimulatedEngine:
         self._executor.scheduled.clear()
         if outputs is None:  # asynchronous scheduling: the next batch is made while this one runs
             return
-        batch = self._executor.batches.popleft()
+        batch, told = self._executor.batches.popleft()
         if batch.requests:
             taken = self._step_times.of(batch)
             self.counters.steps += 1
@@ -212,9 +212,11 @@ class SimulatedEngine:
         for some in outputs.values():
             self._deliver(some, loop.time())
         # Asynchronous scheduling may have another empty batch in its queue.
-        idle = not computed and not any(waiting.requests for waiting in self._executor.batches)
+        waiting = self._executor.batches
+        idle = not computed and not any(batch.requests for batch, _ in waiting)
         if idle and self._core.scheduler.has_requests():
-            await (clock.sleep(_POLL_S) if self._executor.told else self._something_new())
+            told |= any(tells for _, tells in waiting)
+            await (clock.sleep(_POLL_S) if told else self._something_new())
 
     async def _something_new(self) -> None:
         """Until a request has arrived or a KV read has ended; a real engine polls."""

@@ -33,15 +33,14 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
 
     def __init__(self, vllm_config: Any, *, pool_bytes: int, read: Callable[[str, Any], None]) -> None:
         self._pool_bytes, self._read = pool_bytes, read
-        self.batches: deque[Batch] = deque()
-        """Given to the device and not taken off yet, oldest first; an empty step is an empty batch."""
+        self.batches: deque[tuple[Batch, bool]] = deque()
+        """Given to the device and not taken off yet, oldest first; an empty step is an empty batch. With each, whether
+        its output tells vLLM of an ended read, which the batch after that output can make something of."""
         self.scheduled: list[str] = []
         """Requests that were scheduled for the first time since this was last emptied."""
         self.received: set[str] = set()
         self.sent: set[str] = set()
         """KV reads that have ended, by request id: told to vLLM with the next batch."""
-        self.told = False
-        """Whether the latest batch told vLLM of ended reads: what it makes of that shows with the next."""
         self._prompts: dict[str, int] = {}
         self._sampled: ModelRunnerOutput | None = None
         super().__init__(vllm_config)
@@ -78,9 +77,10 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
         """None where tokens were computed, as of real workers: `sample_tokens` then has the output."""
         del non_block  # EngineCore always passes True
         # The first thing that a real worker does with a batch: start its reads, then look which earlier ones ended.
+        tells = bool(self.sent or self.received)
         transfers = self._transfers(scheduler_output)
         work = self._work(scheduler_output)
-        self.batches.append(Batch.of((new, before) for new, before, _ in work.values()))
+        self.batches.append((Batch.of((new, before) for new, before, _ in work.values()), tells))
         # A worker samples where a request's last token is computed; a partial prefill has some left.
         found = {request: _TOKEN if before + new >= length else [] for request, (new, before, length) in work.items()}
         output = ModelRunnerOutput(
@@ -113,7 +113,6 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
         return work
 
     def _transfers(self, scheduler_output: Any) -> KVConnectorOutput | None:
-        self.told = bool(self.sent or self.received)
         if (metadata := scheduler_output.kv_connector_metadata) is None:
             return None
         for request, read in metadata.reqs_to_recv.items():
