@@ -46,10 +46,14 @@ class EventLoop:
             raise
 
 
-@functools.cache
 def session_loop(virtual: bool = False) -> EventLoop:
     """This process's loop; the one of simulated engines, where time is `virtual`.
 
     It is never closed: its thread is a daemon, and engines end with their own `close`.
     """
+    return _made(bool(virtual))
+
+
+@functools.cache
+def _made(virtual: bool) -> EventLoop:
     return EventLoop(VirtualTimeLoop() if virtual else asyncio.new_event_loop())

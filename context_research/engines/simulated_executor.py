@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.v1.attention.backends.utils import record_kv_cache_layout
@@ -90,11 +90,11 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
             kv_connector_output=transfers,
         )
         self._sampled = output if found else None
-        return _done(None if found else output)
+        return _Done(None if found else output)
 
     def sample_tokens(self, grammar_output: Any, non_block: bool = False) -> Any:
         del grammar_output
-        return _done(self._sampled) if non_block else self._sampled
+        return _Done(self._sampled) if non_block else self._sampled
 
     def _work(self, scheduler_output: Any) -> dict[str, tuple[int, int, int]]:
         """Of each request in the batch: tokens computed now, tokens computed before, tokens that it has."""
@@ -129,7 +129,14 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
     def shutdown(self) -> None: ...
 
 
-def _done(result: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(result)
-    return future
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A future that is done; concurrent.futures' own takes a lock for every step."""
+
+    value: Any
+
+    def result(self) -> Any:
+        return self.value
+
+    def done(self) -> bool:
+        return True
