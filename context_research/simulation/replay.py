@@ -23,7 +23,7 @@ from context_research.serving.base import Topology
 from context_research.settings import ModelSettings, Settings
 from context_research.simulation import profiles
 from context_research.simulation.profiles import DeviceProfile
-from context_research.workload.prompts import Case
+from context_research.workload.prompts import Case, requests
 
 Cases = dict[str, list[Repeat]]
 """Case -> its repeats, as `observed.read` gives them."""
@@ -52,6 +52,8 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
     _check_fits(first, known)
     settings, model = _settings(first, profile), _model(first)
     _preflight(settings, model, [_case(settings, case) for case in first.summary["cases"]])
+    for run, own in zip(runs, real, strict=True):
+        _check_same_requests(run, own, settings, model)
     served: dict[tuple[object, ...], Cases] = {}
     found = []
     with tempfile.TemporaryDirectory(prefix="context-research-fidelity-") as scratch:
@@ -68,7 +70,6 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
                     if key not in served:
                         files = RunFiles(folder, f"{len(served)}")
                         served[key] = _served(run, own, settings.model_copy(update={"seed": seed}), topology, files)
-                    _check_same_requests(run, own, served[key])
                     found.append(served[key])
                 described = tuple(engine.describe()["simulated"]["step_times"] for engine in topology.engines)
                 counters = [engine.counters for engine in topology.engines]
@@ -140,13 +141,19 @@ def _preflight(settings: Settings, model: Model, cases: Sequence[Case]) -> None:
     preflight.check_fit(settings, model, placements, [case.load(settings.workload) for case in cases])
 
 
-def _check_same_requests(run: Run, real: Cases, simulated: Cases) -> None:
-    for case, repeats in real.items():
-        sent, again = (
-            {(t.repeat, t.prompt_sha256) for repeat in of for t in repeat.timelines}
-            for of in (repeats, simulated.get(case, []))
-        )
+def _check_same_requests(run: Run, real: Cases, settings: Settings, model: Model) -> None:
+    """What was measured must be what will be simulated: another version may draw other prompts."""
+    for summary in run.summary["cases"]:
+        case = _case(settings, summary)
+        sent = {(t.repeat, t.prompt_sha256) for repeat in real[case.name] for t in repeat.timelines}
+        again = {
+            (number, request.sha256)
+            for number in range(len(real[case.name]))
+            for request in requests(case, settings.workload, run.metadata["seed"], model.vocabulary, number)
+            if request.phase == "measured"
+        }
         if sent != again:
             raise UsageProblem(
-                f"run {run.files.run_id}, case {case}: this version makes other requests of its seed; run it again"
+                f"run {run.files.run_id}, case {case.name}: its requests are not those that this version makes of its "
+                "seed: run it again"
             )
