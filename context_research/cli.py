@@ -212,6 +212,7 @@ def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
 
 main.add_command(simulation.calibrate)
 main.add_command(simulation.device_profiles)
+main.add_command(simulation.fidelity)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Device profiles on the command line: list them, and make one from real runs."""
+"""Device profiles on the command line: list them, make one from real runs, hold simulations against real runs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from pathlib import Path
 
 import click
 
-from context_research import artifacts, settings
-from context_research.artifacts import RunFiles
+from context_research import artifacts, backends, settings
+from context_research.artifacts import AbFiles, RunFiles
 from context_research.errors import UsageProblem
 from context_research.options import from_environment
 from context_research.simulation import profiles
+
+_outputs = click.option(
+    "--outputs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder of the runs (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
+)
 
 
 @click.command("calibrate")
@@ -18,12 +25,7 @@ from context_research.simulation import profiles
 @click.option("--device-profile", "base", default=None, help="Profile that gives what the runs can't say.")
 @click.option("--write", "path", type=click.Path(path_type=Path, dir_okay=False), required=True, help="YAML file.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@click.option(
-    "--outputs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=None,
-    help="Folder of the runs (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
-)
+@_outputs
 def calibrate(runs: tuple[str, ...], base: str | None, path: Path, force: bool, outputs: Path | None) -> None:
     """Make a device profile for the simulated backend from real runs of this machine.
 
@@ -34,14 +36,44 @@ def calibrate(runs: tuple[str, ...], base: str | None, path: Path, force: bool, 
 
     if path.exists() and not force:
         raise UsageProblem(f"--write {path}: it exists already; choose another name, or replace it with --force")
-    folder = outputs or Path(settings.parse_options("environment", from_environment()).values.get("outputs", "outputs"))
-    files: list[RunFiles] = [artifacts.find_run(folder, name) for name in runs]
+    files: list[RunFiles] = [artifacts.find_run(_folder(outputs), name) for name in runs]
     taken = measured.load(files)
     profile = calibration.calibrate(taken, profiles.load(base) if base else None, path.stem)
     command = ["calibrate", *(one.run_id for one in files), *(["--device-profile", base] if base else [])]
     calibration.write(profile, path, f"python -m context_research.cli {' '.join(command)}", force=force)
     calibration.table(profile, click.echo)
     click.echo(path)
+
+
+@click.command("fidelity")
+@click.argument("names", nargs=-1, required=True, metavar="REAL_RUN… | AB")
+@click.option(
+    "--device-profile", "profile", default=None, help="Simulated machine (default: calibrated on the runs themselves)."
+)
+@click.option("--fail-on", type=click.Choice(["miss"]), help="Exit with 1 if a figure is outside its bar.")
+@_outputs
+def fidelity(names: tuple[str, ...], profile: str | None, fail_on: str | None, outputs: Path | None) -> None:
+    """Simulate real runs' requests, and report the error.
+
+    Runs that differ in their seed alone are pooled, as are the sessions of an A/B's arm. With runs of both modes, or an
+    A/B, it is also told whether the simulation finds the same one faster.
+    """
+    from context_research.simulation import fidelity as held
+    from context_research.simulation import fidelity_report
+
+    backends.require_opt_in()
+    found = [artifacts.find(_folder(outputs), name) for name in names]
+    runs = [one for one in found if isinstance(one, RunFiles)]
+    if isinstance(found[0], AbFiles) and len(found) == 1:
+        told = held.of_ab(found[0], profile)
+    elif len(runs) == len(found):
+        told = held.of_runs(runs, profile)
+    else:
+        raise UsageProblem("name one A/B, or runs: not both together")
+    path = fidelity_report.write(told)
+    click.echo(f"{fidelity_report.terminal(told)}\n\nreport  {path}\n{fidelity_report.last_line(told)}")
+    if fail_on and told.missed:
+        raise SystemExit(1)
 
 
 @click.command("device-profiles")
@@ -60,3 +92,7 @@ def device_profiles() -> None:
     click.echo(f"aiconfigurator-core {version} has measured kernels of")
     for system in aiconfigurator.coverage():
         click.echo(f"  {system.name} (vllm {system.kernels}): {', '.join(system.models)}")
+
+
+def _folder(outputs: Path | None) -> Path:
+    return outputs or Path(settings.parse_options("environment", from_environment()).values.get("outputs", "outputs"))
