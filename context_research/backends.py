@@ -40,8 +40,7 @@ def resolve(experiment: str, layers: Sequence[Layer]) -> Resolved:
     simulated = settings.resolve(experiment, [*given, decided], profile.device, decided.source)
     if simulated.settings.device != profile.device:
         raise UsageProblem(f"device {simulated.settings.device}, but device profile {named} is of a {profile.device}")
-    reason = f"{simulated.reason}; the real backend can't start: {problem}" if problem else simulated.reason
-    return replace(simulated, reason=reason)
+    return replace(simulated, fallback=problem)
 
 
 def require_opt_in() -> None:

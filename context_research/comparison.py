@@ -217,6 +217,8 @@ def facts(run: Run) -> dict[str, Any]:
     """
     manifest, engines = run.metadata["environment_manifest"], run.metadata["engines"]
     machine, used = manifest["machine"], {device for engine in engines for device in engine["devices"]}
+    if run.metadata["backend"] == "simulated":
+        machine = {"gpus": [], "cpu": {"model": None, "cores": []}, "driver": None}  # on which nothing was measured
     gpus = [gpu for index, gpu in enumerate(machine["gpus"]) if index in used or not used]
     return settled(run.metadata["settings"]) | {
         **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "weights", "revision", "hash")},
@@ -232,7 +234,14 @@ def facts(run: Run) -> dict[str, Any]:
         "engine.block_size": _resolved(engines, "cache", "block_size"),
         "cases": sorted(run.cases),
         "seed": run.metadata["seed"],
+        **_profile(run),
     }
+
+
+def _profile(run: Run) -> dict[str, Any]:
+    """Of a simulated run, the profile that priced its steps."""
+    said = [engine["simulated"] for engine in run.metadata["engines"] if "simulated" in engine]
+    return {"device_profile": f"{said[0]['device_profile']} {said[0]['digest']}"} if said else {}
 
 
 def _resolved(engines: Sequence[Mapping[str, Any]], group: str, key: str) -> Any:

@@ -20,6 +20,7 @@ from context_research.serving import topologies
 from context_research.serving.base import Topology
 from context_research.session import SESSION, Session
 from context_research.settings import Settings, Workload
+from context_research.simulation import told
 from context_research.timeline import Timeline
 from context_research.workload.prompts import Case
 
@@ -155,20 +156,23 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
     work = f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out"
     if allowed := [check.check for check in result.checks if check.status == "fail" and check.allowed]:
         work += f", INVALID: {', '.join(allowed)}"
+    summary, engines = result.summary(kinds, connector), [engine.describe() for engine in topology.engines]
+    if told.extrapolated(summary):
+        work += ", EXTRAPOLATED"
     return {
         "nodeid": item.nodeid.partition("@")[0],
         "experiment": chosen.experiment,
         "backend": chosen.backend,
-        "device": chosen.device,
+        "device": told.device(engines) if chosen.simulated else chosen.device,
         "mode": chosen.serving.mode,
         "model_label": session.model.label,
         "work": work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}"),
         "invalid": [check.check for check in result.failed],
         "run_id": session.files.run_id,
-        "summary": result.summary(kinds, connector),
+        "summary": summary,
         "samples": {kind.name: samples[kind.name] for kind in kinds if kind.unit == "s" and kind.lower_is_better},
         "timelines": [_line(result, timeline) for timeline in result.timelines],
-        "engines": [engine.describe() for engine in topology.engines],
+        "engines": engines,
     }
 
 

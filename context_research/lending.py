@@ -17,11 +17,12 @@ class Lender:
 
     def __init__(self, config: pytest.Config, session: Session) -> None:
         self._session = session
-        self.shares = _shares(config, session)
+        workers = len(config.getoption("tx", None) or [])
+        # A simulated machine is each worker's own.
+        self.shares = [{}] * workers if session.resolved.settings.simulated else _shares(config, session)
         """Settings of each worker: its devices, and on a CPU machine its part of the KV memory."""
         self._free = list(self.shares)
         self._lent: dict[str, dict[str, Any]] = {}
-        workers = len(config.getoption("tx", None) or [])
         if config.getoption("dist", "no") == "loadgroup":
             raise UsageProblem("--dist=loadgroup does not group on pytest 9.2 (pytest-xdist #1386): use --dist=load")
         if workers > len(self._free):

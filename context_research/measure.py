@@ -108,6 +108,7 @@ class CaseResult:
                 "metrics": _summarized(of, self.whole),
                 "seconds": sum(repeat.seconds for repeat in self.whole),
             },
+            "simulation": self._simulation(),
             "roles": roles.summarize(self.repeats),
             "joules": self.joules,
             "client": {
@@ -132,6 +133,13 @@ class CaseResult:
                 "run": self.proof.standing.seconds,
             },
         }
+
+    def _simulation(self) -> dict[str, int] | None:
+        """Steps of the simulated engines; None where they were real."""
+        if not self.proof.settings.simulated:
+            return None
+        counted = self.proof.counted.values()
+        return {"steps": sum(c.steps for c in counted), "extrapolated": sum(c.extrapolated for c in counted)}
 
 
 def _samples(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, list[float]]:

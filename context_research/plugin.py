@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from context_research import devices, hookspecs, manifest, preflight
+from context_research import backends, devices, hookspecs, manifest, preflight
 from context_research.devices import Placement
 from context_research.engines.base import Engine
 from context_research.errors import UsageProblem
@@ -25,7 +25,7 @@ from context_research.recorder import Recorder
 from context_research.rows import RowSink
 from context_research.serving.topologies import make_engine
 from context_research.session import SESSION, Session
-from context_research.settings import Settings
+from context_research.settings import Resolved, Settings
 from context_research.tables import pytest_benchmark_scale_unit as pytest_benchmark_scale_unit
 from context_research.workload.prompts import Case
 
@@ -144,10 +144,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return []
     chosen = session.resolved.settings
     return [
-        f"context-research: {chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, "
+        f"context-research: {_simulated(session.resolved)}"
+        f"{chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, "
         f"device {chosen.device}, seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
         f"  settings: {session.resolved.reason}",
     ]
+
+
+def _simulated(resolved: Resolved) -> str:
+    if not resolved.settings.simulated:
+        return ""
+    return f"SIMULATED, no engine runs{f' (the real one cannot: {resolved.fallback})' if resolved.fallback else ''}: "
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -186,9 +193,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse what the selected cases can't do, before the first artifact and the first engine."""
     ours = session.config.stash[SESSION]
-    if ours.worker is not None or ours.idle or not ours.selected:
+    if ours.worker is not None or ours.idle:
         return
     try:
+        if not ours.selected:
+            if ours.collected[0] and "simulated" in session.config.option.markexpr:
+                backends.require_opt_in()
+            return
         ours.check(_cases(ours))
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem)) from None
@@ -227,6 +238,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(
             f"context-research: none of the {count} cases is selected by {why}; here they are marked {kind}, "
             f"as the device is {device} ({session.resolved.sources.get('device', 'given')})"
+            + ("; --device-profile simulates" if "simulated" in config.option.markexpr else "")
         )
 
 

@@ -207,6 +207,8 @@ class Resolved:
     sources: dict[str, str]
     reason: str
     """Why this experiment config applies, for the header line and the metadata."""
+    fallback: str | None = None
+    """Why the real backend can't start, where the simulated one took its place."""
 
 
 @dataclass(frozen=True, slots=True)

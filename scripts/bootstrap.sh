@@ -92,7 +92,15 @@ stamped='' stamped_dev=''
 if [[ -f $stamp ]]; then
     read -r stamped stamped_dev <"$stamp" || true
 fi
+# Only for those who simulate: 80 MB.
+install_simulated() {
+    [[ $dev$stamped_dev == *dev* || ${CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND:-} == 1 ]] || return 0
+    "$python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("aiconfigurator_core"))' && return
+    say 'installing the step times of GPUs for the simulated backend'
+    run_pip install --no-deps -r scripts/requirements/simulated.txt || fail 'installing aiconfigurator-core failed'
+}
 if [[ $stamped == "$fingerprint" && ($stamped_dev == dev || -z $dev) ]]; then
+    install_simulated
     [[ -n $quiet ]] || say "$prefix is up to date"
     exit
 fi

@@ -259,9 +259,9 @@ class SimulatedEngine:
     async def _read(self, request: str, read: Any) -> None:
         loop, link = asyncio.get_running_loop(), self._profile.link
         blocks = sum(map(len, read.local_block_ids))
-        size = blocks * block_tokens(self._settings) * self._model.kv_bytes_per_token
-        # One for each layer, K or V, and block (docs/handoff.md).
-        descriptors = 2 * blocks * int(self._model.config["num_hidden_layers"])
+        block = block_tokens(self._settings)
+        size = blocks * block * self._model.kv_bytes_per_token
+        descriptors = profiles.descriptors(self._model, blocks * block, block)
         source = _by_id.get(read.remote.engine_id)
         same = source is not None and source._placement.devices == self._placement.devices
         began = loop.time()
@@ -288,6 +288,7 @@ class SimulatedEngine:
             "vllm_config": described(self._config),
             "simulated": {
                 "device_profile": self._profile.name,
+                "digest": self._profile.digest,
                 "calibrated": self._profile.calibrated,
                 "step_times": self._step_times.describe(),
                 "link": self._profile.link.model_dump(),

@@ -18,6 +18,7 @@ from context_research.report import figures
 from context_research.report.markdown import about
 from context_research.report.tables import images, quantity, table
 from context_research.settings import CheckName
+from context_research.simulation import told
 from context_research.verdict import ALPHA, MIN_PAIRS, Verdict
 
 _OUTCOMES = ("better", "worse", "equivalent", "undecided")
@@ -68,7 +69,11 @@ def _head(findings: Findings) -> str:
     comparison = findings.comparison
     first = comparison.baseline.runs[0].metadata
     title = f"# {first['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
-    simulated = "" if first["backend"] == "vllm" else "\n\n> **Simulated.** No engine ran; these are a model's figures."
+    simulated = ""
+    if first["backend"] != "vllm":
+        cases = [case for run in (*comparison.baseline.runs, *comparison.candidate.runs) for case in run.cases.values()]
+        worst = {case["name"]: case for case in sorted(cases, key=told.extrapolated)}
+        simulated = f"\n\n{told.warning(first['engines'], list(worst.values()))}"
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()

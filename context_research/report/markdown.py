@@ -12,6 +12,7 @@ from context_research.metrics import PERCENTILES, samples_needed
 from context_research.observed import Arm
 from context_research.report import figures, validity
 from context_research.report.tables import SCALES, images, scaled, table
+from context_research.simulation import told
 
 _ROLES = ("prefill", "decode")
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
@@ -32,7 +33,7 @@ def write(files: RunFiles, experiment: str) -> Path:
 def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str = "") -> str:
     """The report's text; `drawn` is its section of figures."""
     sections = [
-        _head(metadata, validity.warning(summary)),
+        _head(metadata, summary),
         _cases(metadata, summary),
         drawn,
         _figures(summary),
@@ -42,8 +43,9 @@ def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str =
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _head(metadata: Mapping[str, Any], invalid: str) -> str:
-    model = metadata["model"]
+def _head(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    model, invalid = metadata["model"], validity.warning(summary)
+    simulated = "" if metadata["backend"] == "vllm" else told.warning(metadata["engines"], summary["cases"])
     title = f"# {metadata['experiment']}: {metadata['serving']['mode']}, {model['name']}, on {_device(metadata)}"
     rows = [
         ("run", metadata["run_id"]),
@@ -60,19 +62,19 @@ def _head(metadata: Mapping[str, Any], invalid: str) -> str:
         "dummy": "> The weights are vLLM's dummy ones: times are the model's, but a wrong KV cache would not show.",
         "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
     }.get(model["weights"], "")
-    return "\n\n".join(part for part in (title, invalid, table(rows, ("", "")), warning) if part)
+    return "\n\n".join(part for part in (title, simulated, invalid, table(rows, ("", "")), warning) if part)
 
 
 def about(metadata: Mapping[str, Any]) -> str:
     """What every figure's title says."""
-    model, backend = metadata["model"], "vLLM" if metadata["backend"] == "vllm" else "SIMULATED"
+    model, backend = metadata["model"], "vLLM on " if metadata["backend"] == "vllm" else ""
     label = model.get("label") or model["name"]
-    return (
-        f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {backend} on {_device(metadata)}"
-    )
+    return f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {backend}{_device(metadata)}"
 
 
 def _device(metadata: Mapping[str, Any]) -> str:
+    if metadata["backend"] != "vllm":
+        return f"SIMULATED {told.device(metadata['engines'])}"
     machine = metadata["environment_manifest"]["machine"]
     if metadata["device"] == "cuda":
         return ", ".join(gpu["name"] for gpu in machine["gpus"]) or "cuda"
@@ -118,7 +120,8 @@ def _figures(summary: Mapping[str, Any]) -> str:
     label = summary["model"].get("label") or summary["model"]["name"]
     needed = ", ".join(f"p{percentile} needs {samples_needed(percentile)}" for percentile in PERCENTILES)
     note = (
-        f"Measured on the {summary['backend']} backend on {summary['device']}, {label}. A dash is a percentile with "
+        f"{'Simulated' if summary['backend'] == 'simulated' else 'Measured'} on the {summary['backend']} backend on "
+        f"{summary['device']}, {label}. A dash is a percentile with "
         f"too few samples behind it ({needed}). Definitions: docs/metrics.md."
     )
     return "\n\n".join(part for part in ("## Metrics", note, _waterfall(summary), _roles(summary), *parts) if part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -103,6 +104,11 @@ class DeviceProfile(Section):
     client: Client = Client()
     step_time: Annotated[Linear | AIConfigurator, Field(discriminator="source")]
     provenance: Annotated[dict[str, str], Field(min_length=1)]
+
+    @property
+    def digest(self) -> str:
+        """Says of two profiles of one name whether they are the same."""
+        return sha256(self.model_dump_json().encode()).hexdigest()[:8]
 
     @property
     def calibrated(self) -> bool:
