@@ -87,7 +87,7 @@ class Step:
     """KV reads that this step starts, with the blocks read into."""
     received: tuple[str, ...]
     sent: tuple[str, ...]
-    """KV reads that its output tells the scheduler have ended, here and on the other side."""
+    """KV reads that its output tells the scheduler have ended, here and on the other side, in the order told."""
     made: tuple[tuple[str, int, str | None, tuple[int, int] | None], ...]
     """(request, tokens, finish reason, prompt tokens from the prefix cache and from elsewhere) of each output."""
     free: int
@@ -152,15 +152,15 @@ class Core:
         if not scheduler.has_requests():
             return Stepped(None, {}, False)
         if self._executor is not None:
-            self._executor.received, self._executor.sent = set(told[0]), set(told[1])
+            self._executor.received, self._executor.sent = map(dict.fromkeys, told)
             self._executor.batches.clear()
         outputs, computed = self.core.step()
         made = [output for some in outputs.values() for output in some.outputs]
         found = self._transfers
         step = Step(
             *self._scheduled,
-            received=tuple(sorted((found and found.finished_recving) or ())),
-            sent=tuple(sorted((found and found.finished_sending) or ())),
+            received=tuple((found and found.finished_recving) or ()),
+            sent=tuple((found and found.finished_sending) or ()),
             made=tuple(map(_made, made)),
             free=self.free(),
         )
