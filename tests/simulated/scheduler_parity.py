@@ -41,6 +41,7 @@ LENGTH = 10 * BLOCK
 """Prompt and output of the longest request."""
 _ROUNDS = 20_000
 MODES = ("aggregated", "disaggregated")
+_NOTHING: tuple[Any, ...] = ((), (), (), (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Core:
 
     def __init__(self, core: Any, executor: Any = None) -> None:
         self.core, self._executor = core, executor
-        self._scheduled: Any = None
+        self._scheduled: Any = _NOTHING
         self._transfers: Any = None
         self._watch()
 
@@ -146,16 +147,17 @@ class Core:
         )
         self.core.add_request(made)
 
-    def step(self, told: tuple[Sequence[str], Sequence[str]] = ((), ())) -> Stepped:
+    def step(self, told: tuple[Sequence[str], Sequence[str]] | None = None) -> Stepped:
         """`told` are the KV reads (received, sent) that have ended; a real engine finds them by itself."""
-        scheduler = self.core.scheduler
-        if not scheduler.has_requests():
+        if not self._busy():
             return Stepped(None, {}, False)
         if self._executor is not None:
-            self._executor.received, self._executor.sent = map(dict.fromkeys, told)
             self._executor.batches.clear()
-        outputs, computed = self.core.step()
-        made = [output for some in outputs.values() for output in some.outputs]
+        if told is not None:
+            self._executor.received, self._executor.sent = map(dict.fromkeys, told)
+        self._scheduled, self._transfers = _NOTHING, None
+        outputs, computed = self.core.step_fn()
+        made = [output for some in (outputs or {}).values() for output in some.outputs]
         found = self._transfers
         step = Step(
             *self._scheduled,
@@ -164,11 +166,14 @@ class Core:
             made=tuple(map(_made, made)),
             free=self.free(),
         )
-        busy = scheduler.has_requests()
+        busy = self._busy()
         if self._executor is None and busy and not computed:
             time.sleep(0.001)  # as EngineCore's own loop does, for NIXL's threads
         ended = {output.request_id: output.kv_transfer_params for output in made if output.kv_transfer_params}
         return Stepped(step, ended, busy)
+
+    def _busy(self) -> bool:
+        return bool(self.core.scheduler.has_requests() or self.core.batch_queue)
 
     def reset(self) -> bool:
         """Empty the prefix cache. False if somebody still holds a block."""
@@ -252,9 +257,13 @@ def _real(settings: Settings, model: Model, placement: Placement, log: Path) -> 
     return Core(EngineCore(config, Executor.get_class(config), log_stats=True))
 
 
-def _simulated(settings: Settings, model: Model, placement: Placement, log: Path) -> Core:
+def _simulated(settings: Settings, model: Model, placement: Placement, log: Path, asynchronous: bool) -> Core:
     """The core of the project's own simulated engine; the engine around it, with its time, stays unused."""
     engine = SimulatedEngine(settings, model, placement, log)
+    if asynchronous:
+        config = engine._real.resolve()
+        config.scheduler_config.async_scheduling = True
+        engine._real.resolve = lambda: config
     engine.start()
     engine._executor._read = lambda *_: None
     return Core(engine._core, engine._executor)
@@ -274,24 +283,43 @@ def settings_of(mode: str, shape: Shape, **more: Any) -> Settings:
 
 
 @contextlib.contextmanager
-def engines(mode: str, shape: Shape, folder: Path) -> Iterator[tuple[list[Any], list[Core]]]:
-    """Real cores and simulated ones of a serving mode, in the same order: the first gets the requests."""
-    real, simulated = settings_of(mode, shape), settings_of(mode, shape, backend="simulated", device_profile="cpu-2core")
-    model = models.resolve(real.model)
+def real_engines(mode: str, shape: Shape, folder: Path) -> Iterator[list[Any]]:
+    """The serving mode's cores: the first gets the requests."""
+    # One thread is faster at batches of these sizes, above all on a busy machine.
+    settings = settings_of(mode, shape, **({"devices": [min(os.sched_getaffinity(0))]} if mode == "aggregated" else {}))
+    model = models.resolve(settings.model)
     with contextlib.ExitStack() as stack:
-        theirs = []
-        for placement in place(real, run_devices(real)):
-            theirs.append(Remote(real, model, placement, folder / f"{placement.spec.name}-{shape.name}.log"))
-            stack.callback(theirs[-1].close)
-        for core in theirs:
+        cores = []
+        for placement in place(settings, run_devices(settings)):
+            cores.append(Remote(settings, model, placement, folder / f"{placement.spec.name}-{shape.name}.log"))
+            stack.callback(cores[-1].close)
+        for core in cores:
             core.wait()
-        ours = []
-        for placement in place(simulated, run_devices(simulated)):
-            ours.append(_simulated(simulated, model, placement, folder / f"{placement.spec.name}-{shape.name}.sim.log"))
-            stack.callback(ours[-1].close)
-        pools = [core.blocks() for core in (*theirs, *ours)]
-        assert set(pools) == {shape.blocks}, pools
-        yield theirs, ours
+        yield cores
+
+
+@contextlib.contextmanager
+def simulated_engines(mode: str, shape: Shape, folder: Path, *, asynchronous: bool = False) -> Iterator[list[Core]]:
+    """The same, simulated: `asynchronous` as on GPUs, where the next batch is scheduled while one is computed."""
+    settings = settings_of(mode, shape, backend="simulated", device_profile="cpu-2core")
+    model = models.resolve(settings.model)
+    with contextlib.ExitStack() as stack:
+        cores = []
+        for placement in place(settings, run_devices(settings)):
+            log = folder / f"simulated-{placement.spec.name}-{shape.name}.log"
+            cores.append(_simulated(settings, model, placement, log, asynchronous))
+            stack.callback(cores[-1].close)
+        yield cores
+
+
+def read_at_once(prefill: Core, decode: Core) -> None:
+    """Let every KV read of two simulated cores end with the batch that starts it."""
+
+    def read(request: str, meta: Any) -> None:
+        decode._executor.received[request] = None
+        prefill._executor.sent[meta.remote.request_id] = None
+
+    decode._executor._read = read
 
 
 def workload(seed: int) -> list[Arrival]:
@@ -332,7 +360,7 @@ def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Ste
         steps: list[Stepped] = []
         for index, core in enumerate(cores):
             done = like[now][index].step if like is not None and now < len(like) else None
-            steps.append(core.step((done.received, done.sent) if done else ((), ())))
+            steps.append(core.step((done.received, done.sent) if done else None))
             if split and index == 0:
                 for name, answer in steps[0].handoffs.items():
                     cores[1].add(requests[name], requests[name].output_tokens, handoffs.guarded(answer))
@@ -373,8 +401,8 @@ def compare(mode: str, shape: Shape, seed: int, real: Sequence[Any], simulated: 
     ours = drive(simulated, arrivals, theirs)
     for side, cores, rounds in (("real", real, theirs), ("simulated", simulated, ours)):
         outcome.problems += [f"{side}: a block is still held" for core in cores if not core.reset()]
-        outcome.problems += [f"{side}: {problem}" for problem in _incomplete(arrivals, rounds)]
-    _count(outcome, arrivals, theirs)
+        outcome.problems += [f"{side}: {problem}" for problem in incomplete(arrivals, rounds)]
+    count(outcome, arrivals, theirs)
     outcome.differs = difference(theirs, ours)
     return outcome
 
@@ -388,7 +416,7 @@ def difference(theirs: list[list[Stepped]], ours: list[list[Stepped]]) -> str | 
     return None if len(theirs) == len(ours) else f"{len(theirs)} rounds, simulated {len(ours)}"
 
 
-def _incomplete(arrivals: Sequence[Arrival], rounds: list[list[Stepped]]) -> Iterator[str]:
+def incomplete(arrivals: Sequence[Arrival], rounds: list[list[Stepped]]) -> Iterator[str]:
     got: dict[str, int] = {}
     for steps in rounds:
         for name, tokens, _, _ in steps[-1].step.made if steps[-1].step else ():
@@ -398,7 +426,7 @@ def _incomplete(arrivals: Sequence[Arrival], rounds: list[list[Stepped]]) -> Ite
             yield f"{arrival.request.id} got {got.get(arrival.request.id)} of {arrival.request.output_tokens} tokens"
 
 
-def _count(outcome: Outcome, arrivals: Sequence[Arrival], rounds: list[list[Stepped]]) -> None:
+def count(outcome: Outcome, arrivals: Sequence[Arrival], rounds: list[list[Stepped]]) -> None:
     prompts = {arrival.request.id: len(arrival.request.prompt) for arrival in arrivals}
     chunked, hits = set(), set()
     outcome.rounds = len(rounds)
@@ -442,7 +470,9 @@ def _plain(blocks: Any) -> Any:
 
 def run(mode: str, shape: Shape, seeds: Sequence[int], folder: Path) -> list[Outcome]:
     """Workloads one after another on the same engines, with empty prefix caches. The first one only warms them up."""
-    with engines(mode, shape, folder) as (real, simulated):
+    with real_engines(mode, shape, folder) as real, simulated_engines(mode, shape, folder) as simulated:
+        pools = [core.blocks() for core in (*real, *simulated)]
+        assert set(pools) == {shape.blocks}, pools
         return [compare(mode, shape, seed, real, simulated) for seed in (1_000_000, *seeds)]
 
 
@@ -465,15 +495,16 @@ def totals(outcomes: Sequence[Outcome]) -> dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the batches of real and of simulated engines.")
-    parser.add_argument("--workloads", type=int, default=200, help="of each serving mode")
+    parser.add_argument("--workloads", type=int, default=200, help="of both serving modes together")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
     parser.add_argument("--out", type=Path, help="JSON file for every workload's outcome")
     asked = parser.parse_args()
     outcomes: list[Outcome] = []
+    kinds = list(itertools.product(asked.modes, SHAPES.values()))
     with tempfile.TemporaryDirectory() as folder:
-        for mode, (index, shape) in itertools.product(asked.modes, enumerate(SHAPES.values())):
+        for index, (mode, shape) in enumerate(kinds):
             began = time.perf_counter()
-            some = run(mode, shape, range(index, asked.workloads, len(SHAPES)), Path(folder))[1:]
+            some = run(mode, shape, range(index, asked.workloads, len(kinds)), Path(folder))[1:]
             print(f"{mode} {astuple(shape)}, {time.perf_counter() - began:.0f} s: {totals(some)}", flush=True)
             for one in some:
                 for problem in (*one.problems, *filter(None, [one.differs])):
