@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from context_research import comparison, devices, settings
+from context_research import backends, comparison, settings
 from context_research.errors import UsageProblem
 from context_research.findings import PRIMARY, STATISTICS
 from context_research.options import OPTIONS, from_environment
@@ -110,7 +110,7 @@ def _resolve(made: Plan, arm: str) -> dict[str, Any]:
         settings.parse_set("after --", common[1]),
         settings.parse_set(f"--{arm}", own[1]),
     ]
-    return settings.resolve(made.experiment, layers, *devices.detect()).settings.model_dump(mode="json")
+    return backends.resolve(made.experiment, layers).settings.model_dump(mode="json")
 
 
 Given = tuple[dict[str, str], list[str]]

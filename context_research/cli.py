@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from context_research import __version__, ab, ab_plan, artifacts, comparison, devices, findings, options, settings
+from context_research import __version__, ab, ab_plan, artifacts, backends, comparison, findings, options, settings
 from context_research.artifacts import PLANNED, AbFiles, RunFiles
 from context_research.errors import UsageProblem
 from context_research.findings import Findings
@@ -84,7 +84,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
         settings.parse_options("command line", options | {"--experiment-config": str(config_path)}),
     ]
     experiment = str(settings.read_yaml(config_path).get("experiment", ""))
-    resolved = settings.resolve(experiment, layers, *devices.detect())
+    resolved = backends.resolve(experiment, layers)
     chosen = resolved.settings
     outputs = outputs or chosen.outputs
     artifacts.check_writable(outputs)

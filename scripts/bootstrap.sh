@@ -147,6 +147,8 @@ if [[ $cuda == cpu ]]; then
     fi
 fi
 
+install_simulated
+
 # Not every file that packages ship is Python of this version: those that do not compile are not for us.
 "$python" -m compileall -qq -j 0 "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 

@@ -42,7 +42,9 @@ class Recording:
         super().shutdown()  # type: ignore[misc]
 
     def _record(self, output: Any, done: float) -> None:
-        began, busy = self._scheduled.pop(id(output)), self.has_unfinished_requests()  # type: ignore[attr-defined]
+        began, busy = self._scheduled.pop(id(output), None), self.has_unfinished_requests()  # type: ignore[attr-defined]
+        if began is None:
+            return  # not scheduled here, in a way of some other vLLM version: nothing is known of it
         if output.total_num_scheduled_tokens:
             self._steps.add(done, self._step_clock.seconds(began, done), Batch.of(_scheduled(output)))
         elif not busy:
