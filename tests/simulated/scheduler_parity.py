@@ -28,6 +28,7 @@ from context_research.devices import Placement, place, run_devices
 from context_research.engines import logs
 from context_research.engines.base import Request
 from context_research.engines.child import dies_with_parent
+from context_research.engines.environment import changed
 from context_research.engines.simulated import SimulatedEngine
 from context_research.engines.vllm import VllmEngine, sampling
 from context_research.models import Model
@@ -39,8 +40,9 @@ BLOCK = 32
 """Tokens of a KV block: the smallest that vLLM's attention on CPU takes."""
 LENGTH = 10 * BLOCK
 """Prompt and output of the longest request."""
-_ROUNDS = 20_000
 MODES = ("aggregated", "disaggregated")
+_ROUNDS = 20_000
+"""Of a workload at most: one that takes more hangs."""
 _NOTHING: tuple[Any, ...] = ((), (), (), (), ())
 
 
@@ -190,15 +192,13 @@ class Remote:
     def __init__(self, *engine: Any) -> None:
         fork = multiprocessing.get_context("fork")
         self._calls, theirs = fork.Pipe()
-        with dies_with_parent() as parent, logs.to_file(engine[3]):
-            os.environ.update(parent)
+        with dies_with_parent() as parent, logs.to_file(engine[3]), changed(parent):
             self._process = fork.Process(target=_serve, args=(theirs, *engine), daemon=True)
             self._process.start()
-            for name in parent:
-                del os.environ[name]
         theirs.close()
 
     def wait(self) -> None:
+        """Until it has started."""
         self._answer()
 
     def _answer(self) -> Any:
@@ -345,7 +345,7 @@ def workload(seed: int) -> list[Arrival]:
 
 
 def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Stepped]] | None = None) -> list[Any]:
-    """Every round's steps, one an engine. `like`: those of a real run, from which ended KV reads are taken.
+    """Every round's steps, one for each engine. `like`: those of a real run, from which ended KV reads are taken.
 
     With two cores the first has the prompts and hands them over, within the round, to the second.
     """
@@ -367,8 +367,10 @@ def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Ste
         rounds.append(steps)
         if now >= last and not any(stepped.busy for stepped in steps):
             return rounds
-        if now > _ROUNDS or (like is not None and now > len(like)):
-            return rounds
+        if like is not None and now >= len(like):
+            return rounds  # it went another way
+        if now > _ROUNDS:
+            raise RuntimeError(f"{arrivals[0].request.id} and others have no end")
     raise AssertionError
 
 
