@@ -269,12 +269,12 @@ class SimulatedEngine:
         await clock.sleep(link.latency_s)
         await self._link.run(link.seconds(size, descriptors, same_device=same) - link.latency_s)
         if read.awaiting_kvs:
-            self._executor.received.add(request)
+            self._executor.received[request] = None
             self.counters.transfers.append((loop.time() - began, size))
             self.counters.reads.append((request, began, loop.time()))
         self._wake()
         if source is not None:
-            source._executor.sent.add(read.remote.request_id)
+            source._executor.sent[read.remote.request_id] = None
             source._wake()
 
     async def reset_prefix_cache(self) -> bool:

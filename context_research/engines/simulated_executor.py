@@ -38,9 +38,10 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
         its output tells vLLM of an ended read, which the batch after that output can make something of."""
         self.scheduled: list[str] = []
         """Requests that were scheduled for the first time since this was last emptied."""
-        self.received: set[str] = set()
-        self.sent: set[str] = set()
-        """KV reads that have ended, by request id: told to vLLM with the next batch."""
+        self.received: dict[str, None] = {}
+        self.sent: dict[str, None] = {}
+        """KV reads that have ended, by request id: told to vLLM with the next batch. Not sets: vLLM frees the blocks of
+        reads in the order told, which decides what leaves the prefix cache first, and a set's is another each run."""
         self._prompts: dict[str, int] = {}
         self._sampled: ModelRunnerOutput | None = None
         super().__init__(vllm_config)
@@ -118,7 +119,7 @@ class SimulatedExecutor(Executor):  # type: ignore[misc] # vLLM's classes are un
         for request, read in metadata.reqs_to_recv.items():
             self._read(request, read)
         told = KVConnectorOutput(finished_sending=self.sent or None, finished_recving=self.received or None)
-        self.sent, self.received = set(), set()
+        self.sent, self.received = {}, {}
         return told
 
     def collective_rpc(self, method: Any, *_: Any, **__: Any) -> list[Any]:
