@@ -60,6 +60,7 @@ class SimulatedEngine:
         self._connector = _connector(settings, self.role)
         self._real = VllmEngine(settings, model, placement, log, self._connector)
         """Never started: the simulated engine is configured as this one would be."""
+        self._client = hardware.client()
         self._core: Any = None
         self._config: Any = None
         self._executor: Any = None
@@ -70,7 +71,8 @@ class SimulatedEngine:
         self._reading: dict[str, float] = {}
         """When each KV read that is under way, or not yet told to vLLM, began."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._news = asyncio.Event()
+        self._news, self._between_steps = asyncio.Event(), asyncio.Event()
+        self._between_steps.set()
         self._driver: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -152,7 +154,9 @@ class SimulatedEngine:
         )
         loop, client = asyncio.get_running_loop(), self._profile.client
         leg.sent = loop.time()
-        await clock.sleep(client.submit_s + client.submit_token_s * len(request.prompt))
+        # The client is one thread: requests that are due together reach the engine one after another.
+        async with self._client:
+            await clock.sleep(client.submit_s + client.submit_token_s * len(request.prompt))
         flight = self._flights[request.id] = _Flight(leg, loop.create_future())
         self._arrived.append(made)
         self._wake()
@@ -208,7 +212,9 @@ class SimulatedEngine:
             taken = self._step_times.of(batch)
             self.counters.steps += 1
             self.counters.extrapolated += taken.extrapolated
+            self._between_steps.clear()
             await self._device.run(taken.seconds)
+            self._between_steps.set()
         for some in outputs.values():
             self._deliver(some, loop.time())
         # Asynchronous scheduling may have another empty batch in its queue.
@@ -266,6 +272,8 @@ class SimulatedEngine:
         same = source is not None and source._placement.devices == self._placement.devices
         began = loop.time()
         # Reads at the same time share the link, and wait for their answers side by side.
+        if link.between_steps and source is not None:
+            await source._between_steps.wait()
         await clock.sleep(link.latency_s)
         await self._link.run(link.seconds(size, descriptors, same_device=same) - link.latency_s)
         if read.awaiting_kvs:

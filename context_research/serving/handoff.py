@@ -39,7 +39,6 @@ class HandoffProblem(EngineFailure):
 
 def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, Any], dict[str, str]]:
     """Keyword arguments of vLLM's KVTransferConfig, and environment variables, for the engine of `role`."""
-    progress_thread = handoff.progress_thread == "on" or (handoff.progress_thread == "auto" and device == "cuda")
     arguments: dict[str, Any] = {
         "kv_connector": handoff.connector,
         "kv_connector_module_path": handoff.connector_module,
@@ -47,7 +46,7 @@ def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, An
         "kv_load_failure_policy": handoff.load_failure_policy,
         "kv_connector_extra_config": {
             "backends": list(handoff.backends),
-            PROGRESS_THREAD: progress_thread,
+            PROGRESS_THREAD: has_progress_thread(handoff, device),
             **handoff.extra_config,
         },
     }
@@ -62,6 +61,11 @@ def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, An
         # Else UCX reads over TCP between two engines on one GPU, 0.5 GB/s instead of tens. Yours wins.
         environment["UCX_CUDA_IPC_ENABLE_GET_ZCOPY"] = os.environ.get("UCX_CUDA_IPC_ENABLE_GET_ZCOPY", "on")
     return arguments, environment
+
+
+def has_progress_thread(handoff: Handoff, device: Device) -> bool:
+    """Whether NIXL moves KV by a thread of its own; without it, between an engine's steps."""
+    return handoff.progress_thread == "on" or (handoff.progress_thread == "auto" and device == "cuda")
 
 
 def guarded(answer: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import yaml
 
 from context_research import artifacts
 from context_research.errors import UsageProblem
+from context_research.serving.handoff import has_progress_thread
 from context_research.simulation import linear
 from context_research.simulation.batch import Batch
 from context_research.simulation.fitting import Array, Fitted, fit
@@ -188,7 +189,13 @@ def _link(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Link, s
     if by_token <= 0:
         # No slope to be seen: all of it is latency, and a bandwidth is still needed.
         by_token = latency / tokens.max()
-    return Link(latency_s=latency, bandwidth=per_token / by_token), f"{told}; the descriptors' cost is in the bandwidth"
+    between = not all(
+        has_progress_thread(run.settings.serving.handoff, run.settings.device)
+        for _, run, _ in read
+        if run.settings.serving.handoff
+    )
+    link = Link(latency_s=latency, bandwidth=per_token / by_token, between_steps=between)
+    return link, f"{told}; the descriptors' cost is in the bandwidth"
 
 
 def _on_one_device(run: Measured) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from dataclasses import dataclass, field
 
@@ -66,6 +67,12 @@ class TimeShared:
             if not job.done.done():
                 job.done.set_result(None)
         self._plan()
+
+
+@functools.cache
+def client() -> asyncio.Lock:
+    """This process's simulated client, which does one thing at a time."""
+    return asyncio.Lock()
 
 
 _devices: weakref.WeakValueDictionary[object, TimeShared] = weakref.WeakValueDictionary()

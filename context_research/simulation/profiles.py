@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from context_research.errors import UsageProblem
 from context_research.models import Model
-from context_research.settings import CONFIGS, Device, Number, Positive, Section, read_yaml
+from context_research.settings import CONFIGS, Device, Number, Positive, Section, Switch, read_yaml
 
 Seconds = Annotated[Number, Field(ge=0)]
 
@@ -66,6 +66,9 @@ class Link(Section):
     """Bytes a second."""
     same_device_bandwidth: Annotated[Number, Field(gt=0)] | None = None
     """Where both engines are on one GPU, if that is faster than between two."""
+    between_steps: Switch = False
+    """Whether a read goes on only once the engine that is read from is between two steps: NIXL without its progress
+    thread, which is off on CPU (serving/nixl.py)."""
 
     def seconds(self, size: int, pieces: int, *, same_device: bool = False) -> float:
         """A read of `size` bytes in `pieces` (`descriptors`)."""
@@ -82,7 +85,7 @@ def descriptors(model: Model, tokens: int, block_tokens: int) -> int:
 
 class Client(Section):
     """Between client and engine: a request reaches the engine `submit_s` + prompt tokens × `submit_token_s` after it
-    was sent, a token reaches the client `deliver_s` after the engine had it."""
+    was sent, one after another; a token reaches the client `deliver_s` after the engine had it."""
 
     submit_s: Seconds = 0.0
     submit_token_s: Seconds = 0.0
