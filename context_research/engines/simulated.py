@@ -68,15 +68,15 @@ class SimulatedEngine:
         self._count = stats.logger_class(self.counters)(None)
         self._flights: dict[str, _Flight] = {}
         self._arrived: list[Any] = []
-        self._reading: dict[str, float] = {}
-        """When each KV read that is under way, or not yet told to vLLM, began."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._news, self._between_steps = asyncio.Event(), asyncio.Event()
         self._between_steps.set()
         self._driver: asyncio.Task[None] | None = None
+        self._died: str | None = None
+        """Why no step will follow; `close` and `start` make the engine whole."""
 
     def start(self) -> None:
-        began = time.perf_counter()
+        began, self._died = time.perf_counter(), None
         environment: dict[str, str | None] = {
             "VLLM_CPU_KVCACHE_SPACE": None,
             "VLLM_LOGGING_COLOR": "0",
@@ -157,6 +157,8 @@ class SimulatedEngine:
         # The client is one thread: requests that are due together reach the engine one after another.
         async with self._client:
             await clock.sleep(client.submit_s + client.submit_token_s * len(request.prompt))
+        if self._died is not None:
+            raise EngineFailure(self._died)
         flight = self._flights[request.id] = _Flight(leg, loop.create_future())
         self._arrived.append(made)
         self._wake()
@@ -184,10 +186,10 @@ class SimulatedEngine:
                 else:
                     await self._something_new()
         except Exception as error:
-            failure = EngineFailure(f"simulated engine {self.name!r} died: {type(error).__name__}: {error}")
+            self._died = f"simulated engine {self.name!r} died: {type(error).__name__}: {error}"
             for flight in self._flights.values():
                 if not flight.ended.done():
-                    flight.ended.set_exception(failure)
+                    flight.ended.set_exception(EngineFailure(self._died))
 
     def _take_in(self) -> None:
         """A request that arrives during a step is taken in after it, as the real engine does."""

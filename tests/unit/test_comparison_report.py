@@ -85,8 +85,7 @@ def test_figures_are_there_and_linked_by_relative_paths(tmp_path):
 
 def test_a_simulated_comparison_says_so_before_any_figure(tmp_path):
     text = written(tmp_path, changes=SIMULATED)
-    assert "> **Simulated.** No engine ran" in text.partition("## Verdict")[0]
-    assert "SIMULATED" in text.partition("## Verdict")[0]
+    assert "> **SIMULATED: no engine ran, these are a model's figures.**" in text.partition("## Verdict")[0]
     assert "SIMULATED" not in written(tmp_path / "real")
 
 

@@ -11,7 +11,7 @@ from context_research.eventloop import EventLoop, session_loop
 
 @pytest.fixture(scope="module")
 def loop():
-    return EventLoop()
+    return EventLoop(asyncio.new_event_loop())
 
 
 class Slow:

@@ -1,6 +1,6 @@
 import pytest
 
-from context_research import devices, preflight
+from context_research import backends, devices, preflight
 from context_research.errors import UsageProblem
 from context_research.kv import ACTIVATIONS, load_bytes, pool_bytes
 from context_research.preflight import Load, check_backend, check_fit
@@ -26,14 +26,22 @@ def test_simulated_needs_the_flag_to_be_exactly_one(monkeypatch, value):
     if value is not None:
         monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", value)
     with pytest.raises(UsageProblem, match="needs CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND=1, exactly") as caught:
-        check_backend(chosen(backend="simulated"))
+        backends.require_opt_in()
     assert (repr(value) in str(caught.value)) == bool(value)
 
 
-def test_simulated_with_the_flag_says_that_it_is_not_there_yet(monkeypatch):
+def test_simulated_with_the_flag_is_allowed(monkeypatch):
     monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
-    with pytest.raises(UsageProblem, match="not part of this version"):
-        check_backend(chosen(backend="simulated"))
+    backends.require_opt_in()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_simulated_backend_needs_vllms_scheduler_and_neither_its_build_nor_nixl(monkeypatch, device):
+    missing(monkeypatch, "nixl")
+    check_backend(chosen("disaggregated", device, backend="simulated"))
+    missing(monkeypatch, "vllm")
+    with pytest.raises(UsageProblem, match=r"vLLM is not installed.*; the simulated backend runs its scheduler"):
+        check_backend(chosen("disaggregated", device, backend="simulated"))
 
 
 @pytest.mark.parametrize("flag", [None, "1"], ids=["without-flag", "with-flag"])
@@ -231,7 +239,7 @@ def test_a_configured_pool_is_shared(device):
 
 def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
     settings = chosen("disaggregated", engine__kv_cache_memory_bytes=None)
-    assert sum(pools(settings, (0, 1), model())) <= 0.4 * devices.memory_bytes("cpu", 0)
+    assert sum(pools(settings, (0, 1), model())) <= 0.4 * devices.memory_bytes(settings, 0)
 
 
 def test_a_warm_cache_needs_room_for_a_passes_prompts():
