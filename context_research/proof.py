@@ -159,11 +159,15 @@ class Proof:
         """Have every engine report what it still holds back, and take the counts."""
         with self._clocked():
             # Blocks that stay in use are KV that was handed to nobody. A dead engine is for `complete` to tell.
+            priced = {e.name: (e.counters.steps, e.counters.extrapolated) for e in self.topology.engines}
             emptied, dead = self._settle(), {engine.name for engine in self.topology.engines if engine.dead}
             self.resets |= {f"{name} afterwards": done for name, done in emptied.items() if name not in dead}
             for engine in self.topology.engines:
                 add_reads(timelines, engine.counters.reads)  # the warm-up's too, which are in no count
-                counted = engine.counters.since(self._before[engine.name])
+                # The tick's step is none of the case's: a decode engine computes no other prompt.
+                steps, extrapolated = priced[engine.name]
+                own = replace(engine.counters, steps=steps, extrapolated=extrapolated)
+                counted = own.since(self._before[engine.name])
                 self.counted[engine.role] = self.counted.get(engine.role, Counters()) + counted
 
     @property

@@ -16,6 +16,7 @@ from context_research.models import Model
 from context_research.options import OPTIONS, from_environment
 from context_research.proof import Standing
 from context_research.settings import Layer, Resolved
+from context_research.simulation import profiles, steptime
 from context_research.workload.prompts import Case
 
 
@@ -150,6 +151,10 @@ class Session:
             own = backends.resolve(chosen.experiment, layers).settings
             placements = devices.place(own, devices.run_devices(own))
             preflight.check_parallel(own, placements)
+            if own.simulated:
+                profile = profiles.load(str(own.device_profile))
+                for placement in placements:
+                    steptime.model_of(profile, self.model, placement)
             preflight.check_fit(own, self.model, placements, [case.load(own.workload) for case in cases])
 
 

@@ -69,13 +69,24 @@ def disaggregated(tmp_path_factory):
     topology.close()
 
 
+@pytest.fixture(scope="session")
+def vllm_imported(tmp_path_factory):
+    """All that a simulated run imports, once: torch does not survive that pytester has it imported a second time."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
+        chosen = resolve("disaggregated", backend="simulated", device_profile="cpu-2core")
+        start(chosen, tmp_path_factory.mktemp("imports")).close()
+
+
 class Lend:
     """A plugin that lends running engines to a pytest session inside this process, which can't start or close them."""
 
     def __init__(self, *running):
         self._engines = {engine.role: engine for topology in running for engine in topology.engines}
 
-    def pytest_context_research_make_engine(self, placement):
+    def pytest_context_research_make_engine(self, settings, placement):
+        if settings.simulated:  # made where it is used, in seconds
+            return None
         return Lent(self._engines[placement.spec.role])
 
 

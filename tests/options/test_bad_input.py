@@ -87,21 +87,6 @@ def test_it_is_named_in_one_line(suite, case, distributed):
     assert not list(suite.path.rglob("run_metadata.json"))
 
 
-@pytest.mark.parametrize("given", ["true", "0", "yes"])
-def test_the_simulated_flag_must_be_exactly_one(suite, monkeypatch, given):
-    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", given)
-    result = suite.inside("--seed=0", "--backend=simulated", *SMALL)
-    result.stderr.fnmatch_lines(
-        [f"ERROR: *needs CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND=1, exactly (it is '{given}')"]
-    )
-
-
-def test_with_the_flag_the_simulated_backend_is_still_refused_by_name(suite, monkeypatch):
-    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
-    result = suite.inside("--seed=0", "--backend=simulated", *SMALL)
-    result.stderr.fnmatch_lines(["ERROR: backend simulated is not part of this version: use --backend=vllm"])
-
-
 @pytest.mark.parametrize(
     ("package", "serving", "line"),
     [
