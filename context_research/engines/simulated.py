@@ -54,8 +54,11 @@ class SimulatedEngine:
         self._settings, self._model, self._placement = settings, model, placement
         self._profile = profiles.load(str(settings.device_profile))
         self._step_times = steptime.model_of(self._profile, model, placement)
-        # Engines on one device share it; one that has several keeps them in step.
-        self._device = hardware.shared(("device", placement.devices[0]))
+        # GPUs are apart from each other, CPU cores share caches and memory.
+        self._device = hardware.shared(("device", 0 if self._profile.device == "cpu" else placement.devices[0]))
+        known = self._step_times.contention
+        apart = self._profile.device == "cpu" and len(settings.serving.engines) <= self._profile.count
+        self._contention = known if known is not None else 0.0 if apart else 1.0
         self._link = hardware.shared(("link", placement.devices[0]))
         self._connector = _connector(settings, self.role)
         self._real = VllmEngine(settings, model, placement, log, self._connector)
@@ -215,7 +218,7 @@ class SimulatedEngine:
             self.counters.steps += 1
             self.counters.extrapolated += taken.extrapolated
             self._between_steps.clear()
-            await self._device.run(taken.seconds)
+            await self._device.run(taken.seconds, self._contention)
             self._between_steps.set()
         for some in outputs.values():
             self._deliver(some, loop.time())

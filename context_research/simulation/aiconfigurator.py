@@ -117,6 +117,10 @@ class AIConfiguratorStepTime:
         seconds = milliseconds * 1e-3 * self._steps.scale + self._steps.overhead_s
         return StepTime(seconds, not self._bounds.hold(batch))
 
+    @property
+    def contention(self) -> float | None:
+        return None
+
     def describe(self) -> dict[str, object]:
         return {
             "source": "aiconfigurator",

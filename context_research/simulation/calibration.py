@@ -14,7 +14,7 @@ from context_research.errors import UsageProblem
 from context_research.serving.handoff import has_progress_thread
 from context_research.simulation import linear
 from context_research.simulation.batch import Batch
-from context_research.simulation.fitting import Array, Fitted, fit
+from context_research.simulation.fitting import HICCUP, Array, Fitted, fit
 from context_research.simulation.linear import FEATURES
 from context_research.simulation.measured import Measured
 from context_research.simulation.profiles import AIConfigurator, Client, DeviceProfile, Fit, Linear, Link, descriptors
@@ -96,6 +96,7 @@ def _fits(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Fit, ..
             key = (run.model.label, run.model.dtype, engine["role"], len(engine["devices"]))
             groups.setdefault(key, []).append((run, steps))
     fits = {key: _fit(key, measured) for key, measured in groups.items()}
+    fits = {key: fitted.model_copy(update={"contention": _contention(fitted, runs)}) for key, fitted in fits.items()}
     others = base.step_time.fits if base is not None and isinstance(base.step_time, Linear) else ()
     return (*fits.values(), *(other for other in others if linear.key_of(other) not in fits))
 
@@ -125,6 +126,30 @@ def _fit(key: tuple[str, str, str, int], measured: Sequence[tuple[Measured, Any]
         runs=ids,
         vllm=measured[0][0].vllm,
     )
+
+
+def _contention(fitted: Fit, runs: Sequence[Measured]) -> float | None:
+    """How much slower the fit's steps were beside another engine at work; None where too few were.
+
+    Of a step of D seconds, O of them beside another, the work done is D − O + O ÷ (1 + contention); summed over all
+    steps, that is what the fit says of them alone.
+    """
+    alone = linear.LinearStepTime(fitted)
+    work = spent = shared = 0.0
+    count = 0
+    for run in runs:
+        for engine, steps, beside in run.contended:
+            if (run.model.label, run.model.dtype, engine["role"], len(engine["devices"])) != linear.key_of(fitted):
+                continue
+            times = np.array([alone.of(_batch(step)).seconds for step in steps])
+            kept = steps["seconds"] <= HICCUP * times
+            work += float(times[kept].sum())
+            spent += float((steps["seconds"] - beside)[kept].sum())
+            shared += float(beside[kept].sum())
+            count += int(kept.sum())
+    if count < _FEWEST or work <= spent:
+        return None
+    return max(0.0, shared / (work - spent) - 1)
 
 
 def _fewest(feature: str, role: str, steps: int) -> float:

@@ -14,14 +14,15 @@ from context_research.simulation.clock import quantized
 class _Job:
     left: float
     """Seconds of work, were it alone."""
+    contention: float
     done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class TimeShared:
-    """A GPU, some CPU cores or a link. Of n jobs at once each goes on at an nth of its speed.
+    """A GPU, a CPU machine or a link: beside n others a job goes on at 1 ÷ (1 + contention × n) of its speed.
 
-    So do a GPU's processes, which it serves in turn (time slices, without MPS). Two that are memory-bound would slow
-    each other down less on hardware that ran both at once.
+    A contention of 1 is a GPU's: it serves its processes in turn (time slices, without MPS), each getting an nth.
+    Engines on cores of their own still share caches, memory and perhaps the cores' other threads.
     """
 
     def __init__(self) -> None:
@@ -30,12 +31,12 @@ class TimeShared:
         """When the work left was last brought up to date."""
         self._timer: asyncio.TimerHandle | None = None
 
-    async def run(self, seconds: float) -> None:
+    async def run(self, seconds: float, contention: float = 1.0) -> None:
         """Return when work that takes `seconds` alone is done."""
         if seconds <= 0:
             return
         self._advance()
-        job = _Job(quantized(seconds))
+        job = _Job(quantized(seconds), contention)
         self._jobs.append(job)
         self._plan()
         try:
@@ -49,7 +50,7 @@ class TimeShared:
     def _advance(self) -> None:
         now = asyncio.get_running_loop().time()
         for job in self._jobs:
-            job.left -= (now - self._since) / len(self._jobs)
+            job.left -= (now - self._since) / self._slowdown(job)
         self._since = now
 
     def _plan(self) -> None:
@@ -57,8 +58,11 @@ class TimeShared:
             self._timer.cancel()
             self._timer = None
         if self._jobs:
-            shortest = quantized(max(0.0, min(job.left for job in self._jobs)) * len(self._jobs))
+            shortest = quantized(max(0.0, min(job.left * self._slowdown(job) for job in self._jobs)))
             self._timer = asyncio.get_running_loop().call_later(shortest, self._finish)
+
+    def _slowdown(self, job: _Job) -> float:
+        return 1 + job.contention * (len(self._jobs) - 1)
 
     def _finish(self) -> None:
         self._advance()

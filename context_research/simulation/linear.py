@@ -33,6 +33,10 @@ class LinearStepTime:
                 extrapolated |= not smallest <= value <= largest
         return StepTime(seconds, extrapolated)
 
+    @property
+    def contention(self) -> float | None:
+        return self.fit.contention
+
     def describe(self) -> dict[str, object]:
         return {"source": "linear", "calibrated": True, **self.fit.model_dump(mode="json")}
 

@@ -14,7 +14,7 @@ from context_research import artifacts, kv, models
 from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
 from context_research.models import Model
-from context_research.settings import Settings
+from context_research.settings import Device, Settings
 from context_research.simulation import records
 
 
@@ -27,7 +27,9 @@ class Measured:
     settings: Settings
     model: Model
     steps: tuple[tuple[dict[str, Any], Any], ...]
-    """(engine of run_metadata.json, its steps that computed something)."""
+    """(engine of run_metadata.json, its steps that computed something while no engine beside it did)."""
+    contended: tuple[tuple[dict[str, Any], Any, Any], ...]
+    """(engine, its other steps, seconds of each during which engines beside it computed, added up over those)."""
     requests: tuple[dict[str, Any], ...]
     """Complete measured requests of the cases with one in flight at a time."""
 
@@ -96,8 +98,10 @@ def _load(files: RunFiles) -> Measured:
     # A case's engines may be others than the next one's, of the same names: their steps are in one file.
     engines = {engine["name"]: engine for engine in metadata["engines"]}
     recorded = [(engine, _steps(files, name)) for name, engine in engines.items()]
-    steps = tuple((engine, _by_itself(engine, of, recorded)) for engine, of in recorded)
-    if not any(len(of) for _, of in steps):
+    beside = [(engine, of, _beside(engine, of, recorded, settings.device)) for engine, of in recorded]
+    steps = tuple((engine, of[seconds <= 0]) for engine, of, seconds in beside)
+    contended = tuple((engine, of[seconds > 0], seconds[seconds > 0]) for engine, of, seconds in beside)
+    if not any(len(of) for _, of in recorded):
         raise UsageProblem(f"run {files.run_id} has no step records: run it again with this version")
     alone = {case["name"] for case in summary["cases"] if case["params"].get("concurrency") == 1}
     requests = tuple(
@@ -105,7 +109,7 @@ def _load(files: RunFiles) -> Measured:
         for one in _lines(files.requests)
         if one["case"] in alone and one["phase"] == "measured" and one["error"] is None and one["token_times"]
     )
-    return Measured(files.run_id, metadata, settings, model, steps, requests)
+    return Measured(files.run_id, metadata, settings, model, steps, contended, requests)
 
 
 def _steps(files: RunFiles, engine: str) -> Any:
@@ -117,18 +121,23 @@ def _steps(files: RunFiles, engine: str) -> Any:
     return steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
 
 
-def _by_itself(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict[str, Any], Any]]) -> Any:
-    """The steps during which no engine on the same devices took one: the others took what two share."""
+def _beside(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict[str, Any], Any]], device: Device) -> Any:
+    """Seconds of each step during which others computed: engines on the same GPU, or anywhere on a CPU machine."""
+    seconds = np.zeros(len(steps))
     for other, others in recorded:
-        if other is engine or not set(other["devices"]) & set(engine["devices"]) or not len(others):
+        if other is engine or not len(others):
             continue
-        # An engine's own steps never overlap, so those of `others` that ended during this one are in one piece.
-        ends = np.sort(others["done"])
-        began = (others["done"] - others["seconds"])[np.argsort(others["done"])]
-        at = np.searchsorted(ends, steps["done"] - steps["seconds"], side="right")
-        next_began = np.append(began, np.inf)[at]
-        steps = steps[next_began >= steps["done"]]
-    return steps
+        if device == "cuda" and not set(other["devices"]) & set(engine["devices"]):
+            continue
+        # An engine's own steps never overlap, so what it computed up to a moment is a line with a corner at each.
+        others = others[np.argsort(others["done"])]
+        moments = np.column_stack([others["done"] - others["seconds"], others["done"]]).ravel()
+        computed = np.cumsum(others["seconds"])
+        so_far = np.column_stack([computed - others["seconds"], computed]).ravel()
+        began = steps["done"] - steps["seconds"]
+        seconds += np.interp(steps["done"], moments, so_far) - np.interp(began, moments, so_far)
+    # Moments are kept to the microsecond.
+    return np.where(seconds > 2e-6, seconds, 0.0)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

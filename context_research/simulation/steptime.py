@@ -13,7 +13,7 @@ from context_research.simulation.profiles import DeviceProfile, Linear
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """`seconds` that a step takes on an engine that has its devices to itself; `extrapolated` outside what is known."""
+    """`seconds` that a step takes on an engine that has its machine to itself; `extrapolated` outside what is known."""
 
     seconds: float
     extrapolated: bool
@@ -21,6 +21,10 @@ class StepTime:
 
 class StepTimeModel(Protocol):
     """Step times of one engine. Deterministic: the same batch takes the same time."""
+
+    @property
+    def contention(self) -> float | None:
+        """What another engine at work on the device (of CPUs: the machine) adds to a step's time; None: not known."""
 
     def of(self, batch: Batch) -> StepTime:
         """The time of one step."""
