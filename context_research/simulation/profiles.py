@@ -33,8 +33,8 @@ class Fit(Section):
     coefficients: dict[str, Seconds]
     """Of an engine that has the machine to itself."""
     contention: Seconds | None = None
-    """What an engine at work beside it adds: beside n of them a step takes 1 + `contention` × n times as long. None: not
-    known; 1 is taken on a device that engines share, 0 on devices of their own."""
+    """What an engine at work beside it adds: beside n of them a step takes 1 + `contention` × n times as long. None is
+    unknown: 1 is taken on a device that engines share, 0 on devices of their own."""
     ranges: dict[str, tuple[Number, Number]]
     residuals: dict[str, Number]
     steps: Positive
