@@ -16,11 +16,9 @@ from context_research.simulation import linear
 from context_research.simulation.batch import Batch
 from context_research.simulation.fitting import HICCUP, Array, Fitted, fit
 from context_research.simulation.linear import FEATURES
-from context_research.simulation.measured import Measured
+from context_research.simulation.measured import FEWEST, Measured
 from context_research.simulation.profiles import AIConfigurator, Client, DeviceProfile, Fit, Linear, Link, descriptors
 
-_FEWEST = 10
-"""Steps that a fit, or one feature of it, needs."""
 _FOREIGN = {"prefill": "decode_", "decode": "prefill_", "aggregated": None}
 _FOREIGN_SHARE = 0.05
 """Of the steps of an engine that are not its role's own work: the fewest that say what such work costs."""
@@ -109,8 +107,8 @@ def _fit(key: tuple[str, str, str, int], measured: Sequence[tuple[Measured, Any]
     rare = [name for name in FEATURES[1:] if 0 < np.count_nonzero(steps[name]) < _fewest(name, role, len(steps))]
     for name in rare:
         steps = steps[steps[name] == 0]
-    if len(steps) < _FEWEST:
-        raise UsageProblem(f"run {', '.join(ids)}: {len(steps)} steps of the {role} engine, a fit needs {_FEWEST}")
+    if len(steps) < FEWEST:
+        raise UsageProblem(f"run {', '.join(ids)}: {len(steps)} steps of the {role} engine, a fit needs {FEWEST}")
     columns = np.column_stack([np.ones(len(steps)), *(steps[name] for name in FEATURES[1:])]).astype(float)
     fitted = fit(columns, steps["seconds"])
     kept = steps[fitted.kept]
@@ -147,14 +145,14 @@ def _contention(fitted: Fit, runs: Sequence[Measured]) -> float | None:
             spent += float((steps["seconds"] - beside)[kept].sum())
             shared += float(beside[kept].sum())
             count += int(kept.sum())
-    if count < _FEWEST or work <= spent:
+    if count < FEWEST or work <= spent:
         return None
     return max(0.0, shared / (work - spent) - 1)
 
 
 def _fewest(feature: str, role: str, steps: int) -> float:
     foreign = _FOREIGN[role]
-    return max(_FEWEST, _FOREIGN_SHARE * steps) if foreign and feature.startswith(foreign) else _FEWEST
+    return max(FEWEST, _FOREIGN_SHARE * steps) if foreign and feature.startswith(foreign) else FEWEST
 
 
 def _scaled(runs: Sequence[Measured], base: DeviceProfile) -> tuple[AIConfigurator, str]:
@@ -168,8 +166,8 @@ def _scaled(runs: Sequence[Measured], base: DeviceProfile) -> tuple[AIConfigurat
             estimates = AIConfiguratorStepTime(raw, run.model, len(engine["devices"]), f"device profile {base.name}")
             modelled += [estimates.of(_batch(step)).seconds for step in steps]
             measured += steps["seconds"].tolist()
-    if len(measured) < _FEWEST:
-        raise UsageProblem(f"run {runs[0].run_id}: {len(measured)} steps, a fit needs {_FEWEST}")
+    if len(measured) < FEWEST:
+        raise UsageProblem(f"run {runs[0].run_id}: {len(measured)} steps, a fit needs {FEWEST}")
     fitted = fit(np.column_stack([modelled, np.ones(len(modelled))]), np.array(measured))
     scale, overhead = map(float, fitted.coefficients)
     if scale <= 0:
@@ -233,7 +231,7 @@ def _client(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Clien
     submit = [(one["prompt_tokens"], one["prefill_queued"] - one["sent"]) for one in alone if one["prefill_queued"]]
     ends = [(one["token_times"][0], one["decode_first_token"] or one["prefill_finished"]) for one in alone]
     deliver = [(0.0, float(client - engine)) for client, engine in ends if engine is not None]
-    if min(len(submit), len(deliver)) < _FEWEST:
+    if min(len(submit), len(deliver)) < FEWEST:
         if base is None:
             return Client(), "not measured (no case with one request in flight): taken as nothing"
         return base.client, _from_base(base, "client")
