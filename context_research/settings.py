@@ -195,7 +195,6 @@ class Settings(Section):
 
     @property
     def simulated(self) -> bool:
-        """Whether no engine runs: the figures are a model's."""
         return self.backend == "simulated"
 
 

@@ -80,6 +80,7 @@ class SimulatedEngine:
 
     def start(self) -> None:
         began, self._died = time.perf_counter(), None
+        self._between_steps.set()
         environment: dict[str, str | None] = {
             "VLLM_CPU_KVCACHE_SPACE": None,
             "VLLM_LOGGING_COLOR": "0",

@@ -40,7 +40,7 @@ def link(tokens, others=0):
     return LATENCY + (1 + others) * (8 * blocks * DESCRIPTOR + blocks * BLOCK * KV / BANDWIDTH)
 
 
-def profile(path, device="cpu", count=2, ranges=None, **changes):
+def profile(path, device="cpu", count=2, ranges=None, contention=None, between_steps=False, **changes):
     """Write such a machine's profile; each role of one device, and an aggregated engine of every number of them."""
     label = models.resolve(resolve().model).label
     fits = [
@@ -56,6 +56,7 @@ def profile(path, device="cpu", count=2, ranges=None, **changes):
                 "decode_requests": slower * DECODE,
                 "decode_kv_tokens": slower * DECODE_KV,
             },
+            "contention": contention,
             "ranges": ranges or {},
             "residuals": {},
             "steps": 1,
@@ -69,7 +70,12 @@ def profile(path, device="cpu", count=2, ranges=None, **changes):
         "device": device,
         "count": count,
         "memory_bytes": 2**34,
-        "link": {"latency_s": LATENCY, "descriptor_s": DESCRIPTOR, "bandwidth": float(BANDWIDTH)},
+        "link": {
+            "latency_s": LATENCY,
+            "descriptor_s": DESCRIPTOR,
+            "bandwidth": float(BANDWIDTH),
+            "between_steps": between_steps,
+        },
         "client": {"submit_s": SUBMIT, "submit_token_s": SUBMIT_TOKEN, "deliver_s": DELIVER},
         "step_time": {"source": "linear", "fits": fits},
         "provenance": {"step_time": "made up"},

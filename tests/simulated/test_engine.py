@@ -22,8 +22,8 @@ def running(tmp_path):
     """Makes topologies of simulated engines, closed in the end."""
     made = []
 
-    def run(serving="aggregated", device="cpu", count=2, **values):
-        path = profile(tmp_path / "made.yaml", device, count)
+    def run(serving="aggregated", device="cpu", count=2, machine=None, **values):
+        path = profile(tmp_path / "made.yaml", device, count, **(machine or {}))
         made.append(start(settings(path, serving, device, **values), tmp_path))
         return made[-1]
 
@@ -76,11 +76,15 @@ def test_a_request_that_arrives_during_a_step_waits_for_its_end(running):
     assert gaps(second) == [step(decode=[258, 128])]
 
 
-def test_requests_that_arrive_together_share_their_steps(running):
+def test_requests_that_are_due_together_reach_the_engine_one_after_another(running):
+    """The client is one thread: the engine begins with the first alone, and they never move in step again."""
     first, second = serve(running(), (0, request("a", 128, 3)), (0, request("b", 128, 3)))
-    assert first.token_times == second.token_times
-    assert first.prefill_finished - first.prefill_started == step(prefill=[(128, 0), (128, 0)])
-    assert gaps(first) == [step(decode=[128, 128]), step(decode=[129, 129])]
+    assert first.prefill_started == submit(128)
+    assert first.prefill_finished - first.prefill_started == step(prefill=[(128, 0)])
+    assert second.prefill_started == first.prefill_finished
+    both = step(prefill=[(128, 0)], decode=[128])
+    assert gaps(first) == [both, step(decode=[129, 128])]
+    assert gaps(second) == [step(decode=[129, 128]), step(decode=[129])]
 
 
 def test_what_a_step_may_compute_is_vllms_to_decide(running):
@@ -175,9 +179,11 @@ def test_two_prefill_engines_and_one_decode_engine(running, tmp_path):
     assert first.decode_engine == second.decode_engine == "three"
     for one in (first, second):
         assert waterfall.parts(one)["prefill"] == step("prefill", [(256, 0)])
-        # Both are read at once, over the decode engine's one link.
-        assert waterfall.parts(one)["handoff"] == link(256, others=1)
-        assert waterfall.parts(one)["first_decode_step"] == step("decode", decode=[255, 255])
+        # Over the decode engine's one link, but for the time by which the second was sent later.
+        assert waterfall.parts(one)["handoff"] == link(256, others=1) - submit(256)
+    assert waterfall.parts(first)["first_decode_step"] == step("decode", decode=[255])
+    # Told of its KV by the step that computes the first one's last token.
+    assert waterfall.parts(second)["first_decode_step"] == step("decode", decode=[255])
     assert len(topology.engine("decode").counters.transfers) == 2
     assert all(whole(engine) for engine in topology.engines)
 
@@ -324,3 +330,21 @@ def test_steps_outside_what_the_fit_knows_are_counted(tmp_path):
     serve(topology, (0, request("b", 257, 3)))
     assert (counters.steps, counters.extrapolated) == (6, 1)
     topology.close()
+
+
+def test_engines_beside_each_other_slow_each_other_down_as_calibrated(running, tmp_path):
+    """On one CPU machine, with cores of their own: a decode of 3 steps begins while the next prompt is prefilled."""
+    topology = running("disaggregated", machine={"contention": 1.0})
+    first, second = serve(topology, (0, request("a", 256, 3)), (0, request("b", 2048, 1)))
+    alone = running("disaggregated")
+    first_alone, second_alone = serve(alone, (0, request("a", 256, 3)), (0, request("b", 2048, 1)))
+    assert gaps(first_alone) == [step("decode", decode=[256]), step("decode", decode=[257])]
+    assert gaps(first) == [2 * gap for gap in gaps(first_alone)]
+    assert second.prefill_finished > second_alone.prefill_finished
+
+
+def test_without_a_progress_thread_a_read_waits_for_the_end_of_the_prefill_engines_step(running):
+    topology = running("disaggregated", machine={"between_steps": True})
+    first, second = serve(topology, (0, request("a", 256, 1)), (0, request("b", 2048, 1)))
+    # The second prompt's prefill began when the first's ended.
+    assert first.handoff_finished == second.prefill_finished + link(256)
