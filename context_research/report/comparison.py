@@ -85,7 +85,8 @@ def _about(findings: Findings) -> str:
     comparison = findings.comparison
     count = len(comparison.baseline.units)
     paired = f"{count} paired {comparison.unit}{'' if count == 1 else 's'}"
-    return f"{about(comparison.baseline.runs[0].metadata)}, {paired}"
+    cases = [case for side in (comparison.baseline, comparison.candidate) for case in side.runs[0].cases.values()]
+    return f"{about(comparison.baseline.runs[0].metadata, cases)}, {paired}"
 
 
 def _verdicts(findings: Findings) -> str:

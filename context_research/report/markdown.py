@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ def write(files: RunFiles, experiment: str) -> Path:
     # Nothing is drawn of a run that ended before its first case.
     cases = observed.read(files) if files.requests.is_file() else {}
     arm = Arm(metadata["serving"]["mode"], observed.by_repeat(cases))
-    drawn = figures.draw([arm], files.report.with_suffix(""), about(metadata)) if arm.units else []
+    title = about(metadata, summary["cases"])
+    drawn = figures.draw([arm], files.report.with_suffix(""), title) if arm.units else []
     artifacts.replace(files.report, render(metadata, summary, images(drawn, files.report.stem)))
     return files.report
 
@@ -65,11 +66,14 @@ def _head(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in (title, simulated, invalid, table(rows, ("", "")), warning) if part)
 
 
-def about(metadata: Mapping[str, Any]) -> str:
-    """What every figure's title says."""
+def about(metadata: Mapping[str, Any], cases: Iterable[Mapping[str, Any]] = ()) -> str:
+    """What every figure's title says; `cases` are those of the summary, of which simulated ones may be extrapolated."""
     model, backend = metadata["model"], "vLLM on " if metadata["backend"] == "vllm" else ""
     label = model.get("label") or model["name"]
-    return f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {backend}{_device(metadata)}"
+    return (
+        f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {backend}{_device(metadata)}"
+        + (", EXTRAPOLATED in part" if any(map(told.extrapolated, cases)) else "")
+    )
 
 
 def _device(metadata: Mapping[str, Any]) -> str:

@@ -7,10 +7,11 @@ from typing import Any
 
 
 def device(engines: Sequence[Mapping[str, Any]]) -> str:
-    """Short, for rows and titles: ``h200 (aiconfigurator, not calibrated)``. `engines` are describe()'s."""
+    """For rows and titles: ``h200 (aiconfigurator-core 0.12.0, not calibrated)``. `engines` are describe()'s."""
     if (said := _said(engines)) is None:
         return "no engine started"
-    return f"{said['device_profile']} ({said['step_times']['source']}, {_calibrated(said)})"
+    steps = said["step_times"]
+    return f"{said['device_profile']} ({steps.get('package') or steps['source']}, {_calibrated(said)})"
 
 
 def warning(engines: Sequence[Mapping[str, Any]], cases: Sequence[Mapping[str, Any]]) -> str:
