@@ -72,7 +72,7 @@ def test_the_connector_follows_role_and_device(role, kv_role, device):
         expected["kv_buffer_device"] = "cpu"
     assert arguments == expected
     assert (environment["UCX_PROTO_INFO"], environment["UCX_LOG_FILE"]) == ("y", "stderr")
-    assert environment["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "127.0.0.1"
+    assert environment["VLLM_NIXL_SIDE_CHANNEL_HOST"].startswith("127.")
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,25 @@ def test_the_handoffs_settings_are_passed_on():
     assert extra == {"backends": ["UCX", "GDS"], PROGRESS_THREAD: True, "a.b": 1}
 
 
-def test_engines_get_ports_of_their_own_that_are_free():
-    ports = {int(connector(Handoff(), "prefill", "cpu")[1]["VLLM_NIXL_SIDE_CHANNEL_PORT"]) for _ in range(8)}
-    assert len(ports) > 1
+def _side_channels(count):
+    made = [connector(Handoff(), "prefill", "cuda")[1] for _ in range(count)]
+    return [(each["VLLM_NIXL_SIDE_CHANNEL_HOST"], int(each["VLLM_NIXL_SIDE_CHANNEL_PORT"])) for each in made]
+
+
+def test_engines_answer_at_addresses_of_their_own_but_at_one_port_as_vllm_compiles_anew_for_another():
+    side_channels = _side_channels(8)
+    assert len({host for host, _ in side_channels}) == 8
+    assert len({port for _, port in side_channels}) == 1
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", ports.pop()))
+        probe.bind(side_channels[0])
+
+
+def test_where_the_port_is_taken_at_every_address_engines_get_ports_of_their_own(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        monkeypatch.setattr("context_research.serving.handoff._SIDE_CHANNEL_PORT", other.getsockname()[1])
+        (first, second) = _side_channels(2)
+    assert first[1] != second[1]
+    with socket.socket() as probe:
+        probe.bind(first)
