@@ -160,7 +160,7 @@ class SimulatedEngine:
         leg.sent = loop.time()
         # The client is one thread: requests that are due together reach the engine one after another.
         async with self._client:
-            await clock.sleep(client.submit_s + client.submit_token_s * len(request.prompt))
+            await clock.sleep(client.to_engine_s(len(request.prompt)))
         if self._died is not None:
             raise EngineFailure(self._died)
         flight = self._flights[request.id] = _Flight(leg, loop.create_future())

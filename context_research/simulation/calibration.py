@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -19,6 +19,7 @@ from context_research.simulation.linear import FEATURES
 from context_research.simulation.measured import FEWEST, Measured
 from context_research.simulation.profiles import AIConfigurator, Client, DeviceProfile, Fit, Linear, Link, descriptors
 
+Part = TypeVar("Part", Link, Client)
 _FOREIGN = {"prefill": "decode_", "decode": "prefill_", "aggregated": None}
 _FOREIGN_SHARE = 0.05
 """Of the steps of an engine that are not its role's own work: the fewest that say what such work costs."""
@@ -205,6 +206,16 @@ def _link(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Link, s
     model, block = read[0][1].model, read[0][1].block_tokens
     per_token = model.kv_bytes_per_token
     told = f"{len(read)} KV reads with one request in flight, block size {block}: {_told(fitted)}"
+    if base is not None and np.ptp(tokens) == 0:
+        size = int(tokens[0])
+        by_base = base.link.seconds(
+            size * per_token, descriptors(model, size, block), same_device=_on_one_device(read[0][1])
+        )
+        factor = latency / by_base
+        costs = {"latency_s": factor, "descriptor_s": factor, "bandwidth": 1 / factor}
+        if base.link.same_device_bandwidth is not None:
+            costs["same_device_bandwidth"] = 1 / factor
+        return _times(base.link, costs), _of_one_size(told, factor, base, "link")
     if base is not None and by_token > (copy := per_token / base.link.bandwidth_of(_on_one_device(read[0][1]))):
         dearer = (by_token - copy) * block / descriptors(model, block, block)
         link = base.link.model_copy(update={"latency_s": latency, "descriptor_s": dearer})
@@ -240,8 +251,22 @@ def _client(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Clien
     fitted, (constant, by_token) = _line(tokens, np.maximum(waits, 1e-7))
     none, delays = np.array(deliver).T
     _, (delivered, _) = _line(none, np.maximum(delays, 1e-7))
-    client = Client(submit_s=constant, submit_token_s=by_token, deliver_s=delivered)
-    return client, f"{len(submit)} requests alone in flight, submit: {_told(fitted)}"
+    told = f"{len(submit)} requests alone in flight, submit: {_told(fitted)}"
+    if base is not None and np.ptp(tokens) == 0 and (by_base := base.client.to_engine_s(tokens[0])):
+        factor = constant / by_base
+        client = _times(base.client, {"submit_s": factor, "submit_token_s": factor})
+        return client.model_copy(update={"deliver_s": delivered}), _of_one_size(told, factor, base, "client")
+    return Client(submit_s=constant, submit_token_s=by_token, deliver_s=delivered), told
+
+
+def _times(part: Part, factors: Mapping[str, float]) -> Part:
+    """`part` with these of its numbers multiplied."""
+    return part.model_copy(update={name: getattr(part, name) * factor for name, factor in factors.items()})
+
+
+def _of_one_size(told: str, factor: float, base: DeviceProfile, what: str) -> str:
+    """Of one size alone no slope can be told: the base's line, all of it dearer or cheaper."""
+    return f"{told}; all of one prompt length, so {factor:.3g} × {_from_base(base, what)}"
 
 
 def _line(of: Array, seconds: Array) -> tuple[Fitted, tuple[float, float]]:

@@ -95,6 +95,10 @@ class Client(Section):
     submit_token_s: Seconds = 0.0
     deliver_s: Seconds = 0.0
 
+    def to_engine_s(self, prompt_tokens: float) -> float:
+        """Seconds from a request's sending to its arrival at the engine."""
+        return self.submit_s + self.submit_token_s * prompt_tokens
+
 
 class DeviceProfile(Section):
     """One kind of machine. `provenance` says of each number where it comes from."""

@@ -196,6 +196,25 @@ def test_a_base_gives_what_the_runs_can_t_say(tmp_path):
     assert [one.role for one in profile.step_time.fits] == ["aggregated", "prefill", "decode"]
 
 
+def test_of_one_prompt_length_the_base_s_line_is_scaled_whole(tmp_path):
+    run(tmp_path, "both", "disaggregated")
+    base = calibrate(tmp_path, "both", path="base.yaml")
+    files = run(tmp_path, "one", "disaggregated")
+    lines = [json.loads(line) for line in files.requests.read_text().splitlines() if '"p512-c1"' in line]
+    for record in lines:  # half as fast in everything that the base says of a prompt of 512 tokens
+        record["prefill_queued"] = record["sent"] + 2 * (1e-3 + 2e-6 * 512)
+        record["handoff_finished"] = record["handoff_started"] + 2 * (3e-3 + 1e-5 * 512)
+    files.requests.write_text("".join(json.dumps(record) + "\n" for record in lines))
+    profile = calibrate(tmp_path, "one", "--device-profile", tmp_path / "base.yaml")
+    for tokens in (128, 512, 4096):
+        size = tokens * made.model(dtype="float32").kv_bytes_per_token
+        assert profile.link.seconds(size, 8) == pytest.approx(2 * base.link.seconds(size, 8), rel=0.01)
+        assert profile.client.to_engine_s(tokens) == pytest.approx(2 * base.client.to_engine_s(tokens), rel=0.01)
+    assert profile.client.deliver_s == pytest.approx(5e-4, rel=0.01)
+    for what in ("link", "client"):
+        assert "all of one prompt length, so 2 × device profile base" in profile.provenance[what]
+
+
 @pytest.mark.skipif(aiconfigurator.installed() is None, reason="aiconfigurator-core is not installed")
 def test_of_aiconfigurator_scale_and_overhead_are_fitted(tmp_path):
     model = made.model("Qwen/Qwen3-8B", dtype="bfloat16")
