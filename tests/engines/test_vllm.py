@@ -8,6 +8,8 @@ import pytest
 
 from context_research.engines.base import Request
 from context_research.eventloop import session_loop
+from context_research.serving.handoff import connector
+from context_research.settings import Handoff
 from context_research.timeline import Leg
 
 
@@ -90,3 +92,17 @@ def test_describes_where_and_how_it_runs(aggregated):
 def test_starting_leaves_the_environment_as_it_was(aggregated):
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
     assert os.environ.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork"
+
+
+def test_what_vllm_compiles_for_one_engine_of_a_handoff_serves_every_later_one(monkeypatch):
+    from vllm import envs
+
+    def key():
+        for name, value in connector(Handoff(), "prefill", "cuda")[1].items():
+            monkeypatch.setenv(name, value)
+        return envs.compile_factors()
+
+    first = key()
+    assert first == key()
+    monkeypatch.setenv("VLLM_NIXL_SIDE_CHANNEL_PORT", "5601")  # else this test, and one port for all, are for nothing
+    assert envs.compile_factors() != first
