@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# E0's reference on one GPU, in an environment that is up to date, or (--as-is) in the one that is active.
+# E0's reference on one or two GPUs, in an environment that is up to date, or (--as-is) in the one that is active.
 set -euo pipefail
 for option; do
     [[ $option == -- ]] && break
@@ -10,7 +10,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 
 case ${1:-} in
     -h | --help | '')
-        echo 'Usage: scripts/run_gpu_reference.sh OUT_DIR [--budget SECONDS] [--pairs N] [--only ab,tests,overhead]'
+        echo 'Usage: scripts/run_gpu_reference.sh OUT_DIR [--gpus 1|2] [--budget SECONDS] [--pairs N] [--only ab,tests,overhead]'
         echo '                                    [--pack DIR] [--as-is] [-- pytest options of the A/B...]'
         echo
         echo 'Runs what E0 on a GPU needs, within the budget (480 s), and packs it; the same command goes on.'

@@ -1,4 +1,4 @@
-"""E0's reference on one GPU: an A/B of 6 pairs, the GPU tests, the cost of measuring. Resumable. docs/gpu-reference.md
+"""E0's reference on one or two GPUs: A/B of 6 pairs, GPU tests, cost of measuring. Resumable. docs/gpu-reference.md
 
 Each call works for `--budget` seconds at most, says what is left, and packs what there is. The same command goes on.
 Exit status: 0 all is there, 1 something failed, 2 wrong input, 75 call again.
@@ -26,16 +26,26 @@ from context_research.errors import UsageProblem
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_THERE, FAILED, WRONG_INPUT, CALL_AGAIN = 0, 1, 2, 75
-E0 = (
-    "--weights=seeded",
-    "--prompt-lengths=1024,4096,16384,32768",
-    "--concurrency=1,8",
-    "--output-tokens=64",
-    "--requests=9",
-    "-k",
-    "p1024-c8 or p4096-c8 or p16384-c8 or p32768-c1",
-)
-"""Nine requests × 6 sessions are over the 51 that a p90 takes; eight in flight, and a session's p50, take eight."""
+E0 = {
+    1: (
+        "--weights=seeded",
+        "--prompt-lengths=1024,4096,16384,32768",
+        "--concurrency=1,8",
+        "--output-tokens=64",
+        "--requests=9",
+        "-k",
+        "p1024-c8 or p4096-c8 or p16384-c8 or p32768-c1",
+    ),
+    2: (
+        "--weights=seeded",
+        "--prompt-lengths=1024,8192,32768",
+        "--concurrency=1,4,16",
+        "--output-tokens=64",
+        "--requests=17",
+    ),
+}
+"""By GPUs. Nine requests × 6 sessions are over the 51 that a p90 takes; as many as are in flight are the fewest."""
+ARMS = {1: ("aggregated", "disaggregated"), 2: ("aggregated-2x", "disaggregated-1p1d")}
 BARE = ("--only=bare", "--pairs=8", "--prompt-tokens=512", "--output-tokens=128", "--concurrency=16")
 NEEDS = {"ab": 90.0, "tests": 200.0, "overhead": 150.0}
 """Seconds that a stage should have, unless it is a call's first: guesses, on the long side."""
@@ -48,16 +58,18 @@ PART = 15 << 20
 class Reference:
     """The folder of one reference, and the call's time. `state` is what earlier calls finished."""
 
-    def __init__(self, out: Path, budget: float, options: Sequence[str], pairs: int, stages: Sequence[str]) -> None:
-        self.out, self.pairs, self.options, self.stages = out, pairs, list(options), stages
+    def __init__(
+        self, out: Path, budget: float, options: Sequence[str], pairs: int, stages: Sequence[str], gpus: int
+    ) -> None:
+        self.out, self.pairs, self.options, self.stages, self.gpus = out, pairs, list(options), stages, gpus
         self._deadline = time.monotonic() + budget
         self._state_file = out / "reference.json"
-        asked = {"pairs": pairs, "options": self.options}
+        asked = {"pairs": pairs, "options": self.options, "gpus": gpus}
         self.state: dict[str, Any] = {**asked, "stages": {}, "calls": []}
         if self._state_file.is_file():
             self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
-            if {key: self.state[key] for key in asked} != asked:
-                raise UsageProblem(f"{out} holds a reference with other pairs or options: give another folder")
+            if {key: self.state.get(key) for key in asked} != asked:
+                raise UsageProblem(f"{out} holds a reference with other GPUs, pairs or options: give another folder")
 
     @property
     def left(self) -> float:
@@ -93,9 +105,11 @@ class Reference:
         if record and record["status"] == "completed":  # cut while it judged: `ab` would begin another
             again = ["verdict", record["ab_id"], f"--outputs={self.out}"]
             return self._command("verdict", ["-m", "context_research.cli", *again])
-        own = ["ab", "e0", f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}"]
+        baseline, candidate = ARMS[self.gpus]
+        own = ["ab", "e0", f"--baseline={baseline}", f"--candidate={candidate}"]
+        own += [f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}"]
         rows = f"--benchmark-storage=file://{self.out}/rows"
-        command = ["-m", "context_research.cli", *own, "--", *E0, rows, *self.options]
+        command = ["-m", "context_research.cli", *own, "--", *E0[self.gpus], rows, *self.options]
         return self._command("ab", command, self._no_time_for_a_session())
 
     def _no_time_for_a_session(self) -> Callable[[], bool]:
@@ -225,7 +239,9 @@ def table(reference: Reference) -> str:
     bare = reference.out / "overhead-bare.json"
     if bare.is_file():
         for each in json.loads(bare.read_text(encoding="utf-8"))["comparisons"]:
-            lines.append(f"overhead: {each}"[:160])
+            low, high = each["interval_95"]
+            told = f"{each['median']:.4f} ({low:.4f} to {high:.4f}), {each['bar']}: {each['verdict']}"
+            lines.append(f"overhead: {each['name']:14} {told}")
     for name in reference.stages:
         stage = reference.state["stages"].get(name, {"result": "not begun", "seconds": 0})
         lines.append(f"stage {name}: {stage['result']}, {stage['seconds']:.0f} s in its last call")
@@ -264,6 +280,9 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT_DIR", help="folder for everything; the same one to go on")
     parser.add_argument("--budget", type=float, default=480, metavar="SECONDS", help="of this call (default: 480)")
+    parser.add_argument(
+        "--gpus", type=int, choices=(1, 2), default=1, help="2: two replicas against one prefill and one decode engine"
+    )
     parser.add_argument("--pairs", type=int, default=6, help="of the A/B (default: 6)")
     parser.add_argument(
         "--only", default="ab,tests,overhead", help="stages (default: all)", metavar="ab,tests,overhead"
@@ -283,7 +302,7 @@ def main() -> None:
     try:
         out = given.out.absolute()
         artifacts.check_writable(out)
-        reference = Reference(out, given.budget, options, given.pairs, stages)
+        reference = Reference(out, given.budget, options, given.pairs, stages, given.gpus)
         status = reference.run()
         print(table(reference))
         for packed in pack(out, (given.pack or out / "pack").absolute()):
