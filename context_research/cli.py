@@ -124,7 +124,7 @@ def run_ab(outputs: Path | None, fresh: bool, primary: str | None, practical: fl
     if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
         click.echo(
             f"note: {plan.pairs} pairs tell effects on most of the family, {plan.family} figures (primary metrics × "
-            f"cases); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
+            f"cases, -k not counted); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
         )
     try:
         running.run(click.echo)
