@@ -204,7 +204,8 @@ def _method(findings: Findings) -> str:
     )
     return (
         f"## Method\n\nThe unit is {unit}. Pairs share a seed, hence every request. Log ratios of the pairs; 95 % BCa "
-        f"bootstrap interval; exact sign-flip p; Benjamini-Hochberg at {ALPHA:g} over the family, {family}. "
+        "bootstrap interval, which holds the true ratio less often with few pairs (86 % at 6, 91 % at 12 in "
+        f"simulations); exact sign-flip p; Benjamini-Hochberg at {ALPHA:g} over the family, {family}. "
         f"`equivalent`: the interval lies within {findings.practical:.3g} either way. `better` and "
         f"`worse`: p after correction ≤ {ALPHA:g} and the interval misses 1. Else, and with fewer than {MIN_PAIRS} "
         "pairs, `undecided`. Sources, false alarm rate and power: docs/statistics.md."
