@@ -84,7 +84,8 @@ def _self_test(case: Case, settings: Settings, model: Model) -> Lag:
         async with lag.watched(lateness):
             await closed_loop(batch[: _NULL_ROUNDS * case.concurrency], case.concurrency, serve)
 
-    session_loop().run(replay())
+    with lag.frozen_heap():
+        session_loop().run(replay())
     if errors := [timeline.error for timeline in timelines if timeline.error]:
         raise RuntimeError(f"the client's self-test failed: {errors[0]}")  # a mistake of ours: nothing else is there
     return lag.of(timelines, lateness)

@@ -14,7 +14,7 @@ from typing import Any
 from quiet import in_pairs
 from ratios import Bar, Comparison
 
-from context_research import metrics, models
+from context_research import lag, metrics, models
 from context_research.engines.base import Request
 from context_research.engines.vllm import VllmEngine
 from context_research.errors import EngineFailure
@@ -86,7 +86,8 @@ def _at(
         _reset(engine)
         asked, counted = _seeded(settings, workload, pair), engine.counters.snapshot()
         batch = requests(case, workload, asked.seed or 0, model.vocabulary, 0)
-        made = session_loop().run(_bare_loop(engine._llm, batch, concurrency))
+        with lag.frozen_heap():  # as ours
+            made = session_loop().run(_bare_loop(engine._llm, batch, concurrency))
         _reset(engine)  # a round trip: the engine's counts are all in after it
         since = engine.counters.since(counted)
         if since.generated != made.tokens or since.prompt_cached:

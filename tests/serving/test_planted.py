@@ -4,6 +4,7 @@ A pair that a defect breaks is restarted by the next test that needs it; `disagg
 """
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -68,14 +69,13 @@ def kill(engine):
         os.kill(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("serving", ["disaggregated", "aggregated"])
 @pytest.mark.parametrize("seed", range(10))
-def test_ten_clean_runs_pass_disaggregated(disaggregated, judge, seed):
-    assert failed(judge(disaggregated, small(seed=seed))) == {}
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_ten_clean_runs_pass_aggregated(aggregated, judge, seed):
-    assert failed(judge(aggregated, small("aggregated", seed=seed))) == {}
+def test_ten_clean_runs_pass(request, judge, serving, seed):
+    """A shared machine that stalls twice in a run's half second fails `client`, and rightly: that run is made again."""
+    topology, chosen = request.getfixturevalue(serving), small(serving, seed=seed)
+    found = failed(judge(topology, chosen))
+    assert (failed(judge(topology, chosen)) if set(found) == {"client"} else found) == {}
 
 
 def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):
@@ -206,6 +206,18 @@ def test_a_blocked_client_is_caught(aggregated, judge):
 
     planted = with_engines(aggregated, Blocking(aggregated.engine("aggregated")))
     assert "event loop" in failed(judge(planted, small("aggregated")))["client"]
+
+
+def test_collecting_garbage_amid_requests_does_not_block_the_client(aggregated, judge):
+    """A full collection that walked all that vLLM and torch imported would take half a second."""
+
+    class Collecting(Changed):
+        async def serve(self, request, leg, **options):
+            gc.collect()
+            await self._engine.serve(request, leg, **options)
+
+    planted = with_engines(aggregated, Collecting(aggregated.engine("aggregated")))
+    assert "client" not in failed(judge(planted, small("aggregated")))
 
 
 def test_a_transport_over_tcp_is_caught(tmp_path, judge, monkeypatch):

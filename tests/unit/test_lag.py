@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import time
 
 import pytest
@@ -56,3 +57,13 @@ def test_the_lateness_of_one_hundredth_of_the_time_is_passed_over_and_of_three_t
 
 def test_nothing_sent_is_never_late():
     assert lag.of([], []) == lag.Lag(0.0, 0.0, 0.0)
+
+
+def test_a_frozen_heap_is_passed_over_and_given_back():
+    class Kept: ...
+
+    kept = Kept()
+    with lag.frozen_heap():
+        assert not any(one is kept for one in gc.get_objects())
+        assert gc.get_freeze_count() > 1000
+    assert any(one is kept for one in gc.get_objects())
