@@ -48,7 +48,7 @@ def build(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEn
     return topology, engine
 
 
-def compare(settings: Settings, pairs: int, max_others: float, log: Path) -> list[Comparison]:
+def compare(settings: Settings, pairs: int, max_others: float, deadline: float, log: Path) -> list[Comparison]:
     """Throughput, TTFT and client CPU of both loops at each concurrency of the workload, on one running engine.
 
     The workload's `requests` are those that each concurrency slot serves in one run.
@@ -60,7 +60,7 @@ def compare(settings: Settings, pairs: int, max_others: float, log: Path) -> lis
         return [
             comparison
             for concurrency in settings.workload.concurrency
-            for comparison in _at(concurrency, settings, model, topology, engine, pairs, max_others)
+            for comparison in _at(concurrency, settings, model, topology, engine, pairs, max_others, deadline)
         ]
     finally:
         topology.close()
@@ -74,6 +74,7 @@ def _at(
     engine: VllmEngine,
     pairs: int,
     max_others: float,
+    deadline: float,
 ) -> list[Comparison]:
     case = Case(settings.experiment, settings.workload.prompt_lengths[0], concurrency)
     per_slot = settings.workload.requests
@@ -96,7 +97,7 @@ def _at(
 
     for warm_up in (ours, bare):
         warm_up(pairs)
-    results = in_pairs(f"bare loop, {concurrency} at a time", ours, bare, pairs, max_others)
+    results = in_pairs(f"bare loop, {concurrency} at a time", ours, bare, pairs, max_others, deadline)
     load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
 
     def both(name: str, unit: str, figure: Callable[[Pass], float], bar: Bar | None = None) -> Comparison:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -15,7 +16,7 @@ import click
 import latency
 import loops
 import numpy as np
-from quiet import TooBusy
+from quiet import FEWEST, TooBusy
 from ratios import Comparison
 from tabulate import tabulate
 
@@ -30,14 +31,23 @@ BARS_HOLD, NOT_SHOWN, NO_RESULT = 0, 1, 2
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--pairs", type=click.IntRange(5), default=80, help="Pairs of short runs against the bare loop, per load."
+    "--pairs", type=click.IntRange(FEWEST), default=80, help="Pairs of short runs against the bare loop, per load."
 )
-@click.option("--process-pairs", type=click.IntRange(5), default=8, help="Pairs of processes against vLLM's benchmark.")
+@click.option(
+    "--process-pairs", type=click.IntRange(FEWEST), default=8, help="Pairs of processes against vLLM's benchmark."
+)
 @click.option(
     "--max-others",
     type=click.FloatRange(0, 1),
     default=0.05,
     help="Run a pair again if other processes used more than this share of the machine's CPU.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0),
+    default=float("inf"),
+    show_default="no limit",
+    help=f"`bare`: begin no pair later than this after the start, once there are {FEWEST} of a load.",
 )
 @click.option("--only", type=click.Choice(["bare", "vllm"]), default=None, help="One comparison instead of both.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write JSON here.")
@@ -56,6 +66,7 @@ def main(
     process_pairs: int,
     iterations: int,
     max_others: float,
+    seconds: float,
     only: str | None,
     out: Path | None,
     **given: Any,
@@ -64,6 +75,7 @@ def main(
 
     Exit code 0 if every bar holds, 1 if one is missed or undecided, 2 if there is no result.
     """
+    deadline = time.monotonic() + seconds
     load_before, comparisons = os.getloadavg(), list[Comparison]()
     try:
         settings = _settings(given)
@@ -71,7 +83,7 @@ def main(
         with TemporaryDirectory(prefix="overhead-") as folder:
             if only != "vllm":
                 log = Path(folder) / "engine.log"
-                comparisons += loops.compare(settings, pairs, max_others, log)
+                comparisons += loops.compare(settings, pairs, max_others, deadline, log)
             if only != "bare":
                 comparisons += latency.compare(settings, process_pairs, iterations, max_others, Path(folder))
     except (EngineFailure, UsageProblem, TooBusy, TimeoutExpired) as problem:

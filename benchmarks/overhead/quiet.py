@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,17 +17,27 @@ _ATTEMPTS = 4
 """How often, per pair wanted, a pair is run before giving up on a busy machine."""
 
 
+FEWEST = 5
+"""Pairs below which the median's interval says nothing."""
+
+
 class TooBusy(Exception):
     """Other processes left too few undisturbed pairs."""
 
 
 def in_pairs(
-    name: str, ours: Callable[[int], Result], other: Callable[[int], Result], pairs: int, max_others: float
+    name: str,
+    ours: Callable[[int], Result],
+    other: Callable[[int], Result],
+    pairs: int,
+    max_others: float,
+    deadline: float = float("inf"),
 ) -> list[tuple[Result, Result]]:
     """Both sides' results in `pairs` pairs, in ABBA order, so that a steady drift of the machine cancels out.
 
     A pair during which other processes used more than `max_others` of the machine's CPU (a share, 0 to 1) is run again:
     that is decided without a look at its figures. Raises TooBusy. `name` is for the progress line.
+    None begins after the `deadline`, a `time.monotonic()`, once there are FEWEST: so is that.
     """
     results: list[tuple[Result, Result]] = []
     with click.progressbar(length=pairs, label=name, file=sys.stderr) as progress:
@@ -41,7 +52,7 @@ def in_pairs(
             if _others(before, _cpu_seconds()) <= max_others:
                 results.append((a, b))
                 progress.update(1)
-            if len(results) == pairs:
+            if len(results) == pairs or (len(results) >= FEWEST and time.monotonic() > deadline):
                 return results
     raise TooBusy(
         f"{name}: only {len(results)} of {pairs} pairs had the machine to themselves in {pairs * _ATTEMPTS} attempts; "

@@ -46,7 +46,7 @@ E0 = {
 }
 """By GPUs. Nine requests × 6 sessions are over the 51 that a p90 takes; as many as are in flight are the fewest."""
 ARMS = {1: ("aggregated", "disaggregated"), 2: ("aggregated-2x", "disaggregated-1p1d")}
-BARE = ("--only=bare", "--pairs=8", "--prompt-tokens=512", "--output-tokens=128", "--concurrency=16")
+BARE = ("--only=bare", "--pairs=60", "--prompt-tokens=512", "--output-tokens=128", "--concurrency=16")
 NEEDS = {"ab": 90.0, "tests": 200.0, "overhead": 150.0}
 """Seconds that a stage should have, unless it is a call's first: guesses, on the long side."""
 ENDING = 25.0
@@ -156,8 +156,9 @@ class Reference:
     def _overhead(self) -> str:
         script = "benchmarks/overhead/overhead.py"
         quiet = ["--max-others=0.5", f"--out={self.out}/overhead-bare.json"]
+        seconds = f"--seconds={self.left - 2 * ENDING:.0f}"  # as many pairs as the call has time for
         # 1 is a bar that is missed or undecided: a result.
-        return self._command("overhead", [script, *BARE, *quiet], fine=(0, 1))
+        return self._command("overhead", [script, *BARE, *quiet, seconds], fine=(0, 1))
 
     def _command(
         self, name: str, arguments: list[str], enough: Callable[[], bool] = lambda: False, fine: Sequence[int] = (0,)
