@@ -244,6 +244,7 @@ def _pass(
         async with contextlib.nullcontext() if loop.virtual else lag.watched([] if lateness is None else lateness):
             await closed_loop(batch, case.concurrency, serve)
 
+    topology.prepare(batch)
     with lag.frozen_heap():
         loop.run(serve_all(), lambda: while_waiting(progress))
     return timelines

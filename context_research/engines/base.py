@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from context_research.timeline import Leg, Phase
 
@@ -82,6 +82,10 @@ class Counters:
 _COUNTS = tuple(one.name for one in fields(Counters) if one.type == "int")
 
 
+FirstLeg: TypeAlias = tuple[Request, int, Mapping[str, Any] | None]
+"""A request, its `output_tokens` and its `handoff`, as `Engine.serve` gets them."""
+
+
 class Engine(Protocol):
     """One engine. All coroutines run on the session's event loop; `start` and `close` on the main thread."""
 
@@ -100,6 +104,12 @@ class Engine(Protocol):
     @property
     def dead(self) -> bool:
         """True once the engine has died; it never recovers, only `close` and a new `start` help."""
+
+    def prepare(self, legs: Sequence[FirstLeg]) -> None:
+        """Build what `serve` needs of legs that it may get next, in the place of those prepared before.
+
+        Optional: `serve` builds what was not prepared, and the requests that are due with this one wait for it.
+        """
 
     async def serve(
         self,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from context_research.devices import Placement
-from context_research.engines.base import Counters, Request
+from context_research.engines.base import Counters, FirstLeg, Request
 from context_research.timeline import Leg
 
 _ANSWER = {
@@ -37,6 +37,8 @@ class NullEngine:
     def start(self) -> None: ...
 
     def close(self) -> None: ...
+
+    def prepare(self, legs: Sequence[FirstLeg]) -> None: ...
 
     async def serve(
         self,

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from context_research.devices import Placement
 from context_research.engines import logs, stats
-from context_research.engines.base import Counters, Request
+from context_research.engines.base import Counters, FirstLeg, Request
 from context_research.engines.environment import changed
 from context_research.engines.vllm import VllmEngine, described, placed, sampling
 from context_research.errors import EngineFailure, UsageProblem
@@ -134,6 +134,9 @@ class SimulatedEngine:
     @property
     def dead(self) -> bool:
         return self._core is None
+
+    def prepare(self, legs: Sequence[FirstLeg]) -> None:
+        """Nothing: building takes no virtual time."""
 
     async def serve(
         self,

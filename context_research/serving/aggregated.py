@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from context_research import timeline as timelines
-from context_research.engines.base import Request
+from context_research.engines.base import FirstLeg, Request
 from context_research.serving.base import Topology
 from context_research.timeline import Leg, Timeline
 
 
 class Aggregated(Topology):
     """One leg, on one of the replicas."""
+
+    def _first_leg(self, request: Request) -> FirstLeg:
+        return request, request.output_tokens, None
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
         with self._engine("aggregated") as engine:

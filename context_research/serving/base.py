@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from context_research.engines.base import Engine, Request
+from context_research.engines.base import Engine, FirstLeg, Request
 from context_research.errors import EngineFailure
 from context_research.timeline import Timeline
 
@@ -57,6 +57,12 @@ class Topology(ABC):
             for engine in self.engines:
                 stack.callback(engine.close)
 
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Have the first legs of requests that are sent next built before a clock runs."""
+        legs = [self._first_leg(request) for request in requests]
+        for engine in self.prefillers:
+            engine.prepare(legs)
+
     async def serve(self, request: Request, repeat: int, scheduled: float) -> Timeline:
         """One request's timeline. Never raises for what happens to the request: that is in `timeline.error`."""
         timeline = Timeline(
@@ -94,6 +100,10 @@ class Topology(ABC):
     @abstractmethod
     async def _route(self, request: Request, timeline: Timeline) -> None:
         """Pass the request through the engines, filling `timeline` also on the way out of an error."""
+
+    @abstractmethod
+    def _first_leg(self, request: Request) -> FirstLeg:
+        """What the first engine gets."""
 
     @contextlib.contextmanager
     def _engine(self, role: str) -> Iterator[Engine]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from context_research import timeline as timelines
-from context_research.engines.base import Request
+from context_research.engines.base import FirstLeg, Request
 from context_research.serving import handoff
 from context_research.serving.base import Topology
 from context_research.timeline import Leg, Timeline
@@ -15,6 +15,9 @@ class Disaggregated(Topology):
     Prefill makes one token, which is discarded: the first token that the client sees is decode's, which computes the
     prompt's last token again for it.
     """
+
+    def _first_leg(self, request: Request) -> FirstLeg:
+        return request, 1, handoff.PREFILL_PARAMETERS
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
         first, second = Leg(""), Leg("")
