@@ -8,21 +8,19 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from context_research import artifacts, comparison, findings
+from context_research import ab_processes, artifacts, comparison, findings
 from context_research.ab_plan import Plan
 from context_research.artifacts import SCHEMA_VERSION, AbFiles, RunFiles
-from context_research.engines.child import dies_with_parent
 from context_research.errors import UsageProblem
 from context_research.findings import Findings
 
@@ -42,6 +40,21 @@ def judge(
     floor = comparison.of_ab(noise_floor) if noise_floor else None
     judged = findings.judge(comparison.of_ab(files), family, margin, noise_floor=floor)
     return replace(judged, beforehand=set(family) == set(planned["primary"]) and margin == planned["practical"])
+
+
+class TimeIsUp(Exception):
+    """The budget is spent. The same command goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A session that runs now; `number` counts from 1."""
+
+    number: int
+    session: dict[str, Any]
+    log: Path
+    began: float
+    process: subprocess.Popen[bytes]
 
 
 class Ab:
@@ -80,24 +93,25 @@ class Ab:
         }
         return cls(files, record, plan, lock)
 
-    def run(self, say: Callable[[str], None]) -> None:
+    def run(self, say: Callable[[str], None], budget: float | None = None) -> None:
         """Run every session that is not there yet. What is finished stays, whatever ends this.
 
-        Raises UsageProblem: a session does not count, or differs from the others in what matters.
+        Raises UsageProblem: a session does not count, or differs from the others in what matters; TimeIsUp: the next
+        session would not end within `budget` seconds.
         """
-        sessions = self.record["sessions"]
+        self._deadline = None if budget is None else time.monotonic() + budget
         self._drop_lost(say)
-        if done := len(self._finished()):
-            say(f"resuming {self.files.ab_id}: {done} of {len(sessions)} sessions are there")
+        self._done_before = len(self._finished())
+        if self._done_before:
+            say(f"resuming {self.files.ab_id}: {self._done_before} of {len(self._sessions)} sessions are there")
         self.record |= {"pid": os.getpid(), "reason": None}
         self._write("running")
         try:
-            for number, session in enumerate(sessions, 1):
-                if session["status"] != "completed":
-                    say(f"[{number}/{len(sessions)}] {self._described(session)}")
-                    self._session(session, number)
-                    say(f"[{number}/{len(sessions)}] {session['seconds']:.0f} s{self._time_left()}")
+            self._run(say)
         except BaseException as problem:
+            for session in self._sessions:
+                if session["status"] == "running":
+                    session["status"] = "failed"
             self.record["reason"] = str(problem) or type(problem).__name__
             self._write("stopped")
             raise
@@ -105,6 +119,56 @@ class Ab:
             self._write("completed")
         finally:
             self._lock.release()
+
+    def _run(self, say: Callable[[str], None]) -> None:
+        """The sessions in their order, on each group of devices one at a time. After a problem none is begun."""
+        waiting = [number for number, one in enumerate(self._sessions, 1) if one["status"] != "completed"]
+        running: list[_Running] = []
+        problem: UsageProblem | None = None
+        with ab_processes.ended_with_us(running):
+            while True:
+                while not problem and (number := self._next(waiting, running)):
+                    say(f"[{number}/{len(self._sessions)}] {self._described(self._sessions[number - 1])}")
+                    running.append(self._begin(number))
+                    waiting.remove(number)
+                if not running:
+                    break
+                one = ab_processes.first_to_end(running)
+                running.remove(one)
+                try:
+                    self._end(one)
+                except UsageProblem as found:
+                    problem = problem or found
+                    if running:
+                        say(f"ERROR: {found}; what runs beside it goes on to its end")
+                else:
+                    say(f"[{one.number}/{len(self._sessions)}] {one.session['seconds']:.0f} s{self._time_left()}")
+        if problem:
+            raise problem
+        if waiting:
+            raise TimeIsUp(f"the next session would not end in time, {len(waiting)} are left")
+
+    def _next(self, waiting: Sequence[int], running: Sequence[_Running]) -> int | None:
+        """The first waiting session whose devices are free, unless it would end too late."""
+        taken = {self._group(one.session) for one in running}
+        for number in waiting:
+            session = self._sessions[number - 1]
+            if self._group(session) not in taken:
+                return number if self._ends_in_time(session) else None
+        return None
+
+    def _group(self, session: dict[str, Any]) -> int:
+        return self._plan.group(session["pair"], session["arm"])
+
+    def _ends_in_time(self, session: dict[str, Any]) -> bool:
+        """By its arm's last session. One goes before any has ended in this call: else nothing would ever be done."""
+        done = self._finished()
+        if self._deadline is None or len(done) == self._done_before:
+            return True
+        # The last one of its arm: a machine's first ones compile for a minute or two more. Run ids sort by their time.
+        own = sorted((each for each in done if each["arm"] == session["arm"]), key=lambda each: str(each["run_id"]))
+        expected = own[-1]["seconds"] if own else max(each["seconds"] for each in done)
+        return bool(time.monotonic() + expected <= self._deadline)
 
     def _drop_lost(self, say: Callable[[str], None]) -> None:
         """Sessions whose artifacts are gone, or count no more, are run again."""
@@ -115,32 +179,41 @@ class Ab:
                 say(f"pair {session['pair'] + 1}, {session['arm']} is run again: {problem}")
                 session |= {"run_id": None, "status": "planned", "seconds": None}
 
-    def _finished(self) -> list[dict[str, Any]]:
-        return [session for session in self.record["sessions"] if session["status"] == "completed"]
+    @property
+    def _sessions(self) -> list[dict[str, Any]]:
+        return list(self.record["sessions"])
 
-    def _session(self, session: dict[str, Any], number: int) -> None:
-        mode = self._plan.settings[session["arm"]]["serving"]["mode"]
-        files = RunFiles(self.files.outputs, artifacts.new_run_id(self._plan.experiment, mode, session["seed"]))
-        log = self.files.folder / f"session-{number:02}.log"
-        session |= {"run_id": files.run_id, "status": "running", "seconds": None}
+    def _finished(self) -> list[dict[str, Any]]:
+        return [session for session in self._sessions if session["status"] == "completed"]
+
+    def _begin(self, number: int) -> _Running:
+        session = self._sessions[number - 1]
+        chosen = self._plan.settings[session["arm"]]
+        run_id = artifacts.new_run_id(self._plan.experiment, chosen["serving"]["mode"], session["seed"])
+        session |= {"run_id": run_id, "status": "running", "seconds": None}
         self._write("running")
+        log = self.files.folder / f"session-{number:02}.log"
+        arguments = [
+            f"benchmarks/{self._plan.experiment}",
+            *self._plan.arguments(session["arm"]),
+            f"--seed={session['seed']}",
+            f"--repeats={self._plan.repeats}",
+            f"--run-id={run_id}",
+            f"--outputs={self.files.outputs.absolute()}",
+        ]
+        # A simulated machine is each session's own.
+        group = None if chosen["backend"] == "simulated" else session["devices"]
         began = time.monotonic()
-        try:
-            code = _pytest(
-                [
-                    f"benchmarks/{self._plan.experiment}",
-                    *self._plan.arguments(session["arm"]),
-                    f"--seed={session['seed']}",
-                    f"--repeats={self._plan.repeats}",
-                    f"--run-id={files.run_id}",
-                    f"--outputs={self.files.outputs.absolute()}",
-                ],
-                log,
-            )
-        finally:
-            session |= {"status": "failed", "seconds": round(time.monotonic() - began, 1)}
+        return _Running(number, session, log, began, ab_processes.begin(arguments, log, chosen["device"], group))
+
+    def _end(self, one: _Running) -> None:
+        """Take over a session that has ended. Raises UsageProblem: it failed, or does not count."""
+        session, code = one.session, one.process.returncode
+        files = RunFiles(self.files.outputs, session["run_id"])
+        session |= {"status": "failed", "seconds": round(time.monotonic() - one.began, 1)}
         if code:
-            raise UsageProblem(f"session {number} ({session['arm']}) ended with {_why(files, code)}; its log: {log}")
+            told = f"session {one.number} ({session['arm']}) ended with {_why(files, code)}; its log: {one.log}"
+            raise UsageProblem(told)
         self._check(comparison.load(files), session["arm"])
         session["status"] = "completed"
         self._write("running")
@@ -164,7 +237,8 @@ class Ab:
 
     def _described(self, session: dict[str, Any]) -> str:
         arm = session["arm"]
-        return f"pair {session['pair'] + 1}, {arm}: {getattr(self._plan, arm)}, seed {session['seed']}"
+        where = f", devices {','.join(map(str, session['devices']))}" if session["devices"] else ""
+        return f"pair {session['pair'] + 1}, {arm}: {getattr(self._plan, arm)}, seed {session['seed']}{where}"
 
     def _time_left(self) -> str:
         """From the sessions that were run: an arm's mean time for each one to come."""
@@ -172,8 +246,9 @@ class Ab:
         for session in self._finished():
             taken.setdefault(session["arm"], []).append(session["seconds"])
         every = [seconds for some in taken.values() for seconds in some]
-        to_come = [session["arm"] for session in self.record["sessions"] if session["status"] != "completed"]
+        to_come = [session["arm"] for session in self._sessions if session["status"] != "completed"]
         left = sum(sum(some) / len(some) for arm in to_come for some in [taken.get(arm, every)])
+        left /= max(1, len(self._plan.device_groups))
         return f", about {timedelta(seconds=round(left))} left" if to_come else ""
 
     def _write(self, status: str) -> None:
@@ -190,45 +265,6 @@ def _locked(outputs: Path, asked: dict[str, Any]) -> filelock.BaseFileLock:
     except filelock.Timeout:
         raise UsageProblem(f"an A/B of the same plan is running now in {outputs}: wait for it, or end it") from None
     return lock
-
-
-def _pytest(arguments: list[str], log: Path) -> int:
-    """Run pytest, its output to `log`; its exit status. What ends this process ends it too, in order if it can."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        log.open("w", encoding="utf-8") as output,
-        _sigterm_raises(),
-        dies_with_parent(),  # killed outright, we could not end the session, and it would run on beside the next one
-        subprocess.Popen(
-            [sys.executable, "-m", "pytest", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # a terminal's Ctrl-C goes to us alone: a second signal would disturb the session's end
-            preexec_fn=_nothing,  # fork hooks, which dies_with_parent needs, run only where there is one
-        ) as process,
-    ):
-        try:
-            return process.wait()
-        except BaseException:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise
-
-
-def _nothing() -> None: ...
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def leave(number: int, _: object) -> None:
-        raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _why(files: RunFiles, code: int) -> str:

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from context_research import backends, comparison, settings
+from context_research import backends, comparison, devices, settings
 from context_research.errors import UsageProblem
 from context_research.findings import PRIMARY, STATISTICS
 from context_research.options import OPTIONS, from_environment
+from context_research.settings import Settings
 from context_research.verdict import PRACTICAL
 
 ARMS = ("baseline", "candidate")
@@ -26,6 +27,7 @@ class Plan:
     """An arm is a serving mode or file, with options of ours that hold for it alone: ``aggregated --dtype half``.
 
     `pytest_options` go to every session's pytest, before the arm's own. `settings`: each arm's as resolved.
+    `device_groups`: GPUs or CPU cores; as many sessions run side by side as there are, each seeing its group alone.
     """
 
     experiment: str
@@ -38,6 +40,7 @@ class Plan:
     primary: tuple[str, ...]
     practical: float
     allow_different: tuple[str, ...]
+    device_groups: tuple[tuple[int, ...], ...]
     settings: dict[str, Any]
 
     @property
@@ -57,7 +60,16 @@ class Plan:
                     "run_id": None,
                     "status": "planned",
                     "seconds": None,
+                    "devices": list(self.device_groups[self.group(pair, arm)]) if self.device_groups else None,
                 }
+
+    def group(self, pair: int, arm: str) -> int:
+        """Which of the device groups a session runs on.
+
+        A pair's arms run side by side, on two of them, and the next pair's arms have them the other way round.
+        """
+        turn, lane = divmod(pair, max(1, len(self.device_groups) // 2))
+        return 2 * lane + (ARMS.index(arm) + turn + lane) % 2 if self.device_groups else 0
 
     def arguments(self, arm: str) -> list[str]:
         """pytest's arguments for one arm."""
@@ -69,10 +81,16 @@ class Plan:
         return dict(json.loads(json.dumps(asdict(self))))
 
 
-def plan(experiment: str, primary: Sequence[str] | None = None, practical: float | None = None, **more: Any) -> Plan:
+def plan(
+    experiment: str,
+    primary: Sequence[str] | None = None,
+    practical: float | None = None,
+    device_groups: str | None = None,
+    **more: Any,
+) -> Plan:
     """A plan, both arms' settings resolved, that nothing known beforehand speaks against.
 
-    Raises UsageProblem: no such experiment, arm, option, value or figure; arms that differ in what matters.
+    Raises UsageProblem: no such experiment, arm, option, value, figure or device; arms that differ in what matters.
     """
     if not any((Path("benchmarks") / experiment).glob("test_*.py")):
         raise UsageProblem(f"no experiment benchmarks/{experiment} here: run this in the repository")
@@ -80,6 +98,7 @@ def plan(experiment: str, primary: Sequence[str] | None = None, practical: float
         experiment=experiment,
         primary=PRIMARY if primary is None else tuple(dict.fromkeys(primary)),
         practical=PRACTICAL if practical is None else practical,
+        device_groups=(),
         settings={},
         **more,
     )
@@ -87,13 +106,25 @@ def plan(experiment: str, primary: Sequence[str] | None = None, practical: float
         metric, dot, statistic = name.partition(".")
         if not metric or (dot and statistic not in STATISTICS):
             raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
-    made = replace(made, settings={arm: _resolve(made, arm) for arm in ARMS})
+    resolved = {arm: _resolve(made, arm) for arm in ARMS}
+    made = replace(made, settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()})
+    if device_groups is not None:
+        made = replace(made, device_groups=_groups(device_groups, resolved["baseline"]))
     before, after = (comparison.settled(made.settings[arm]) for arm in ARMS)
     comparison.check_same("the arms", before, after, made.allow_different, comparison.ALLOW)
     return made
 
 
-def _resolve(made: Plan, arm: str) -> dict[str, Any]:
+def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
+    found = devices.groups(text, devices.indices(chosen), "this machine's")
+    if len(found) % 2:
+        raise UsageProblem(
+            f"--device-groups={text}: a pair's two arms run side by side, each on a group: give two, or any even number"
+        )
+    return tuple(map(tuple, found))
+
+
+def _resolve(made: Plan, arm: str) -> Settings:
     given = getattr(made, arm)
     try:
         words = shlex.split(given)
@@ -110,7 +141,7 @@ def _resolve(made: Plan, arm: str) -> dict[str, Any]:
         settings.parse_set("after --", common[1]),
         settings.parse_set(f"--{arm}", own[1]),
     ]
-    return backends.resolve(made.experiment, layers).settings.model_dump(mode="json")
+    return backends.resolve(made.experiment, layers).settings
 
 
 Given = tuple[dict[str, str], list[str]]

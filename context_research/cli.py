@@ -19,6 +19,9 @@ from context_research.report import markdown
 from context_research.simulation import commands as simulation
 from context_research.verdict import pairs_to_decide_alone
 
+CALL_AGAIN = 75
+"""Exit status of an `ab` whose budget is spent: EX_TEMPFAIL of sysexits.h."""
+
 
 class OneLine(click.Group):
     """A group whose commands answer wrong input with one line and exit code 2."""
@@ -109,11 +112,26 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
 @click.option(
     "--allow-different", multiple=True, metavar="KEY", help="A difference that matters, allowed and reported."
 )
+@click.option(
+    "--device-groups",
+    metavar="'0,1;2,3'",
+    help="Run a pair's two sessions side by side, each on GPUs (or cores) of its own; the next pair swaps them.",
+)
+@click.option(
+    "--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no session that would end later."
+)
 @click.option("--fresh", is_flag=True, help="Begin anew, though an A/B of the same plan is unfinished.")
 @click.argument("pytest_options", nargs=-1, metavar="[-- PYTEST OPTIONS]")
 @_judging
 @_outputs
-def run_ab(outputs: Path | None, fresh: bool, primary: str | None, practical: float | None, **given: Any) -> None:
+def run_ab(
+    outputs: Path | None,
+    fresh: bool,
+    budget: float | None,
+    primary: str | None,
+    practical: float | None,
+    **given: Any,
+) -> None:
     """Run sessions of two arms in turn, A B B A, and judge them. The same command goes on with what is unfinished.
 
     An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
@@ -127,7 +145,10 @@ def run_ab(outputs: Path | None, fresh: bool, primary: str | None, practical: fl
             f"cases, -k not counted); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
         )
     try:
-        running.run(click.echo)
+        running.run(click.echo, budget)
+    except ab.TimeIsUp as up:
+        click.echo(f"{up}: call again to go on")
+        raise SystemExit(CALL_AGAIN) from None
     except KeyboardInterrupt as interrupt:
         click.echo(f"ERROR: {interrupt or 'interrupted'}; the same command goes on with what is there", err=True)
         raise SystemExit(130) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 
 from context_research.errors import UsageProblem
+from context_research.options import integers
 from context_research.settings import Device, EngineSpec, Settings
 from context_research.simulation import profiles
 
@@ -68,7 +69,7 @@ def run_devices(settings: Settings) -> tuple[int, ...]:
 
     Raises UsageProblem for a device that this machine does not have.
     """
-    have = _indices(settings)
+    have = indices(settings)
     if not have:
         raise UsageProblem(
             "device cuda, but no GPU is visible here: check the driver, CUDA_VISIBLE_DEVICES, or --device=cpu"
@@ -85,11 +86,25 @@ def run_devices(settings: Settings) -> tuple[int, ...]:
     return chosen
 
 
-def _indices(settings: Settings) -> list[int]:
+def indices(settings: Settings) -> list[int]:
     """The CPU cores or GPUs of this machine, or of the simulated one."""
     if settings.simulated:
         return list(range(profiles.load(str(settings.device_profile)).count))
     return sorted(os.sched_getaffinity(0)) if settings.device == "cpu" else list(range(len(visible_gpus())))
+
+
+def groups(text: str, have: Sequence[int], whose: str) -> list[list[int]]:
+    """``"0,1;2,3"`` -> ``[[0, 1], [2, 3]]``. Raises UsageProblem: a device twice, or not in `have`, `whose` devices."""
+    try:
+        found = [integers(part) for part in text.split(";")]
+    except ValueError:
+        raise UsageProblem(f"--device-groups={text}: expected groups of device ids, such as '0,1;2,3'") from None
+    named = [device for group in found for device in group]
+    if len(set(named)) < len(named):
+        raise UsageProblem(f"--device-groups={text}: a device is in two groups")
+    if missing := sorted(set(named) - set(have)):
+        raise UsageProblem(f"--device-groups={text}: devices {missing} are not among {whose}: {list(have)}")
+    return found
 
 
 def place(settings: Settings, devices: tuple[int, ...]) -> list[Placement]:

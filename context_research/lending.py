@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from context_research.devices import run_devices
+from context_research.devices import groups, run_devices
 from context_research.errors import UsageProblem
-from context_research.options import integers
 from context_research.session import Session
 
 
@@ -46,27 +45,14 @@ class Lender:
 
 
 def _shares(config: pytest.Config, session: Session) -> list[dict[str, Any]]:
-    groups, chosen = _groups(config, session), session.resolved.settings
+    lent, chosen = _groups(config, session), session.resolved.settings
     memory = chosen.engine.kv_cache_memory_bytes
     if chosen.device == "cuda" or memory is None:
-        return [{"devices": group} for group in groups]
-    return [{"devices": group, "engine.kv_cache_memory_bytes": memory // len(groups)} for group in groups]
+        return [{"devices": group} for group in lent]
+    return [{"devices": group, "engine.kv_cache_memory_bytes": memory // len(lent)} for group in lent]
 
 
 def _groups(config: pytest.Config, session: Session) -> list[list[int]]:
-    devices = run_devices(session.resolved.settings)
+    own = run_devices(session.resolved.settings)
     text: str | None = config.getoption("context_research_device_groups")
-    if text is None:
-        return [list(devices)]
-    try:
-        groups = [integers(part) for part in text.split(";")]
-    except ValueError:
-        raise UsageProblem(f"--device-groups={text}: expected groups of device ids, such as '0,1;2,3'") from None
-    named = [device for group in groups for device in group]
-    if len(set(named)) < len(named):
-        raise UsageProblem(f"--device-groups={text}: a device is in two groups")
-    if missing := sorted(set(named) - set(devices)):
-        raise UsageProblem(
-            f"--device-groups={text}: devices {missing} are not among the run's {list(devices)} (--devices)"
-        )
-    return groups
+    return [list(own)] if text is None else groups(text, own, "the run's (--devices)")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from context_research import artifacts, devices, manifest
 from context_research.engines.base import Engine, Request
 from context_research.errors import EngineFailure, UsageProblem
@@ -73,6 +75,12 @@ class Kept:
         self._key = _key(requests, settings, model)
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{digest[:32]}.json"
+
+    @property
+    def lock(self) -> filelock.BaseFileLock:
+        """To be held while it is looked for or made."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(self.path.with_suffix(".lock"))
 
     def make(self, engine: Engine, run_id: str) -> None:
         """Serve the requests one by one on `engine`, whose prefix cache must be empty. Raises EngineFailure."""

@@ -87,11 +87,6 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
 
 def _check_workload(settings: Settings, model: Model, load: Load) -> None:
     """Refuse what no pool could make possible."""
-    if load.concurrency > settings.workload.requests:
-        raise UsageProblem(
-            f"{load.concurrency} requests in flight need at least as many requests, not "
-            f"{settings.workload.requests} (--concurrency, --requests)"
-        )
     if load.concurrency > (settings.engine.max_num_seqs or load.concurrency):
         raise UsageProblem(
             f"{load.concurrency} requests in flight are over engine.max_num_seqs, {settings.engine.max_num_seqs}"

@@ -128,14 +128,15 @@ class Proof:
         if (reason := parity.inapplicable(self.settings)) is not None:
             return reason
         kept = parity.Kept(self.standing.references, parity.sample(batch), self.settings, self.model)
-        if not kept.path.exists():
-            try:
-                if not all(self._settle().values()):  # a reference out of cached KV would prove nothing
-                    raise EngineFailure("the prefix cache could not be emptied")
-                kept.make(self.topology.prefillers[0], self.standing.run_id)
-            except EngineFailure as failure:  # the case will find out, too, and says so
-                return failure
-        return kept.read()
+        with kept.lock:  # of two arms that run side by side, one makes it and the other is held against it
+            if not kept.path.exists():
+                try:
+                    if not all(self._settle().values()):  # a reference out of cached KV would prove nothing
+                        raise EngineFailure("the prefix cache could not be emptied")
+                    kept.make(self.topology.prefillers[0], self.standing.run_id)
+                except EngineFailure as failure:  # the case will find out, too, and says so
+                    return failure
+            return kept.read()
 
     def start(self) -> None:
         """Empty every prefix cache, and begin to count."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,10 +22,11 @@ from xml.etree import ElementTree
 import psutil
 
 from context_research import artifacts
+from context_research.cli import CALL_AGAIN
 from context_research.errors import UsageProblem
 
 ROOT = Path(__file__).resolve().parents[2]
-ALL_THERE, FAILED, WRONG_INPUT, CALL_AGAIN = 0, 1, 2, 75
+ALL_THERE, FAILED, WRONG_INPUT = 0, 1, 2
 E0 = {
     1: (
         "--weights=seeded",
@@ -41,10 +42,14 @@ E0 = {
         "--prompt-lengths=1024,8192,32768",
         "--concurrency=1,4,16",
         "--output-tokens=64",
-        "--requests=17",
+        "--requests=9",
+        "--set=engine.block_size=512",
+        "--set=engine.max_num_batched_tokens=4096",
+        "--set=engine.max_num_seqs=32",
     ),
 }
-"""By GPUs. Nine requests × 6 sessions are over the 51 that a p90 takes; as many as are in flight are the fewest."""
+"""By GPUs. Nine requests × 6 sessions are over the 51 that a p90 takes. Why these block and chunk sizes: the docs' page.
+32 sequences are more than are in flight, and fewer CUDA graphs to capture."""
 ARMS = {1: ("aggregated", "disaggregated"), 2: ("aggregated-2x", "disaggregated-1p1d")}
 BARE = ("--only=bare", "--pairs=60", "--prompt-tokens=512", "--output-tokens=128", "--concurrency=16")
 NEEDS = {"ab": 90.0, "tests": 200.0, "overhead": 150.0}
@@ -58,18 +63,19 @@ PART = 15 << 20
 class Reference:
     """The folder of one reference, and the call's time. `state` is what earlier calls finished."""
 
-    def __init__(
-        self, out: Path, budget: float, options: Sequence[str], pairs: int, stages: Sequence[str], gpus: int
-    ) -> None:
-        self.out, self.pairs, self.options, self.stages, self.gpus = out, pairs, list(options), stages, gpus
-        self._deadline = time.monotonic() + budget
-        self._state_file = out / "reference.json"
-        asked = {"pairs": pairs, "options": self.options, "gpus": gpus}
+    def __init__(self, given: argparse.Namespace, options: Sequence[str]) -> None:
+        self.out, self.pairs, self.stages, self.gpus = given.out.absolute(), given.pairs, given.only, given.gpus
+        self.options, self.groups = list(options), given.device_groups
+        self._deadline = time.monotonic() + given.budget
+        self._state_file = self.out / "reference.json"
+        asked = {"pairs": self.pairs, "options": self.options, "gpus": self.gpus, "device_groups": self.groups}
         self.state: dict[str, Any] = {**asked, "stages": {}, "calls": []}
         if self._state_file.is_file():
             self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
             if {key: self.state.get(key) for key in asked} != asked:
-                raise UsageProblem(f"{out} holds a reference with other GPUs, pairs or options: give another folder")
+                raise UsageProblem(
+                    f"{self.out} holds a reference with other GPUs, pairs or options: give another folder"
+                )
 
     @property
     def left(self) -> float:
@@ -107,36 +113,10 @@ class Reference:
             return self._command("verdict", ["-m", "context_research.cli", *again])
         baseline, candidate = ARMS[self.gpus]
         own = ["ab", "e0", f"--baseline={baseline}", f"--candidate={candidate}"]
-        own += [f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}"]
+        own += [f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}", f"--budget={self.left - ENDING:.0f}"]
+        own += [f"--device-groups={self.groups}"] if self.groups else []
         rows = f"--benchmark-storage=file://{self.out}/rows"
-        command = ["-m", "context_research.cli", *own, "--", *E0[self.gpus], rows, *self.options]
-        return self._command("ab", command, self._no_time_for_a_session())
-
-    def _no_time_for_a_session(self) -> Callable[[], bool]:
-        """True once a session has ended in this call, and the next one would not: so none is cut in its middle."""
-        before = {session["run_id"] for session in self._finished()}
-
-        def check() -> bool:
-            done = self._finished()
-            if not {session["run_id"] for session in done} - before:
-                return False
-            running = [each for each in (self.record() or {"sessions": []})["sessions"] if each["status"] == "running"]
-            taken = [each["seconds"] for each in done if not running or each["arm"] == running[0]["arm"]]
-            # The last one of its arm: the first ones of a machine compile for a minute or two more.
-            expected = taken[-1] if taken else max(each["seconds"] for each in done)
-            begun = {each["run_id"] for each in running}
-            if begun <= self._judged:
-                return False
-            self._judged |= begun
-            return self.left < expected + ENDING
-
-        self._judged: set[str] = set()
-        return check
-
-    def _finished(self) -> list[dict[str, Any]]:
-        return [
-            session for session in (self.record() or {"sessions": []})["sessions"] if session["status"] == "completed"
-        ]
+        return self._command("ab", ["-m", "context_research.cli", *own, "--", *E0[self.gpus], rows, *self.options])
 
     def record(self) -> dict[str, Any] | None:
         """The A/B's ab.json, or None before there is one."""
@@ -160,9 +140,7 @@ class Reference:
         # 1 is a bar that is missed or undecided: a result.
         return self._command("overhead", [script, *BARE, *quiet, seconds], fine=(0, 1))
 
-    def _command(
-        self, name: str, arguments: list[str], enough: Callable[[], bool] = lambda: False, fine: Sequence[int] = (0,)
-    ) -> str:
+    def _command(self, name: str, arguments: list[str], fine: Sequence[int] = (0,)) -> str:
         """Run Python with these arguments, output to <name>.log: done, failed, or cut where time is up."""
         log = self.out / f"{name}.log"
         with log.open("a", encoding="utf-8") as output:
@@ -180,7 +158,7 @@ class Reference:
             try:
                 while process.poll() is None:
                     family |= _descendants(process)
-                    if self.left < ENDING or enough():
+                    if self.left < ENDING:
                         cut = True
                         break
                     time.sleep(0.3)
@@ -189,8 +167,8 @@ class Reference:
         with log.open("rb") as written:
             written.seek(shown)
             print(written.read()[-6000:].decode(errors="replace"), end="", flush=True)
-        if cut:
-            print(f"{name}: cut to end in time; the same command goes on", flush=True)
+        if cut or process.returncode == CALL_AGAIN:
+            print(f"{name}: {'cut to end' if cut else 'ended'} in time; the same command goes on", flush=True)
             return "cut"
         return "done" if process.returncode in fine else "failed"
 
@@ -292,9 +270,16 @@ def main() -> None:
     parser.add_argument(
         "--gpus", type=int, choices=(1, 2), default=1, help="2: two replicas against one prefill and one decode engine"
     )
+    parser.add_argument(
+        "--device-groups", metavar="'0,1;2,3'", help="of the A/B: sessions side by side, each on GPUs of its own"
+    )
     parser.add_argument("--pairs", type=int, default=6, help="of the A/B (default: 6)")
     parser.add_argument(
-        "--only", default="ab,tests,overhead", help="stages (default: all)", metavar="ab,tests,overhead"
+        "--only",
+        type=lambda text: text.split(","),
+        default=list(NEEDS),
+        help="stages (default: all)",
+        metavar=",".join(NEEDS),
     )
     parser.add_argument("--pack", type=Path, metavar="DIR", help="where the archive goes (default: OUT_DIR/pack)")
     parser.add_argument("--as-is", action="store_true", help="use the active environment, install nothing (no network)")
@@ -302,19 +287,17 @@ def main() -> None:
     if "--" in arguments:
         arguments, options = arguments[: (at := arguments.index("--"))], arguments[at + 1 :]
     given = parser.parse_args(arguments)
-    stages = given.only.split(",")
-    if unknown := [name for name in stages if name not in NEEDS]:
+    if unknown := [name for name in given.only if name not in NEEDS]:
         parser.exit(WRONG_INPUT, f"ERROR: --only {unknown[0]!r}: the stages are {', '.join(NEEDS)}\n")
     if given.budget <= ENDING or given.pairs < 1:
         parser.exit(WRONG_INPUT, f"ERROR: --budget is over {ENDING:.0f} s, --pairs at least 1\n")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of _end: nothing is left behind
     try:
-        out = given.out.absolute()
-        artifacts.check_writable(out)
-        reference = Reference(out, given.budget, options, given.pairs, stages, given.gpus)
+        artifacts.check_writable(given.out.absolute())
+        reference = Reference(given, options)
         status = reference.run()
         print(table(reference))
-        for packed in pack(out, (given.pack or out / "pack").absolute()):
+        for packed in pack(reference.out, (given.pack or reference.out / "pack").absolute()):
             print(f"packed {packed} ({packed.stat().st_size / (1 << 20):.1f} MiB)")
     except UsageProblem as problem:
         parser.exit(WRONG_INPUT, f"ERROR: {problem}\n")

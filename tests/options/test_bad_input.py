@@ -42,10 +42,6 @@ CASES = {
         ["--backend=simulated"],
         "backend simulated makes no measurement: it needs*",
     ),
-    "more in flight than requests": (
-        ["--concurrency=3"],
-        "3 requests in flight need at least as many requests, not 2*",
-    ),
     "unknown check": (
         ["--allow-invalid=parity,transprot"],
         "--allow-invalid: Input should be 'complete', 'disaggregated', 'transport', *got 'transprot'",

@@ -74,7 +74,7 @@ def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, change
     files, generator = AbFiles(outputs, ab_id), random.Random(0)
     planned = {
         **{"experiment": "e0", "pairs": pairs, "seed": 0, "repeats": 1, "pytest_options": [], "practical": 0.03},
-        **{"primary": ["ttft", "tpot"], "allow_different": []},
+        **{"primary": ["ttft", "tpot"], "allow_different": [], "device_groups": []},
         "settings": {arm: {"arm": text} for arm, text in arms.items()},
         **arms,
     } | plan

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from context_research import ab, ab_plan, artifacts, findings
+from context_research import ab, ab_plan, ab_processes, artifacts, findings
 from context_research.ab import Ab
 from context_research.artifacts import RunFiles
 from context_research.errors import UsageProblem
@@ -26,6 +27,8 @@ DEFAULTS = {
     "pytest_options": (),
     "allow_different": (),
 }
+ENDED = {"send_signal": lambda _: None, "wait": lambda: None}
+"""Of a process that has."""
 
 
 @pytest.fixture(autouse=True)
@@ -42,15 +45,18 @@ def outputs(here):
 
 
 class Sessions:
-    """Stands for ab._pytest: writes the artifacts of a run, and notes what it was asked."""
+    """Stands for ab_processes.begin: writes the artifacts of a run, and notes what it was asked."""
 
     def __init__(self, outputs):
         self._outputs, self.ran, self.before = outputs, [], lambda _: None
         self.changes = lambda _: {}
 
-    def __call__(self, arguments, log):
+    def __call__(self, arguments, log, _, group):
+        return SimpleNamespace(returncode=(code := self.run(arguments, log, group)), poll=lambda: code, **ENDED)
+
+    def run(self, arguments, log, group):
         given = dict(word.lstrip("-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
-        self.ran.append({"arguments": arguments, "log": log, **given})
+        self.ran.append({"arguments": arguments, "log": log, "group": group, **given})
         number = len(self.ran)
         if (code := self.before(number)) is not None:
             return code
@@ -68,7 +74,7 @@ class Sessions:
 @pytest.fixture
 def sessions(outputs, monkeypatch):
     stand_in = Sessions(outputs)
-    monkeypatch.setattr(ab, "_pytest", stand_in)
+    monkeypatch.setattr(ab_processes, "begin", stand_in)
     return stand_in
 
 
@@ -102,6 +108,40 @@ def test_arms_are_run_abba_and_pairs_share_a_seed():
         (3, "candidate", 8),
         (3, "baseline", 8),
     ]
+
+
+def machine(monkeypatch, count):
+    monkeypatch.setattr(ab_plan.devices, "indices", lambda _: list(range(count)))
+
+
+@pytest.mark.parametrize("groups", ["0;1", "0,1;2,3", "0;1;2;3"])
+def test_a_pairs_arms_have_groups_of_their_own_and_the_next_pairs_have_them_the_other_way_round(monkeypatch, groups):
+    machine(monkeypatch, 4)
+    made_plan = plan(pairs=8, device_groups=groups)
+    where = {(session["pair"], session["arm"]): tuple(session["devices"]) for session in made_plan.sessions()}
+    lanes = len(made_plan.device_groups) // 2
+    for pair in range(8):
+        lane = made_plan.device_groups[2 * (pair % lanes) : 2 * (pair % lanes) + 2]
+        assert {where[pair, arm] for arm in ab_plan.ARMS} == set(lane)
+    for group in made_plan.device_groups:
+        assert sum(where[pair, "baseline"] == group for pair in range(8)) == 4 // lanes
+        assert sum(where[pair, "candidate"] == group for pair in range(8)) == 4 // lanes
+
+
+@pytest.mark.parametrize(
+    ("groups", "told"),
+    [
+        ("0;1;2", "a pair's two arms run side by side, each on a group: give two, or any even number"),
+        ("0,1", "each on a group: give two"),
+        ("0;0", "a device is in two groups"),
+        ("0;7", r"devices \[7\] are not among this machine's: \[0, 1, 2, 3\]"),
+        ("a;b", "expected groups of device ids"),
+    ],
+)
+def test_groups_that_cannot_be_are_refused(monkeypatch, groups, told):
+    machine(monkeypatch, 4)
+    with pytest.raises(UsageProblem, match=f"--device-groups={groups}: .*{told}"):
+        plan(device_groups=groups)
 
 
 @pytest.mark.parametrize("pairs", range(2, 9, 2))
@@ -243,6 +283,95 @@ def test_time_left_before_an_arm_has_run_is_the_other_arms(outputs):
     opened = Ab.open(outputs, plan(pairs=1))
     opened.record["sessions"][0] |= {"status": "completed", "seconds": 10.0}
     assert opened._time_left() == ", about 0:00:10 left"
+
+
+# Side by side, and in time
+
+
+class Beside:
+    """Sessions that run until they are told to end: `turns` is called at each look at one, and says whether it has."""
+
+    def __init__(self, sessions, ends):
+        self._sessions, self._ends, self.together = sessions, ends, []
+        self._running = []
+
+    def __call__(self, arguments, log, device, group):
+        one = self._sessions(arguments, log, device, group)
+        number, code = len(self._sessions.ran), one.returncode
+        self._running.append(number)
+        self.together.append(tuple(self._running))
+
+        def poll():
+            if number in self._running and not self._ends(number):
+                return None
+            if number in self._running:
+                self._running.remove(number)
+            return code
+
+        one.poll = poll
+        return one
+
+
+def beside(monkeypatch, sessions, ends=lambda _: True):
+    machine(monkeypatch, 4)
+    monkeypatch.setattr(ab_processes, "_LOOK_S", 0)
+    stand_in = Beside(sessions, ends)
+    monkeypatch.setattr(ab_processes, "begin", stand_in)
+    return stand_in
+
+
+def test_each_group_has_one_session_at_a_time_and_the_next_when_it_ends(outputs, sessions, monkeypatch):
+    looks = iter(range(1000))
+    found = beside(monkeypatch, sessions, lambda _: next(looks) % 3 == 2)
+    run(outputs, device_groups="0,1;2,3")
+    assert max(map(len, found.together)) == 2
+    groups = [tuple(each["group"]) for each in sessions.ran]
+    assert {groups[number - 1] for number in found.together[1]} == {(0, 1), (2, 3)}
+    assert all(len({groups[number - 1] for number in now}) == len(now) for now in found.together)
+    assert [(tuple(s["devices"]), s["status"]) for s in recorded(outputs)["sessions"]][:4] == [
+        ((0, 1), "completed"),
+        ((2, 3), "completed"),
+        ((0, 1), "completed"),
+        ((2, 3), "completed"),
+    ]
+
+
+def test_what_runs_beside_a_session_that_fails_ends_and_counts(outputs, sessions, monkeypatch):
+    """The second session fails at once; the first has looks to go."""
+    looks = iter(range(1000))
+    beside(monkeypatch, sessions, lambda number: number == 2 or next(looks) > 5)
+    sessions.before = lambda number: 3 if number == 2 else None
+    with pytest.raises(UsageProblem, match=r"session 2 \(candidate\) ended with exit status 3"):
+        run(outputs, device_groups="0;1")
+    statuses = [session["status"] for session in recorded(outputs)["sessions"]]
+    assert statuses == ["completed", "failed", "planned", "planned", "planned", "planned"]
+    sessions.before = lambda _: None
+    assert run(outputs, device_groups="0;1")[0].endswith("1 of 6 sessions are there")
+
+
+def test_simulated_sessions_see_a_machine_of_their_own(outputs, sessions, monkeypatch):
+    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
+    beside(monkeypatch, sessions)
+    run(outputs, device_groups="0;1", pytest_options=("--device-profile=h200",))
+    assert {each["group"] for each in sessions.ran} == {None}
+
+
+def test_no_session_is_begun_that_would_not_end_in_time(outputs, sessions, monkeypatch):
+    """Each takes 30 s: by the fourth call of the clock two have ended, and a third would end at 90."""
+    clock = iter(range(0, 10_000, 15))
+    monkeypatch.setattr(ab.time, "monotonic", lambda: next(clock))
+    said = []
+    with pytest.raises(ab.TimeIsUp, match="4 are left"):
+        Ab.open(outputs, plan()).run(said.append, budget=90)
+    record = recorded(outputs)
+    assert record["status"] == "stopped"
+    assert [session["status"] for session in record["sessions"]].count("completed") == 2
+
+
+def test_a_first_session_is_begun_however_little_time_there_is(outputs, sessions):
+    with pytest.raises(ab.TimeIsUp):
+        Ab.open(outputs, plan()).run(lambda _: None, budget=0)
+    assert len(sessions.ran) == 1
 
 
 # What goes wrong, and going on
@@ -493,7 +622,14 @@ def test_a_signal_lets_the_session_close_its_engines(here, number):
     """A terminal's Ctrl-C goes to the whole process group: the session must not get a second signal while it ends."""
     (here / "test_slow.py").write_text(SLOW)
     arguments = ["-p", "no:cacheprovider", "test_slow.py"]
-    script = f"from pathlib import Path; from context_research import ab; ab._pytest({arguments}, Path('log'))"
+    script = (
+        "from pathlib import Path; from types import SimpleNamespace as Running\n"
+        "from context_research import ab_processes\n"
+        "running = []\n"
+        "with ab_processes.ended_with_us(running):\n"
+        f"    running.append(Running(process=ab_processes.begin({arguments}, Path('log'), 'cpu', None)))\n"
+        "    ab_processes.first_to_end(running)\n"
+    )
     driver = subprocess.Popen([sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL)
     try:
         assert made.until((here / "running").exists, seconds=30)

@@ -213,6 +213,11 @@ def test_report_of_an_ab(outputs, name):
 # ab
 
 
+def ended(code):
+    """A session's process that has."""
+    return SimpleNamespace(returncode=code, poll=lambda: code)
+
+
 @pytest.fixture
 def sessions(here, monkeypatch):
     """An experiment's folder, and sessions that write artifacts instead of running."""
@@ -220,13 +225,13 @@ def sessions(here, monkeypatch):
     (here / "benchmarks" / "e0" / "test_e0.py").touch()
     ran = []
 
-    def pytest_(arguments, log):
+    def begin(arguments, log, device, group):
         given = dict(word.lstrip("-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
         ran.append(SimpleNamespace(**{key.replace("-", "_"): value for key, value in given.items()}))
         made_runs.run(here / "outputs", given["run-id"], FLAT, serving=given["serving"], seed=int(given["seed"]))
-        return 0
+        return ended(0)
 
-    monkeypatch.setattr("context_research.ab._pytest", pytest_)
+    monkeypatch.setattr("context_research.ab_processes.begin", begin)
     return ran
 
 
@@ -281,8 +286,18 @@ def test_ab_refuses_pytest_options_that_are_its_own(outputs, sessions, option):
     assert option.partition("=")[0] in result.stderr
 
 
+def test_ab_whose_budget_is_spent_says_so_and_goes_on(outputs, sessions):
+    """No time at all: each call runs one session."""
+    for left in (3, 2, 1):
+        result = run("ab", "e0", "--pairs", 2, "--budget", 0)
+        assert result.exit_code == 75, result.output
+        assert f"{left} are left: call again to go on" in result.stdout
+    assert run("ab", "e0", "--pairs", 2, "--budget", 0).exit_code == 0
+    assert list(outputs.rglob("verdict.json"))
+
+
 def test_ab_does_not_judge_what_a_failed_session_left(outputs, sessions, monkeypatch):
-    monkeypatch.setattr("context_research.ab._pytest", lambda *_: 1)
+    monkeypatch.setattr("context_research.ab_processes.begin", lambda *_: ended(1))
     result = run("ab", "e0")
     assert result.exit_code == 2
     assert "session 1 (baseline) ended with exit status 1 before it began; its log: outputs/ab/" in result.stderr

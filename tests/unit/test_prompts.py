@@ -97,8 +97,14 @@ def test_prompts_differ_by(other):
 
 def test_a_longer_repeat_begins_like_a_shorter_one():
     """So the requests of a repeat depend on nothing but what names them."""
-    fewer = WORKLOAD.model_copy(update={"requests": 3})
-    assert prompts(workload=fewer) == prompts()[: 4 + 3 + 3]
+    fewer = WORKLOAD.model_copy(update={"requests": 5})
+    assert prompts(workload=fewer) == prompts()[: 4 + 5 + 3]
+
+
+@pytest.mark.parametrize(("asked", "measured"), [(3, 4), (4, 4), (5, 5)])
+def test_at_least_as_many_are_measured_as_are_in_flight(asked, measured):
+    phases = [request.phase for request in made(workload=WORKLOAD.model_copy(update={"requests": asked}))]
+    assert phases == ["ramp"] * 4 + ["measured"] * measured + ["drain"] * 3
 
 
 def test_serving_mode_and_other_cases_do_not_change_the_requests():
