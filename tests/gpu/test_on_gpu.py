@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from context_research.devices import visible_gpus
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.gpu
@@ -126,6 +127,18 @@ def test_kv_over_tcp_fails_the_transport_check(outputs):
     assert run.read("run_metadata.json")["status"] == "invalid"
     (case,) = run.cases.values()
     assert [check["check"] for check in case["validity"] if check["status"] == "fail"] == ["transport"]
+
+
+@pytest.mark.skipif(len(visible_gpus()) < 2, reason="one GPU here: a handoff from GPU to GPU needs two")
+def test_the_kv_crosses_from_gpu_to_gpu(outputs):
+    run = Run(outputs, "--serving=disaggregated-1p1d", "--prompt-lengths=4096", "--concurrency=1")
+    assert run.process.returncode == 0, run.process.stdout[-3000:]
+    assert [engine["devices"] for engine in run.read("run_metadata.json")["engines"]] == [[0], [1]]
+    (case,) = run.cases.values()
+    (transport,) = [check for check in case["validity"] if check["check"] == "transport"]
+    assert transport["status"] == "pass"
+    assert "cuda_ipc" in transport["evidence"]
+    assert case["tokens"]["prompt_external"] == case["tokens"]["prompt"]
 
 
 def test_what_does_not_fit_is_refused_before_an_engine_starts(outputs):

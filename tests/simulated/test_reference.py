@@ -41,6 +41,11 @@ def test_two_gpus_judge_replicas_against_the_split_and_a_second_call_adds_nothin
     assert again.returncode == 0, again.stdout + again.stderr
     assert len(list(out.glob("runs/*"))) == 2
 
+    beside = reference(tmp_path / "beside", "--gpus", "2", "--device-groups", "0,1;2,3", "--", *SMALL)
+    assert beside.returncode == 0, beside.stdout + beside.stderr
+    [record] = [json.loads(path.read_text()) for path in (tmp_path / "beside").glob("ab/*/ab.json")]
+    assert [session["devices"] for session in record["sessions"]] == [[0, 1], [2, 3]]
+
     other = reference(out, "--gpus", "1", "--", *SMALL)
     assert other.returncode == 2
     assert "other GPUs, pairs or options" in other.stderr
