@@ -100,7 +100,7 @@ class Ab:
         session would not end within `budget` seconds.
         """
         self._deadline = None if budget is None else time.monotonic() + budget
-        self._drop_lost(say)
+        self._take_stock(say)
         self._done_before = len(self._finished())
         if self._done_before:
             say(f"resuming {self.files.ab_id}: {self._done_before} of {len(self._sessions)} sessions are there")
@@ -149,16 +149,22 @@ class Ab:
             raise TimeIsUp(f"the next session would not end in time, {len(waiting)} are left")
 
     def _next(self, waiting: Sequence[int], running: Sequence[_Running]) -> int | None:
-        """The first waiting session whose devices are free, unless it would end too late."""
-        taken = {self._group(one.session) for one in running}
-        for number in waiting:
-            session = self._sessions[number - 1]
-            if self._group(session) not in taken:
-                return number if self._ends_in_time(session) else None
-        return None
+        """The first waiting session whose devices are free, unless it would end too late.
 
-    def _group(self, session: dict[str, Any]) -> int:
-        return self._plan.group(session["pair"], session["arm"])
+        A group whose own sessions are all done takes over another's.
+        """
+        groups: list[list[int] | None] = [list(group) for group in self._plan.device_groups] or [None]
+        taken = [one.session["devices"] for one in running]
+        free = [group for group in groups if group not in taken]
+        if not waiting or not free:
+            return None
+        own = [number for number in waiting if self._sessions[number - 1]["devices"] in free]
+        number = (own or waiting)[0]
+        session = self._sessions[number - 1]
+        if not self._ends_in_time(session):
+            return None
+        session["devices"] = session["devices"] if own else free[0]
+        return number
 
     def _ends_in_time(self, session: dict[str, Any]) -> bool:
         """By its arm's last session. One goes before any has ended in this call: else nothing would ever be done."""
@@ -170,8 +176,13 @@ class Ab:
         expected = own[-1]["seconds"] if own else max(each["seconds"] for each in done)
         return bool(time.monotonic() + expected <= self._deadline)
 
-    def _drop_lost(self, say: Callable[[str], None]) -> None:
-        """Sessions whose artifacts are gone, or count no more, are run again."""
+    def _take_stock(self, say: Callable[[str], None]) -> None:
+        """What ended well unnoted counts; sessions whose artifacts are gone, or count no more, are run again."""
+        for session in self._sessions:
+            if comparison.ended_unnoted(self.files.outputs, session):
+                metadata = artifacts.read(RunFiles(self.files.outputs, session["run_id"]).metadata, "run_metadata")
+                took = datetime.fromisoformat(metadata["finished"]) - datetime.fromisoformat(metadata["started"])
+                session |= {"status": "completed", "seconds": took.total_seconds()}
         for session in self._finished():
             try:
                 comparison.load(RunFiles(self.files.outputs, session["run_id"]))

@@ -142,7 +142,7 @@ def of_ab(files: AbFiles) -> Comparison:
     runs: dict[tuple[int, str], Run] = {
         (session["pair"], session["arm"]): load(RunFiles(files.outputs, session["run_id"]))
         for session in record["sessions"]
-        if session["status"] == "completed"
+        if session["status"] == "completed" or ended_unnoted(files.outputs, session)
     }
     whole = sorted({pair for pair, _ in runs if (pair, "baseline") in runs and (pair, "candidate") in runs})
     if not whole:
@@ -164,6 +164,15 @@ def of_ab(files: AbFiles) -> Comparison:
         sides.append(Side(label, own, units, False))
     same = plan["settings"]["baseline"] == plan["settings"]["candidate"]
     return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan["pairs"])
+
+
+def ended_unnoted(outputs: Path, session: Mapping[str, Any]) -> bool:
+    """Whether a session that ab.json says is running has ended well: the A/B was killed before it noted that."""
+    if session["status"] == "running":
+        with contextlib.suppress(UsageProblem):
+            load(RunFiles(outputs, session["run_id"]))
+            return True
+    return False
 
 
 def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:

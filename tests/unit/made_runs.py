@@ -31,6 +31,7 @@ def run(outputs, run_id="r1", figures=None, *, serving="aggregated", seed=0, req
     figures = figures or FLAT
     metadata = made.metadata(run_id, settings=made.chosen(serving, seed=seed).model_dump(mode="json"), seed=seed)
     metadata |= {"status": "completed", "serving": {"mode": serving}, "engines": [made.engine()], "exit_status": 0}
+    metadata["finished"] = metadata["started"]
     metadata |= values
     for dotted, value in (changes or {}).items():
         change(metadata, dotted, value)
@@ -113,6 +114,13 @@ def edit(path, kind, **changes):
     for dotted, value in changes.items():
         change(payload, dotted.replace("__", "."), value)
     artifacts.write(path, kind, payload)
+
+
+def cut(files, session):
+    """Have one of an A/B's sessions be one that ran when everything was killed."""
+    edit(files.record, "ab", **{f"sessions__{session}__status": "running"})
+    run_id = artifacts.read(files.record, "ab")["sessions"][session]["run_id"]
+    edit(RunFiles(files.outputs, run_id).metadata, "run_metadata", status="running")
 
 
 def _case(name, of):

@@ -11,7 +11,7 @@ import pytest
 
 from context_research import ab, ab_plan, ab_processes, artifacts, findings
 from context_research.ab import Ab
-from context_research.artifacts import RunFiles
+from context_research.artifacts import AbFiles, RunFiles
 from context_research.errors import UsageProblem
 from context_research.verdict import PRACTICAL
 
@@ -336,6 +336,15 @@ def test_each_group_has_one_session_at_a_time_and_the_next_when_it_ends(outputs,
     ]
 
 
+def test_a_group_whose_own_sessions_are_done_takes_over_anothers(outputs, sessions, monkeypatch):
+    """The second session, on the second group, ends last of all."""
+    found = beside(monkeypatch, sessions, lambda number: number != 2 or len(sessions.ran) == 6)
+    run(outputs, device_groups="0;1")
+    assert found.together[1:] == [(1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
+    assert [each["group"] for each in sessions.ran] == [[0], [1], [0], [0], [0], [0]]
+    assert {tuple(s["devices"]) for s in recorded(outputs)["sessions"] if s["status"] == "completed"} == {(0,), (1,)}
+
+
 def test_what_runs_beside_a_session_that_fails_ends_and_counts(outputs, sessions, monkeypatch):
     """The second session fails at once; the first has looks to go."""
     looks = iter(range(1000))
@@ -439,10 +448,28 @@ def test_whatever_ends_it_the_same_plan_goes_on(outputs, sessions, problem):
 def test_what_was_killed_goes_on(outputs, sessions):
     run(outputs, pairs=1)
     (path,) = (outputs / "ab").glob("*/ab.json")
-    made_runs.edit(path, "ab", status="running", pid=2**22 + 1, sessions__1__status="running")
+    made_runs.edit(path, "ab", status="running", pid=2**22 + 1)
+    made_runs.cut(AbFiles(outputs, path.parent.name), 1)
     said = run(outputs, pairs=1)
     assert said[0].startswith("resuming ")
     assert recorded(outputs)["status"] == "completed"
+    assert len(sessions.ran) == 3
+
+
+def test_a_session_that_had_ended_well_when_the_ab_was_killed_counts(outputs, sessions):
+    """Its record still says that it runs."""
+    run(outputs, pairs=1)
+    (path,) = (outputs / "ab").glob("*/ab.json")
+    gone = {"status": "running", "pid": 2**22 + 1, "sessions__1__status": "running", "sessions__1__seconds": None}
+    made_runs.edit(path, "ab", **gone)
+    files = AbFiles(outputs, path.parent.name)
+    assert len(ab.judge(files).comparison.candidate.units) == 1
+    run_id = recorded(outputs)["sessions"][1]["run_id"]
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00"}
+    made_runs.edit(RunFiles(outputs, run_id).metadata, "run_metadata", **times)
+    assert run(outputs, pairs=1) == [f"resuming {files.ab_id}: 2 of 2 sessions are there"]
+    [last] = recorded(outputs)["sessions"][1:]
+    assert (last["status"], last["run_id"], last["seconds"]) == ("completed", run_id, 60)
 
 
 def test_one_of_the_same_plan_that_runs_in_another_process_is_refused(outputs, sessions):

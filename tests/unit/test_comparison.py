@@ -321,6 +321,7 @@ def test_two_runs_of_one_mode_are_told_apart(tmp_path):
 @pytest.mark.parametrize("status", ["planned", "running", "failed"])
 def test_a_pair_counts_once_both_its_sessions_are_there(tmp_path, status):
     files = made_runs.A_B(tmp_path, pairs=3)
+    made_runs.cut(files, 2)
     made_runs.edit(files.record, "ab", sessions__2__status=status)
     two = of_ab(files)
     assert [run.metadata["seed"] for run in two.baseline.runs] == [0, 2]
@@ -329,7 +330,7 @@ def test_a_pair_counts_once_both_its_sessions_are_there(tmp_path, status):
 
 def test_an_ab_without_a_pair_is_refused_with_what_to_do(tmp_path):
     files = made_runs.A_B(tmp_path, pairs=1)
-    made_runs.edit(files.record, "ab", sessions__1__status="running")
+    made_runs.cut(files, 1)
     refused("A/B ab1 has no finished pair yet: run the same `ab` command again", of_ab, files)
 
 
