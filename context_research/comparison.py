@@ -11,6 +11,7 @@ from typing import Any, Literal
 from context_research import artifacts, observed
 from context_research.artifacts import AbFiles, RunFiles
 from context_research.errors import UsageProblem
+from context_research.manifest import used_gpus
 from context_research.observed import Arm
 from context_research.verdict import Pairs
 
@@ -228,7 +229,7 @@ def facts(run: Run) -> dict[str, Any]:
     machine, used = manifest["machine"], {device for engine in engines for device in engine["devices"]}
     if run.metadata["backend"] == "simulated":
         machine = {"gpus": [], "cpu": {"model": None, "cores": []}, "driver": None}  # on which nothing was measured
-    gpus = [gpu for index, gpu in enumerate(machine["gpus"]) if index in used or not used]
+    gpus = used_gpus(machine, engines)
     return settled(run.metadata["settings"]) | {
         **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "weights", "revision", "hash")},
         "device": run.metadata["device"],

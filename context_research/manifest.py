@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
@@ -75,3 +76,9 @@ def _ucx_version() -> str | None:
 
 def _secret(name: str) -> bool:
     return any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASSWORD"))
+
+
+def used_gpus(machine: Mapping[str, Any], engines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a manifest's GPUs those that the run's engines were on; all, where no engine had started."""
+    used = {device for engine in engines for device in engine["devices"]}
+    return [gpu for index, gpu in enumerate(machine["gpus"]) if index in used or not used]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from context_research import artifacts, observed
+from context_research import artifacts, manifest, observed
 from context_research.artifacts import RunFiles
 from context_research.metrics import PERCENTILES, samples_needed
 from context_research.observed import Arm
@@ -81,7 +82,8 @@ def _device(metadata: Mapping[str, Any]) -> str:
         return f"SIMULATED {told.device(metadata['engines'])}"
     machine = metadata["environment_manifest"]["machine"]
     if metadata["device"] == "cuda":
-        return ", ".join(gpu["name"] for gpu in machine["gpus"]) or "cuda"
+        counted = Counter(gpu["name"] for gpu in manifest.used_gpus(machine, metadata["engines"]))
+        return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counted.items()) or "cuda"
     return f"{len(machine['cpu']['cores'])} CPU cores"
 
 
