@@ -67,6 +67,30 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
     assert AbFiles(outputs, whole["ab_id"]).report.is_file()
 
 
+def test_two_arms_side_by_side_have_cores_of_their_own_and_one_parity_reference(suite):
+    command = list(COMMAND)
+    command[command.index("--") : command.index("--")] = ["--device-groups=0;1", "--candidate=aggregated"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert told.returncode == 0, told.stdout + told.stderr
+    outputs = suite.path / "outputs"
+    (path,) = outputs.glob("ab/*/ab.json")
+    sessions = artifacts.read(path, "ab")["sessions"]
+    runs = [RunFiles(outputs, session["run_id"]) for session in sessions]
+    one, other = (artifacts.read(run.metadata, "run_metadata") for run in runs)
+    assert [run["engines"][0]["devices"] for run in (one, other)] == [[0], [1]]
+    assert max(one["started"], other["started"]) < min(one["finished"], other["finished"]), "they ran in turn"
+    (reference,) = {parity(run) for run in runs}
+    assert sum(run.run_id in reference for run in runs) == 1
+
+
+def parity(files):
+    """Against whose reference the run's one case was held."""
+    (case,) = artifacts.read(files.summary("e0"), "summary")["cases"]
+    (check,) = [check for check in case["validity"] if check["check"] == "parity"]
+    assert check["status"] == "pass"
+    return check["evidence"].partition(" alone, in ")[2]
+
+
 def second_engine_starts(outputs, record):
     """The engine's log is made as it starts."""
     run_id = record["sessions"][1]["run_id"]

@@ -10,8 +10,9 @@ from typing import Any, get_args
 from tabulate import tabulate
 
 from context_research import artifacts, metrics
-from context_research.comparison import Side, manifest_differences
+from context_research.comparison import Run, Side, manifest_differences
 from context_research.findings import Findings
+from context_research.manifest import used_gpus
 from context_research.metrics import METRICS, Metric
 from context_research.observed import Arm
 from context_research.report import figures
@@ -226,10 +227,20 @@ def _runs(findings: Findings) -> str:
     sides = (findings.comparison.baseline, findings.comparison.candidate)
     rows: Iterable[Sequence[Any]] = sorted(
         (
-            (run.metadata["started"], side.label, run.metadata["seed"], run.files.run_id)
+            (run.metadata["started"], side.label, run.metadata["seed"], _devices(run), run.files.run_id)
             for side in sides
             for run in side.runs
         ),
         key=lambda row: row[0],
     )
-    return f"## Runs, in their order\n\n{table(rows, ('started (UTC)', 'arm', 'seed', 'run'))}"
+    return f"## Runs, in their order\n\n{table(rows, ('started (UTC)', 'arm', 'seed', 'devices', 'run'))}"
+
+
+def _devices(run: Run) -> str:
+    """GPU ids as the machine has them, or cores: sessions may have run side by side."""
+    engines, machine = run.metadata["engines"], run.metadata["environment_manifest"]["machine"]
+    if run.metadata["backend"] != "vllm":
+        return "–"
+    if run.metadata["device"] == "cuda":
+        return ",".join(gpu["id"] for gpu in used_gpus(machine, engines))
+    return ",".join(map(str, sorted({core for engine in engines for core in engine["devices"]})))

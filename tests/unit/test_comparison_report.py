@@ -121,7 +121,9 @@ def test_validity_counts_cases_and_runs(tmp_path):
 
 
 def test_runs_are_in_the_order_in_which_they_ran(tmp_path):
-    arms = [row[1] for row in rows(written(tmp_path, pairs=2), "## Runs, in their order")]
+    runs = rows(written(tmp_path, pairs=2), "## Runs, in their order")
+    arms = [row[1] for row in runs]
+    assert {row[3] for row in runs} == {"0,1"}
     assert arms == ["aggregated", "disaggregated", "disaggregated", "aggregated"]
 
 

@@ -39,6 +39,17 @@ def test_a_completed_run_shows_what_ran_where_and_how_fast():
     assert "missing" not in text
 
 
+def test_the_gpus_are_those_that_the_engines_had():
+    gpus = [{"id": str(index), "name": name} for index, name in enumerate(["H200", "H200", "A100"])]
+    machine = made.metadata()["environment_manifest"]["machine"] | {"gpus": gpus}
+    values = {"device": "cuda", "engines": [made.engine(devices=[0]), made.engine(devices=[1])]}
+    assert markdown.about(made.metadata(**values) | {"environment_manifest": {"machine": machine}}).endswith("2 × H200")
+    values["engines"].append(made.engine(devices=[2]))
+    assert markdown.about(made.metadata(**values) | {"environment_manifest": {"machine": machine}}).endswith(
+        "2 × H200, A100"
+    )
+
+
 def test_a_failed_case_is_shown_with_its_evidence():
     check = {"check": "complete", "status": "fail", "evidence": "1 of 2 requests; died"}
     text = rendered({"status": "failed"}, cases=[made.case(status="failed", validity=[check]), made.case("p64-c4")])
