@@ -202,7 +202,7 @@ def measure(
         steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
         whole.append(Repeat.of(passed, passed, **more))
     proof.end(timelines)
-    asked = count * workload.measured(case.concurrency)
+    asked = sum(request.phase == "measured" for batch in batches for request in batch)
     checks = proof.checks(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
 

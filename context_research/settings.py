@@ -83,10 +83,9 @@ class Primed(Section):
 class Workload(Section):
     """The requests: a case for each prompt length × concurrency, closed loop, exact token counts.
 
-    `requests` are the measured ones of a repeat, or as many as are in flight if those are more; with more than one in
-    flight, others before and after them keep the load whole. `cache` is the state of the prefix cache that each request
-    meets: `cold`, `warm` (it holds the whole prompt) or `primed: 0.5`. `allow_preemptions`: the case is meant to be
-    under such pressure.
+    `requests` are the measured ones of a repeat, at least as many as are in flight; with more than one in flight others
+    before and after them keep the load whole. `cache` is the state of the prefix cache that each request meets: `cold`,
+    `warm` (it holds the whole prompt) or `primed: 0.5`. `allow_preemptions`: the case is meant to be under pressure.
     """
 
     prompt_lengths: Annotated[tuple[Positive, ...], Field(min_length=1)]
@@ -99,10 +98,6 @@ class Workload(Section):
     temperature: Annotated[Number, Field(ge=0)] = 0.0
     cache: Literal["cold", "warm"] | Primed = "cold"
     allow_preemptions: Switch = False
-
-    def measured(self, concurrency: int) -> int:
-        """Measured requests of a repeat: fewer than are in flight would be no load of that concurrency."""
-        return max(self.requests, concurrency)
 
     @property
     def primed_share(self) -> float:

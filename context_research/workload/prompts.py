@@ -86,7 +86,8 @@ def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, rep
 def in_a_pass(workload: Workload, concurrency: int) -> list[Phase]:
     """The phases of a repeat's requests, in the order of arrival."""
     ramp, drain = (0, 0) if concurrency == 1 else (concurrency, concurrency - 1)
-    phases: list[tuple[Phase, int]] = [("ramp", ramp), ("measured", workload.measured(concurrency)), ("drain", drain)]
+    measured = max(workload.requests, concurrency)  # fewer would be no load of that concurrency
+    phases: list[tuple[Phase, int]] = [("ramp", ramp), ("measured", measured), ("drain", drain)]
     return [phase for phase, count in phases for _ in range(count)]
 
 
