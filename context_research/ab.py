@@ -7,11 +7,10 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import filelock
 
 from context_research import ab_processes, artifacts, comparison, findings
 from context_research.ab_plan import Plan
+from context_research.ab_processes import Running
 from context_research.artifacts import SCHEMA_VERSION, AbFiles, RunFiles
 from context_research.errors import UsageProblem
 from context_research.findings import Findings
@@ -46,23 +46,15 @@ class TimeIsUp(Exception):
     """The budget is spent. The same command goes on."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """A session that runs now; `number` counts from 1."""
-
-    number: int
-    session: dict[str, Any]
-    log: Path
-    began: float
-    process: subprocess.Popen[bytes]
-
-
 class Ab:
     """A plan at work. `record` is ab.json, written before and after each session."""
 
     def __init__(self, files: AbFiles, record: dict[str, Any], plan: Plan, lock: filelock.BaseFileLock) -> None:
         self.files, self.record, self._plan = files, record, plan
         self._lock = lock
+        self._deadline: float | None = None
+        self._ended: list[dict[str, Any]] = []
+        """Sessions that ended well in this call."""
 
     @classmethod
     def open(cls, outputs: Path, plan: Plan, fresh: bool = False) -> Ab:
@@ -76,7 +68,8 @@ class Ab:
         for path in [] if fresh else sorted((outputs / "ab").glob("*/ab.json"), reverse=True):
             with suppress(UsageProblem):  # a broken record beside it is no obstacle
                 record = artifacts.read(path, "ab")
-                if record["plan"] == asked and record["status"] != "completed":
+                # Plans had no device groups before 2026-11-27.
+                if {"device_groups": []} | record["plan"] == asked and record["status"] != "completed":
                     return cls(AbFiles(outputs, record["ab_id"]), record, plan, lock)
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         files = AbFiles(outputs, f"{now}-{plan.experiment}-ab-{secrets.token_hex(2)}")
@@ -101,17 +94,14 @@ class Ab:
         """
         self._deadline = None if budget is None else time.monotonic() + budget
         self._take_stock(say)
-        self._done_before = len(self._finished())
-        if self._done_before:
-            say(f"resuming {self.files.ab_id}: {self._done_before} of {len(self._sessions)} sessions are there")
+        if done := len(self._finished()):
+            say(f"resuming {self.files.ab_id}: {done} of {len(self._sessions)} sessions are there")
         self.record |= {"pid": os.getpid(), "reason": None}
         self._write("running")
         try:
             self._run(say)
         except BaseException as problem:
-            for session in self._sessions:
-                if session["status"] == "running":
-                    session["status"] = "failed"
+            self._note_unnoted()
             self.record["reason"] = str(problem) or type(problem).__name__
             self._write("stopped")
             raise
@@ -123,7 +113,7 @@ class Ab:
     def _run(self, say: Callable[[str], None]) -> None:
         """The sessions in their order, on each group of devices one at a time. After a problem none is begun."""
         waiting = [number for number, one in enumerate(self._sessions, 1) if one["status"] != "completed"]
-        running: list[_Running] = []
+        running: list[Running] = []
         problem: UsageProblem | None = None
         with ab_processes.ended_with_us(running):
             while True:
@@ -148,7 +138,7 @@ class Ab:
         if waiting:
             raise TimeIsUp(f"the next session would not end in time, {len(waiting)} are left")
 
-    def _next(self, waiting: Sequence[int], running: Sequence[_Running]) -> int | None:
+    def _next(self, waiting: Sequence[int], running: Sequence[Running]) -> int | None:
         """The first waiting session whose devices are free, unless it would end too late.
 
         A group whose own sessions are all done takes over another's.
@@ -167,28 +157,37 @@ class Ab:
         return number
 
     def _ends_in_time(self, session: dict[str, Any]) -> bool:
-        """By its arm's last session. One goes before any has ended in this call: else nothing would ever be done."""
-        done = self._finished()
-        if self._deadline is None or len(done) == self._done_before:
+        """One goes before any has ended in this call: else nothing would ever be done."""
+        if self._deadline is None or not self._ended:
             return True
-        # The last one of its arm: a machine's first ones compile for a minute or two more. Run ids sort by their time.
-        own = sorted((each for each in done if each["arm"] == session["arm"]), key=lambda each: str(each["run_id"]))
-        expected = own[-1]["seconds"] if own else max(each["seconds"] for each in done)
+        # A machine's first session of an arm compiles for a minute or two more, and this may be another machine.
+        done, ended = (
+            [each["seconds"] for each in some if each["arm"] == session["arm"]]
+            for some in (self._finished(), self._ended)
+        )
+        expected = ended[-1] if ended else max(done or [each["seconds"] for each in self._finished()], default=0)
         return bool(time.monotonic() + expected <= self._deadline)
 
     def _take_stock(self, say: Callable[[str], None]) -> None:
-        """What ended well unnoted counts; sessions whose artifacts are gone, or count no more, are run again."""
-        for session in self._sessions:
-            if comparison.ended_unnoted(self.files.outputs, session):
-                metadata = artifacts.read(RunFiles(self.files.outputs, session["run_id"]).metadata, "run_metadata")
-                took = datetime.fromisoformat(metadata["finished"]) - datetime.fromisoformat(metadata["started"])
-                session |= {"status": "completed", "seconds": took.total_seconds()}
+        """Sessions whose artifacts are gone, or count no more, are run again."""
+        self._note_unnoted()
         for session in self._finished():
             try:
                 comparison.load(RunFiles(self.files.outputs, session["run_id"]))
             except UsageProblem as problem:
                 say(f"pair {session['pair'] + 1}, {session['arm']} is run again: {problem}")
                 session |= {"run_id": None, "status": "planned", "seconds": None}
+
+    def _note_unnoted(self) -> None:
+        """Of the sessions that ran when the A/B was ended, or killed, those count that had ended well."""
+        for session in self._sessions:
+            if run := comparison.ended_unnoted(self.files.outputs, session):
+                with suppress(UsageProblem):
+                    self._check(run, session["arm"])
+                    began, ended = (datetime.fromisoformat(run.metadata[key]) for key in ("started", "finished"))
+                    session |= {"status": "completed", "seconds": (ended - began).total_seconds()}
+            if session["status"] == "running":
+                session["status"] = "failed"
 
     @property
     def _sessions(self) -> list[dict[str, Any]]:
@@ -197,7 +196,7 @@ class Ab:
     def _finished(self) -> list[dict[str, Any]]:
         return [session for session in self._sessions if session["status"] == "completed"]
 
-    def _begin(self, number: int) -> _Running:
+    def _begin(self, number: int) -> Running:
         session = self._sessions[number - 1]
         chosen = self._plan.settings[session["arm"]]
         run_id = artifacts.new_run_id(self._plan.experiment, chosen["serving"]["mode"], session["seed"])
@@ -215,19 +214,22 @@ class Ab:
         # A simulated machine is each session's own.
         group = None if chosen["backend"] == "simulated" else session["devices"]
         began = time.monotonic()
-        return _Running(number, session, log, began, ab_processes.begin(arguments, log, chosen["device"], group))
+        return Running(number, session, log, began, ab_processes.begin(arguments, log, chosen["device"], group))
 
-    def _end(self, one: _Running) -> None:
+    def _end(self, one: Running) -> None:
         """Take over a session that has ended. Raises UsageProblem: it failed, or does not count."""
         session, code = one.session, one.process.returncode
         files = RunFiles(self.files.outputs, session["run_id"])
         session |= {"status": "failed", "seconds": round(time.monotonic() - one.began, 1)}
-        if code:
-            told = f"session {one.number} ({session['arm']}) ended with {_why(files, code)}; its log: {one.log}"
-            raise UsageProblem(told)
-        self._check(comparison.load(files), session["arm"])
-        session["status"] = "completed"
-        self._write("running")
+        try:
+            if code:
+                told = f"session {one.number} ({session['arm']}) ended with {_why(files, code)}; its log: {one.log}"
+                raise UsageProblem(told)
+            self._check(comparison.load(files), session["arm"])
+            session["status"] = "completed"
+            self._ended.append(session)
+        finally:
+            self._write("running")  # what was refused must not pass for one that runs: another may for minutes
 
     def _check(self, run: comparison.Run, arm: str) -> None:
         """Refuse a session that can't be judged with those before it. Raises UsageProblem."""

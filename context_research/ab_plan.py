@@ -19,7 +19,7 @@ from context_research.verdict import PRACTICAL
 ARMS = ("baseline", "candidate")
 _OURS = {option.flag for option in OPTIONS} | {"--set"}
 _SERVING = {"--serving", "--serving-config"}
-_GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats"}
+_GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats", "--device-groups"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,15 @@ class Plan:
     def group(self, pair: int, arm: str) -> int:
         """Which of the device groups a session runs on.
 
-        A pair's arms run side by side, on two of them, and the next pair's arms have them the other way round.
+        A pair's arms run side by side, on two of them, and the next pair there has them the other way round.
         """
-        turn, lane = divmod(pair, max(1, len(self.device_groups) // 2))
-        return 2 * lane + (ARMS.index(arm) + turn + lane) % 2 if self.device_groups else 0
+        turn, lane = divmod(pair, len(self.device_groups) // 2)
+        return 2 * lane + (ARMS.index(arm) + turn + lane) % 2
+
+    @property
+    def swaps_evenly(self) -> bool:
+        """Whether each group of devices has either arm equally often."""
+        return self.pairs % max(1, len(self.device_groups)) == 0
 
     def arguments(self, arm: str) -> list[str]:
         """pytest's arguments for one arm."""
@@ -117,9 +122,10 @@ def plan(
 
 def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
     found = devices.groups(text, devices.indices(chosen), "this machine's")
-    if len(found) % 2:
+    if len(found) % 2 or len(set(map(len, found))) > 1:
         raise UsageProblem(
-            f"--device-groups={text}: a pair's two arms run side by side, each on a group: give two, or any even number"
+            f"--device-groups={text}: a pair's two arms run side by side, each on a group: give two, or any even "
+            "number of them, all of one size"
         )
     return tuple(map(tuple, found))
 

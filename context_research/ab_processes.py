@@ -9,8 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any
 
 from context_research.devices import visible_gpus
 from context_research.engines.child import dies_with_parent
@@ -19,14 +20,15 @@ from context_research.settings import Device
 _LOOK_S = 0.2
 
 
-class Running(Protocol):
-    """Something that a process does."""
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A session that runs now: its number, from 1, its entry in ab.json, and when its process began (monotonic)."""
 
-    @property
-    def process(self) -> subprocess.Popen[bytes]: ...
-
-
-One = TypeVar("One", bound=Running)
+    number: int
+    session: dict[str, Any]
+    log: Path
+    began: float
+    process: subprocess.Popen[bytes]
 
 
 def begin(arguments: list[str], log: Path, device: Device, group: Sequence[int] | None) -> subprocess.Popen[bytes]:
@@ -52,7 +54,7 @@ def begin(arguments: list[str], log: Path, device: Device, group: Sequence[int] 
         )
 
 
-def first_to_end(running: Sequence[One]) -> One:
+def first_to_end(running: Sequence[Running]) -> Running:
     """Wait until one of them has ended; that one."""
     while True:
         for one in running:

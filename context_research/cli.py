@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from context_research.report import markdown
 from context_research.simulation import commands as simulation
 from context_research.verdict import pairs_to_decide_alone
 
-CALL_AGAIN = 75
-"""Exit status of an `ab` whose budget is spent: EX_TEMPFAIL of sysexits.h."""
+CALL_AGAIN = os.EX_TEMPFAIL
+"""Exit status of an `ab` whose budget is spent: 75."""
 
 
 class OneLine(click.Group):
@@ -143,6 +144,11 @@ def run_ab(
         click.echo(
             f"note: {plan.pairs} pairs tell effects on most of the family, {plan.family} figures (primary metrics × "
             f"cases, -k not counted); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
+        )
+    if not plan.swaps_evenly:
+        click.echo(
+            f"note: {plan.pairs} pairs on {len(plan.device_groups)} groups of devices: a multiple of as many would "
+            "have each arm on each group equally often"
         )
     try:
         running.run(click.echo, budget)

@@ -140,11 +140,12 @@ def other_mode(run: Run) -> Run:
 def of_ab(files: AbFiles) -> Comparison:
     """An A/B, session by session. Raises UsageProblem: no pair is finished, a run of it counts no more."""
     record = artifacts.read(files.record, "ab")
-    runs: dict[tuple[int, str], Run] = {
-        (session["pair"], session["arm"]): load(RunFiles(files.outputs, session["run_id"]))
-        for session in record["sessions"]
-        if session["status"] == "completed" or ended_unnoted(files.outputs, session)
-    }
+    runs: dict[tuple[int, str], Run] = {}
+    for session in record["sessions"]:
+        if session["status"] == "completed":
+            runs[session["pair"], session["arm"]] = load(RunFiles(files.outputs, session["run_id"]))
+        elif run := ended_unnoted(files.outputs, session):
+            runs[session["pair"], session["arm"]] = run
     whole = sorted({pair for pair, _ in runs if (pair, "baseline") in runs and (pair, "candidate") in runs})
     if not whole:
         raise UsageProblem(f"A/B {files.ab_id} has no finished pair yet: run the same `ab` command again to go on")
@@ -167,13 +168,13 @@ def of_ab(files: AbFiles) -> Comparison:
     return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan["pairs"])
 
 
-def ended_unnoted(outputs: Path, session: Mapping[str, Any]) -> bool:
-    """Whether a session that ab.json says is running has ended well: the A/B was killed before it noted that."""
+def ended_unnoted(outputs: Path, session: Mapping[str, Any]) -> Run | None:
+    """The run of a session that ab.json calls running, but has ended well: the A/B was killed before it said so."""
     if session["status"] == "running":
         with contextlib.suppress(UsageProblem):
-            load(RunFiles(outputs, session["run_id"]))
-            return True
-    return False
+            run = load(RunFiles(outputs, session["run_id"]))
+            return run if run.metadata["exit_status"] == 0 else None
+    return None
 
 
 def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:

@@ -113,7 +113,8 @@ class Reference:
             return self._command("verdict", ["-m", "context_research.cli", *again])
         baseline, candidate = ARMS[self.gpus]
         own = ["ab", "e0", f"--baseline={baseline}", f"--candidate={candidate}"]
-        own += [f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}", f"--budget={self.left - ENDING:.0f}"]
+        budget = max(0.0, self.left - 2 * ENDING)
+        own += [f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}", f"--budget={budget:.0f}"]
         own += [f"--device-groups={self.groups}"] if self.groups else []
         rows = f"--benchmark-storage=file://{self.out}/rows"
         return self._command("ab", ["-m", "context_research.cli", *own, "--", *E0[self.gpus], rows, *self.options])

@@ -133,6 +133,7 @@ def test_a_pairs_arms_have_groups_of_their_own_and_the_next_pairs_have_them_the_
     [
         ("0;1;2", "a pair's two arms run side by side, each on a group: give two, or any even number"),
         ("0,1", "each on a group: give two"),
+        ("0;1,2", "any even number of them, all of one size"),
         ("0;0", "a device is in two groups"),
         ("0;7", r"devices \[7\] are not among this machine's: \[0, 1, 2, 3\]"),
         ("a;b", "expected groups of device ids"),
@@ -358,6 +359,43 @@ def test_what_runs_beside_a_session_that_fails_ends_and_counts(outputs, sessions
     assert run(outputs, device_groups="0;1")[0].endswith("1 of 6 sessions are there")
 
 
+def test_what_is_refused_is_on_disk_at_once(outputs, sessions, monkeypatch):
+    """While another runs on for minutes: killed then, the A/B must not take it for one that ended well unnoted."""
+    seen = []
+
+    def ends(number):
+        if number == 1:
+            seen.append(recorded(outputs)["sessions"][1]["status"])
+        return number == 2 or len(seen) > 3
+
+    beside(monkeypatch, sessions, ends)
+    sessions.before = lambda number: 3 if number == 2 else None
+    with pytest.raises(UsageProblem):
+        run(outputs, pairs=1, device_groups="0;1")
+    assert seen[-1] == "failed"
+
+
+def test_a_session_that_ends_well_as_the_ab_is_interrupted_counts(outputs, sessions, monkeypatch):
+    """The first session's run is whole, and nobody has looked yet, when the signal comes."""
+    beside(monkeypatch, sessions)
+
+    def interrupted(number):
+        if number == 2:
+            raise KeyboardInterrupt("SIGTERM received")
+
+    sessions.before = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run(outputs, pairs=1, device_groups="0;1")
+    assert [session["status"] for session in recorded(outputs)["sessions"]] == ["completed", "failed"]
+
+
+@pytest.mark.parametrize(("groups", "pairs", "evenly"), [("0;1", 6, True), ("0;1;2;3", 6, False), ("0;1;2;3", 8, True)])
+def test_groups_swap_evenly_over_a_multiple_of_pairs(monkeypatch, groups, pairs, evenly):
+    machine(monkeypatch, 4)
+    assert plan(pairs=pairs, device_groups=groups).swaps_evenly is evenly
+    assert plan(pairs=pairs).swaps_evenly
+
+
 def test_simulated_sessions_see_a_machine_of_their_own(outputs, sessions, monkeypatch):
     monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
     beside(monkeypatch, sessions)
@@ -470,6 +508,29 @@ def test_a_session_that_had_ended_well_when_the_ab_was_killed_counts(outputs, se
     assert run(outputs, pairs=1) == [f"resuming {files.ab_id}: 2 of 2 sessions are there"]
     [last] = recorded(outputs)["sessions"][1:]
     assert (last["status"], last["run_id"], last["seconds"]) == ("completed", run_id, 60)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"exit_status": 1}, {"settings__engine__max_num_batched_tokens": 64}], ids=["exit status", "settings"]
+)
+def test_an_unnoted_session_that_would_have_been_refused_is_run_again(outputs, sessions, changed):
+    run(outputs, pairs=2)
+    (path,) = (outputs / "ab").glob("*/ab.json")
+    run_id = recorded(outputs)["sessions"][3]["run_id"]
+    made_runs.edit(path, "ab", status="running", pid=2**22 + 1, sessions__3__status="running")
+    made_runs.edit(RunFiles(outputs, run_id).metadata, "run_metadata", **changed)
+    said = run(outputs, pairs=2)
+    assert said[0].endswith("3 of 4 sessions are there")
+    assert recorded(outputs)["sessions"][3]["run_id"] != run_id
+
+
+def test_an_unfinished_ab_of_before_device_groups_is_gone_on_with(outputs, sessions):
+    run(outputs, pairs=1)
+    (path,) = (outputs / "ab").glob("*/ab.json")
+    payload = json.loads(path.read_text())
+    del payload["plan"]["device_groups"]
+    path.write_text(json.dumps(payload | {"status": "stopped"}))
+    assert run(outputs, pairs=1)[0].startswith("resuming ")
 
 
 def test_one_of_the_same_plan_that_runs_in_another_process_is_refused(outputs, sessions):

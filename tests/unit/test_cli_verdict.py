@@ -279,7 +279,9 @@ def test_ab_refuses_unknown_names_after_the_first_session_at_the_latest(outputs,
     assert len(sessions) <= 1
 
 
-@pytest.mark.parametrize("option", ["--seed=3", "--run-id=x", "--outputs=y", "--repeats=2", "--serving=aggregated"])
+@pytest.mark.parametrize(
+    "option", ["--seed=3", "--run-id=x", "--outputs=y", "--repeats=2", "--serving=aggregated", "--device-groups=0;1"]
+)
 def test_ab_refuses_pytest_options_that_are_its_own(outputs, sessions, option):
     result = run("ab", "e0", "--pairs", 1, "--", option)
     assert (result.exit_code, sessions) == (2, [])
