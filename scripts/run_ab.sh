@@ -12,6 +12,7 @@ case ${1:-} in
         echo
         echo '  scripts/run_ab.sh e0 --pairs 6 --seed 0'
         echo '  scripts/run_ab.sh e0 --baseline aggregated --candidate aggregated       # A/A: the noise floor'
+        echo "  scripts/run_ab.sh e0 --device-groups '0,1;2,3'                          # both arms at once, GPUs swapped each pair"
         echo '  scripts/run_ab.sh e0 --candidate "aggregated --set engine.max_num_batched_tokens=512" --baseline aggregated'
         [[ -n ${1:-} ]] && exit
         exit 2
