@@ -1,4 +1,4 @@
-"""What a session's process sees of the machine. How it ends: test_ab.py."""
+"""What a session's process sees of the machine. How it ends: test_going_on.py."""
 
 import json
 import os
