@@ -68,8 +68,10 @@ class Ab:
         for path in [] if fresh else sorted((outputs / "ab").glob("*/ab.json"), reverse=True):
             with suppress(UsageProblem):  # a broken record beside it is no obstacle
                 record = artifacts.read(path, "ab")
-                # Plans had no device groups before 2026-11-27.
-                if {"device_groups": []} | record["plan"] == asked and record["status"] != "completed":
+                # There were no device groups before 2026-11-27.
+                record["plan"] = {"device_groups": []} | record["plan"]
+                record["sessions"] = [{"devices": None} | session for session in record["sessions"]]
+                if record["plan"] == asked and record["status"] != "completed":
                     return cls(AbFiles(outputs, record["ab_id"]), record, plan, lock)
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         files = AbFiles(outputs, f"{now}-{plan.experiment}-ab-{secrets.token_hex(2)}")
