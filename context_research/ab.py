@@ -8,10 +8,11 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -162,13 +163,12 @@ class Ab:
         """One goes before any has ended in this call: else nothing would ever be done."""
         if self._deadline is None or not self._ended:
             return True
-        # A machine's first session of an arm compiles for a minute or two more, and this may be another machine.
-        done, ended = (
-            [each["seconds"] for each in some if each["arm"] == session["arm"]]
-            for some in (self._finished(), self._ended)
-        )
-        expected = ended[-1] if ended else max(done or [each["seconds"] for each in self._finished()], default=0)
-        return bool(time.monotonic() + expected <= self._deadline)
+        if now := _taken(self._ended).get(session["arm"]):
+            expected = now[-1]
+        else:  # a machine's first session of an arm compiles for a minute or two more, and this may be another machine
+            before = _taken(self._finished())
+            expected = max(before.get(session["arm"]) or chain(*before.values()))
+        return time.monotonic() + expected <= self._deadline
 
     def _take_stock(self, say: Callable[[str], None]) -> None:
         """Sessions whose artifacts are gone, or count no more, are run again."""
@@ -257,9 +257,7 @@ class Ab:
 
     def _time_left(self) -> str:
         """From the sessions that were run: an arm's mean time for each one to come."""
-        taken: dict[str, list[float]] = {}
-        for session in self._finished():
-            taken.setdefault(session["arm"], []).append(session["seconds"])
+        taken = _taken(self._finished())
         every = [seconds for some in taken.values() for seconds in some]
         to_come = [session["arm"] for session in self._sessions if session["status"] != "completed"]
         left = sum(sum(some) / len(some) for arm in to_come for some in [taken.get(arm, every)])
@@ -269,6 +267,14 @@ class Ab:
     def _write(self, status: str) -> None:
         self.record |= {"status": status, "finished": None if status == "running" else artifacts.now()}
         artifacts.write(self.files.record, "ab", self.record)
+
+
+def _taken(sessions: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Arm -> seconds that its sessions took."""
+    taken: dict[str, list[float]] = {}
+    for session in sessions:
+        taken.setdefault(session["arm"], []).append(session["seconds"])
+    return taken
 
 
 def _locked(outputs: Path, asked: dict[str, Any]) -> filelock.BaseFileLock:

@@ -60,16 +60,18 @@ class Plan:
                     "run_id": None,
                     "status": "planned",
                     "seconds": None,
-                    "devices": list(self.device_groups[self.group(pair, arm)]) if self.device_groups else None,
+                    "devices": self._devices(pair, arm),
                 }
 
-    def group(self, pair: int, arm: str) -> int:
-        """Which of the device groups a session runs on.
+    def _devices(self, pair: int, arm: str) -> list[int] | None:
+        """The group of devices that a session sees, None: all.
 
-        A pair's arms run side by side, on two of them, and the next pair there has them the other way round.
+        A pair's arms run side by side, on two groups, and the next pair there has them the other way round.
         """
+        if not self.device_groups:
+            return None
         turn, lane = divmod(pair, len(self.device_groups) // 2)
-        return 2 * lane + (ARMS.index(arm) + turn + lane) % 2
+        return list(self.device_groups[2 * lane + (ARMS.index(arm) + turn + lane) % 2])
 
     @property
     def swaps_evenly(self) -> bool:

@@ -49,7 +49,7 @@ E0 = {
     ),
 }
 """By GPUs. Nine requests × 6 sessions are over the 51 that a p90 takes. 32 sequences are more than are in flight, and
-fewer CUDA graphs to capture. Why these block and chunk sizes: docs/gpu-reference.md."""
+fewer CUDA graphs to capture. Why these block and chunk sizes: docs/results/h200-2x-e0.md."""
 ARMS = {1: ("aggregated", "disaggregated"), 2: ("aggregated-2x", "disaggregated-1p1d")}
 BARE = ("--only=bare", "--pairs=60", "--prompt-tokens=512", "--output-tokens=128", "--concurrency=16")
 NEEDS = {"ab": 90.0, "tests": 200.0, "overhead": 150.0}

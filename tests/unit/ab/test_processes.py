@@ -28,9 +28,8 @@ def seen(tmp_path, monkeypatch):
 
     def look(device, group):
         process = ab_processes.begin(["-p", "no:cacheprovider", "test_seen.py"], Path("log"), device, group)
-        assert ab_processes.first_to_end([SimpleNamespace(process=process)]).process.returncode == 0, Path(
-            "log"
-        ).read_text()
+        ended = ab_processes.first_to_end([SimpleNamespace(process=process)]).process
+        assert ended.returncode == 0, Path("log").read_text()
         return json.loads(Path("seen.json").read_text())
 
     return look

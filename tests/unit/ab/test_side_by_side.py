@@ -45,7 +45,7 @@ def test_groups_that_cannot_be_are_refused(monkeypatch, groups, told):
 
 
 class Beside:
-    """Sessions that run until they are told to end: `turns` is called at each look at one, and says whether it has."""
+    """Sessions that run until they are told to end: `ends` is asked at each look at one, by its number."""
 
     def __init__(self, sessions, ends):
         self._sessions, self._ends, self.together = sessions, ends, []
