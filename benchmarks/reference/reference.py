@@ -44,7 +44,7 @@ E0 = {
         "--output-tokens=64",
         "--requests=9",
         "--set=engine.block_size=512",
-        "--set=engine.max_num_batched_tokens=4096",
+        "--set=engine.max_num_batched_tokens=2048",
         "--set=engine.max_num_seqs=32",
     ),
 }
