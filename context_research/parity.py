@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 
 from context_research import artifacts, devices, manifest
-from context_research.engines.base import Engine, Request
+from context_research.engines.base import MOST_ALTERNATIVES, Engine, Request
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.eventloop import session_loop
 from context_research.models import Model
@@ -26,13 +26,12 @@ from context_research.timeline import Leg, Timeline
 
 SAMPLE = 3
 """Requests of each case that are compared."""
-NEAR_TIE = 0.25
+NEAR_TIE = 1.0
 """Log-probability, in nats, by which the reference may have preferred its token where a 16-bit output first differs.
 
-Two units in the last place of a bfloat16 logit between 16 and 32: what another order of summing can turn.
+What another order of summing can turn, with room: two healthy H200 engines, alone, with chunks of 2,048 and 4,096 tokens,
+disagreed by up to 0.63 nats on how much likelier one token is than another (docs/validity.md).
 """
-_ALTERNATIVES = 20
-"""vLLM's most. Of 1,728 positions on an H200 (seeded weights) all 20 were within NEAR_TIE at one, of 5 at a fifth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Kept:
         self._requests, self._timeout = requests, settings.workload.request_timeout_s
         # vLLM compiles its ranking of log-probabilities when it is first asked: up to ten seconds, and exact outputs
         # need none.
-        self._alternatives = None if is_exact(model) else _ALTERNATIVES
+        self._alternatives = None if is_exact(model) else MOST_ALTERNATIVES
         self._key = _key(requests, settings, model) | {"alternatives": self._alternatives}
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{digest[:32]}.json"

@@ -9,6 +9,9 @@ from typing import Any, Protocol, TypeAlias
 
 from context_research.timeline import Leg, Phase
 
+MOST_ALTERNATIVES = 100
+"""Likeliest tokens whose log-probabilities `Engine.serve` may be asked for. vLLM's default is 20."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -123,7 +126,7 @@ class Engine(Protocol):
         """Run one request, filling `leg` as tokens arrive.
 
         `handoff` is passed to the connector (vLLM's kv_transfer_params); `alternatives` asks for the log-probabilities
-        of so many likeliest tokens at each position. Raises EngineFailure when the engine dies.
+        of so many likeliest tokens at each position, MOST_ALTERNATIVES at most. Raises EngineFailure when the engine dies.
         """
 
     async def reset_prefix_cache(self) -> bool:

@@ -16,7 +16,7 @@ import psutil
 
 from context_research.devices import Placement, visible_gpus
 from context_research.engines import logs, seeded_loader, stats
-from context_research.engines.base import Counters, FirstLeg, Request
+from context_research.engines.base import MOST_ALTERNATIVES, Counters, FirstLeg, Request
 from context_research.engines.child import dies_with_parent
 from context_research.engines.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
@@ -130,6 +130,7 @@ class VllmEngine:
             "max_num_seqs": engine.max_num_seqs,
             "enforce_eager": engine.enforce_eager,
             "enable_prefix_caching": engine.enable_prefix_caching,
+            "max_logprobs": MOST_ALTERNATIVES,
         }
         if on_cpu:
             arguments["distributed_executor_backend"] = "uni"
