@@ -32,12 +32,17 @@ _RESET_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One batch served, ramp and drain included: seconds in all, from sending to first tokens, and between tokens."""
+    """One batch served, ramp and drain included: seconds in all, from sending to first tokens, and between tokens.
+
+    `late`: the validity check `client` failed, which the bare loop has none of. It counts all the same: being late is
+    part of what a client costs.
+    """
 
     seconds: float
     tokens: int
     ttfts: list[float]
     gaps: list[float]
+    late: bool = False
 
 
 def build(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEngine]:
@@ -100,8 +105,10 @@ def _at(
     results = in_pairs(f"bare loop, {concurrency} at a time", ours, bare, pairs, max_others, deadline)
     load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
 
+    late = sum(made.late for made, _ in results)
+
     def both(name: str, unit: str, figure: Callable[[Pass], float], bar: Bar | None = None) -> Comparison:
-        return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar)
+        return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar, late)
 
     return [
         both("throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
@@ -125,6 +132,7 @@ def _taken(result: CaseResult) -> Pass:
         whole.output_tokens,
         [timeline.token_times[0] - timeline.sent for timeline in whole.timelines],
         [gap for timeline in whole.timelines for gap in metrics.itl(timeline)],
+        late=any(check.check == "client" and check.status == "fail" for check in result.checks),
     )
 
 

@@ -26,7 +26,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One figure of both sides in every pair, in `unit`; without a bar it only informs."""
+    """One figure of both sides in every pair, in `unit`; without a bar it only informs.
+
+    `late`: in how many of the pairs our validity check `client` failed; None where that is not looked at.
+    """
 
     name: str
     load: str
@@ -34,6 +37,7 @@ class Comparison:
     ours: list[float]
     other: list[float]
     bar: Bar | None = None
+    late: int | None = None
 
     @property
     def ratios(self) -> list[float]:
@@ -70,4 +74,5 @@ class Comparison:
             "interval_95": self.interval,
             "bar": str(self.bar) if self.bar else None,
             "verdict": self.verdict if self.bar else None,
+            "client_failed": self.late,
         }

@@ -126,7 +126,7 @@ class Engine(Protocol):
         """Run one request, filling `leg` as tokens arrive.
 
         `handoff` is passed to the connector (vLLM's kv_transfer_params); `alternatives` asks for the log-probabilities
-        of so many likeliest tokens at each position, MOST_ALTERNATIVES at most. Raises EngineFailure when the engine dies.
+        of so many likeliest tokens at each position (MOST_ALTERNATIVES at most). Raises EngineFailure when it dies.
         """
 
     async def reset_prefix_cache(self) -> bool:

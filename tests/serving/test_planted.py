@@ -12,7 +12,7 @@ from contextlib import closing
 
 import pytest
 
-from context_research import proof
+from context_research import models, proof
 from context_research.artifacts import RunFiles
 from context_research.measure import measure
 from context_research.serving import handoff
@@ -29,13 +29,14 @@ def small(serving="disaggregated", **values):
 
 
 @pytest.fixture
-def judge(tiny, tmp_path):
+def judge(tmp_path):
     """Runs a small case and returns its result; the parity reference is made anew."""
 
     def run(topology, chosen=None, case=CASE):
         chosen = chosen or small()
-        standing = proof.standing(chosen, tiny, [case], RunFiles(tmp_path, "planted"))
-        return measure(case, chosen, tiny, topology, standing)
+        model = models.resolve(chosen.model)
+        standing = proof.standing(chosen, model, [case], RunFiles(tmp_path, "planted"))
+        return measure(case, chosen, model, topology, standing)
 
     return run
 
@@ -103,9 +104,8 @@ def test_a_decode_leg_without_parameters_is_caught(disaggregated, judge, monkeyp
     assert "0 of " in found["disaggregated"]
 
 
-def test_another_requests_kv_is_caught(disaggregated, judge):
+def swapping(topology):
     """Two requests of one length get each other's KV: every count is right, and every token is wrong."""
-
     waiting = []
 
     class Decode(Changed):
@@ -120,8 +120,19 @@ def test_another_requests_kv_is_caught(disaggregated, judge):
                 handoff = await mine
             await self._engine.serve(request, leg, handoff=handoff, **options)
 
-    planted = with_engines(disaggregated, disaggregated.engine("prefill"), Decode(disaggregated.engine("decode")))
-    assert set(failed(judge(planted))) - {"client"} == {"parity"}
+    return with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
+
+
+def test_another_requests_kv_is_caught(disaggregated, judge):
+    assert set(failed(judge(swapping(disaggregated)))) - {"client"} == {"parity"}
+
+
+def test_another_requests_kv_is_caught_in_sixteen_bits_too(tmp_path, judge):
+    """Where near-ties pass."""
+    chosen = small(model__dtype="bfloat16")
+    with closing(start(chosen, tmp_path)) as topology:
+        assert set(failed(judge(topology, chosen))) - {"client"} == set()
+        assert set(failed(judge(swapping(topology), chosen))) - {"client"} == {"parity"}
 
 
 def test_an_expired_lease_is_caught(pair, judge):
