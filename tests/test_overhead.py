@@ -1,0 +1,26 @@
+"""benchmarks/overhead on real engines: what it compares, and that it says so. Its figures are no tests."""
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import ROOT
+
+SMALL = ("--pairs=5", "--prompt-tokens=64", "--output-tokens=4", "--concurrency=2", "--requests=1", "--max-others=1")
+
+
+def test_our_loop_is_held_against_the_bare_one_in_pairs(tmp_path):
+    made = tmp_path / "overhead.json"
+    command = [sys.executable, "benchmarks/overhead/overhead.py", "--only=bare", *SMALL, f"--out={made}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode in (0, 1), ended.stderr  # bars that hold, or that this machine can't show
+    comparisons = json.loads(made.read_text())["comparisons"]
+    assert [each["name"] for each in comparisons] == ["throughput", "TTFT p50", "token gap p50"]
+    for each in comparisons:
+        assert each["load"] == "64 in, 4 out, 2 at a time × 1"
+        assert each["ratios"] == [a / b for a, b in zip(each["ours"], each["other"], strict=True)]
+        assert len(each["ratios"]) == 5
+        assert each["interval_95"][0] <= each["median"] <= each["interval_95"][1]
+        assert 0 <= each["client_failed"] <= 5
+    late = comparisons[0]["client_failed"]
+    assert (f"`client` failed in {late} of 5 pairs" in ended.stdout) == (late > 0)
