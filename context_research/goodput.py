@@ -26,9 +26,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """One case: requests per second whose last token came in the window and that met both limits (seconds).
+    """One case: requests per second (`Repeat.steady_seconds`) that met both limits (seconds).
 
-    `baseline` and `candidate` are [pair, TPOT limit, TTFT limit], `requests` what each arm's windows hold.
+    `baseline` and `candidate` are [pair, TPOT limit, TTFT limit], `requests` each arm's measured ones.
     """
 
     case: str
@@ -98,12 +98,12 @@ def _map(case: str, baseline: Arm, candidate: Arm) -> Map | None:
 
 
 def _seconds(repeats: Sequence[Repeat]) -> float:
-    return sum(repeat.seconds for repeat in repeats)
+    return sum(repeat.steady_seconds for repeat in repeats)
 
 
 def _latencies(repeats: Sequence[Repeat]) -> Floats:
-    """TTFT and TPOT of the requests that goodput counts; a single token's TPOT is 0, as it meets any limit."""
-    values = [(metrics.ttft(t), metrics.tpot(t) or 0.0) for repeat in repeats for t in repeat.ended_within]
+    """TTFT and TPOT of the measured requests; a single token's TPOT is 0, as it meets any limit."""
+    values = [(metrics.ttft(t), metrics.tpot(t) or 0.0) for repeat in repeats for t in repeat.timelines]
     return np.array(values, dtype=float).reshape(-1, 2)
 
 

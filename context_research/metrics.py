@@ -23,8 +23,8 @@ PERCENTILES = (50, 90, 95, 99)
 class Repeat:
     """One measured pass: its window in perf_counter seconds, and what completed.
 
-    `timelines` are the requests whose latencies count; `served` all that were served in the pass, as rates count every
-    token in the window. `transfers` holds the connector's own records of the pass's handoffs, (seconds, bytes) each;
+    `timelines` are the requests whose latencies count; `served` all that were served in the pass, as the load is
+    everything in flight. `transfers` holds the connector's own records of the pass's handoffs, (seconds, bytes) each;
     `devices` is the number of GPUs (on CPU: 1, the machine) that served.
     """
 
@@ -55,9 +55,15 @@ class Repeat:
         return self.ended - self.started
 
     @property
-    def ended_within(self) -> list[Timeline]:
-        """The requests, of whichever phase, whose last token came in the window: those that goodput counts."""
-        return [t for t in self.served if t.token_times and self.started < t.token_times[-1] <= self.ended]
+    def steady_seconds(self) -> float:
+        """Seconds in which a steady state of this load serves as much as `timelines` did; what rates are divided by.
+
+        Little's law: their end-to-end times ÷ requests in flight, the window's mean. A count in the window itself is
+        off by a wave of requests at its ends (docs/metrics.md). 0 where nothing completed.
+        """
+        spans = [(each.scheduled, each.token_times[-1]) for each in self.served if each.token_times]
+        held = sum(max(0.0, min(end, self.ended) - max(start, self.started)) for start, end in spans)
+        return sum(map(e2e, self.timelines)) * self.seconds / held if held else 0.0
 
     @property
     def output_tokens(self) -> int:
@@ -114,10 +120,16 @@ def chunked_share(timelines: Iterable[Timeline]) -> float | None:
 
 def goodput(repeat: Repeat) -> float | None:
     """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
-    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.seconds <= 0:
+    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.steady_seconds <= 0:
         return None
-    met = [timeline for timeline in repeat.ended_within if _meets(timeline, repeat.slo)]
-    return len(met) / repeat.seconds / repeat.devices
+    met = [timeline for timeline in repeat.timelines if _meets(timeline, repeat.slo)]
+    return len(met) / repeat.steady_seconds / repeat.devices
+
+
+def output_token_time(repeat: Repeat) -> float | None:
+    """Seconds per output token at this load: the inverse is output tokens a second. None where nothing completed."""
+    tokens = sum(len(timeline.token_times) for timeline in repeat.timelines)
+    return repeat.steady_seconds / tokens if tokens else None
 
 
 def energy_per_output_token(repeat: Repeat) -> float | None:
@@ -144,12 +156,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("itl", "s", lambda repeat: [gap for timeline in repeat.timelines for gap in itl(timeline)]),
     Metric("stall", "s", _each(stall)),
     Metric("e2e", "s", _each(e2e)),
-    Metric(
-        "output_token_time",
-        "s",
-        lambda r: _one(r.seconds / r.output_tokens if r.output_tokens else None),
-        statistic="mean",
-    ),
+    Metric("output_token_time", "s", lambda repeat: _one(output_token_time(repeat)), statistic="mean"),
     Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers]),
     Metric(
         "handoff_bandwidth",

@@ -288,11 +288,11 @@ def _goodput(arms: Sequence[Arm]) -> Drawn:
     legend(canvas, handles, [*labels, "undecided or equal", "neither serves any"])
     few = any(one.pairs < MIN_PAIRS for one in found)
     note = f" With fewer than {MIN_PAIRS} pairs every cell is undecided." if few else ""
-    ended = _slashed(sum(one.requests[index] for one in found) for index in range(2))
+    judged = _slashed(sum(one.requests[index] for one in found) for index in range(2))
     return canvas, (
         "Which arm serves more requests per second within both limits (TTFT and TPOT). Coloured where a sign-flip test "
         f"of the units' differences decides, {ALPHA:.0%} false discoveries over all cells of all panels.{note} "
-        f"Requests are those whose last token came in the window: {ended}."
+        f"Measured requests: {judged}."
     )
 
 

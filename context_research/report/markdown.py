@@ -157,8 +157,8 @@ def _roles(summary: Mapping[str, Any]) -> str:
         if case.get("roles")
     ]
     note = (
-        "Rates are those of the measured window, in which every slot has a request in flight. The last column shows "
-        "what ramp and drain would have made of the output rate: whole pass / window."
+        "Rates are those of a steady state with as many in flight (docs/metrics.md), busy shares those of the measured "
+        "windows. The last column shows what ramp and drain would have made of the output rate: whole pass / steady."
     )
     header = ("case", "prefill tokens/s", "decode tokens/s", "prefill busy", "decode busy", "output tokens/s")
     return f"### what each role did\n\n{note}\n\n{table(rows, header)}" if rows else ""

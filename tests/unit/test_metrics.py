@@ -48,16 +48,27 @@ def test_a_late_client_shows_in_ttft_and_e2e():
     assert metrics.e2e(late) == metrics.e2e(prompt) == 1.0
 
 
-def test_output_token_time_is_the_window_over_its_tokens():
+def test_output_token_time_of_a_whole_pass_is_its_seconds_over_its_tokens():
     assert samples("output_token_time", whole(0, 4, [PLAIN, CHUNKED, ONE])) == [0.5]
     assert samples("output_token_time", whole(10, 14, [])) == []
 
 
-def test_rates_count_every_request_in_the_window_and_latencies_the_measured_ones():
-    repeat = Repeat(1.25, 2.25, [ONE], [PLAIN, CHUNKED, ONE], slo=Slo(ttft=5))
-    assert repeat.output_tokens == 2 + 3 + 1
-    assert samples("ttft", repeat) == [0.25]
-    assert samples("goodput", repeat) == [0], "PLAIN and CHUNKED ended after it, ONE at its very start"
+def test_rates_are_those_of_a_steady_state_with_as_many_in_flight():
+    """Two slots half a second apart, 2 s and two tokens a request: one a second. Three end in the window of 2.5 s."""
+    ramp, measured, drain = (
+        [timeline([start + 1, end], scheduled=start) for start, end in spans]
+        for spans in (((0, 2), (0, 2.5)), ((2, 4), (2.5, 4.5)), ((4, 6),))
+    )
+    repeat = Repeat(2, 4.5, measured, [*ramp, *measured, *drain], slo=Slo(ttft=5))
+    assert samples("ttft", repeat) == [1, 1]
+    assert samples("goodput", repeat) == pytest.approx([1])
+    assert samples("output_token_time", repeat) == pytest.approx([0.5])
+
+
+def test_an_idle_slot_lowers_the_rate():
+    busy = [timeline([1, 2], scheduled=0)]
+    assert samples("output_token_time", Repeat(0, 2, busy, busy)) == [1]
+    assert samples("output_token_time", Repeat(0, 4, busy, busy)) == [2]
 
 
 def test_handoffs_are_the_connectors_own_records():
