@@ -15,13 +15,10 @@ from context_research import cli, parity
 from context_research.engines.base import MOST_ALTERNATIVES
 
 ROOT = Path(__file__).resolve().parents[1]
-HANDOFF_BARS = {
-    "h200-e0": ("p32768-c1", 0.05),
-    "h200-2x-e0/chunk-4096": ("p32768-c1", 0.03),
-    "h200-2x-e0/chunk-2048": ("p32768-c16", 0.03),
-}
-"""Of TTFT at 32k."""
-TWO_GPUS = [name for name in HANDOFF_BARS if name.startswith("h200-2x-e0")]
+TWO_GPUS = ("h200-2x-e0/chunk-4096", "h200-2x-e0/chunk-2048")
+FOLDERS = ("h200-e0", *TWO_GPUS)
+HANDOFF_BARS = {"h200-e0": 0.05, "h200-2x-e0/chunk-4096": 0.03}
+"""Of TTFT at 32k, one at a time, which the other folder has not."""
 REFUSED = {
     "h200-e0": {},
     "h200-2x-e0/chunk-4096": {
@@ -72,7 +69,7 @@ class Kept:
                     yield path.parent.name, record, reference
 
 
-@pytest.fixture(scope="module", params=HANDOFF_BARS)
+@pytest.fixture(scope="module", params=FOLDERS)
 def kept(request, tmp_path_factory):
     return Kept(request.param, tmp_path_factory.mktemp("kept"))
 
@@ -85,21 +82,23 @@ def test_the_verdict_comes_out_again_of_six_pairs(kept):
     assert len(again["baseline"]["runs"]) == len(again["candidate"]["runs"]) == 6
 
 
-def test_the_handoff_s_share_comes_out_again_and_is_within_the_bar(kept):
+def test_the_handoff_s_share_comes_out_again(kept):
     made = kept.outputs / "share.json"
     command = [sys.executable, "benchmarks/handoff/share.py", str(kept.outputs), f"--json={made}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    again = json.loads(made.read_text())
-    assert again == kept.read("handoff-share.json")
-    case, bar = HANDOFF_BARS[kept.name]
-    [longest] = [one for one in again if one["case"] == case]
+    assert json.loads(made.read_text()) == kept.read("handoff-share.json")
+
+
+@pytest.mark.parametrize(("name", "bar"), HANDOFF_BARS.items())
+def test_the_handoff_s_share_is_within_the_bar(name, bar):
+    shares = json.loads((ROOT / "docs/results" / name / "handoff-share.json").read_text())
+    [longest] = [one for one in shares if one["case"] == "p32768-c1"]
     assert max(longest["shares"]) <= bar
 
 
 @pytest.mark.parametrize("kept", TWO_GPUS, indirect=True)
 def test_every_first_difference_is_a_near_tie_by_today_s_rule(kept):
-    """Three runs were refused by earlier ones: five tokens listed, of which vLLM's ranking had near-ties beyond, and
-    0.25 nats allowed."""
+    """Three runs were refused by earlier rules. Where five are listed it tells little, and has to let `UNLISTED` by."""
     unlisted, widest = set(), {}
     for run, record, reference in kept.compared():
         made = SimpleNamespace(token_ids=record["token_ids"])

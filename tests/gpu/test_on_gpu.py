@@ -121,7 +121,7 @@ def test_kv_over_tcp_fails_the_transport_check(outputs):
         "--serving=disaggregated",
         "--prompt-lengths=4096",
         "--concurrency=1",
-        UCX_TLS="tcp,cuda_copy,self",  # …GET_ZCOPY=off, tried before, leaves TCP only where GPUs have no NVLinks
+        UCX_TLS="tcp,cuda_copy,self",  # …GET_ZCOPY=off was not enough on a machine with NVLinks (docs/handoff.md)
     )
     assert run.process.returncode == 1, run.process.stdout[-3000:]
     assert run.read("run_metadata.json")["status"] == "invalid"
