@@ -162,7 +162,9 @@ def of_ab(files: AbFiles) -> Comparison:
     for arm in ("baseline", "candidate"):
         label = plan[arm] if plan["baseline"] != plan["candidate"] else f"{plan[arm]}, {arm}"
         own = tuple(runs[pair, arm] for pair in whole)
-        units = tuple({name: case["metrics"] for name, case in run.cases.items()} for run in own)
+        units = tuple(
+            {name: _comparable(case, case.get("repeats", ())) for name, case in run.cases.items()} for run in own
+        )
         sides.append(Side(label, own, units, False))
     same = plan["settings"]["baseline"] == plan["settings"]["candidate"]
     return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan["pairs"])
@@ -281,8 +283,14 @@ def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:
                 raise UsageProblem(f"run {run.files.run_id} is from before repeats were compared: run it again")
             if number == len(units):
                 units.append({})
-            units[number][name] = repeat["metrics"]
+            units[number][name] = _comparable(repeat, [repeat])
     return tuple(units)
+
+
+def _comparable(of: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> Figures:
+    """The figures of a case, or of one repeat, without rates that older versions counted in the window."""
+    counted = () if all("steady_seconds" in repeat for repeat in repeats) else ("output_token_time", "goodput")
+    return {name: figures for name, figures in of["metrics"].items() if name not in counted}
 
 
 def _labels(baseline: Run, candidate: Run) -> list[tuple[str, Run]]:

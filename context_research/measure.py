@@ -119,8 +119,9 @@ class CaseResult:
             "repeats": [
                 {
                     "seconds": repeat.seconds,
+                    "steady_seconds": repeat.steady_seconds,
                     "finished": len(repeat.timelines),
-                    "output_tokens": repeat.output_tokens,
+                    "output_tokens": sum(len(timeline.token_times) for timeline in repeat.timelines),
                     "metrics": _summarized(of, [repeat]),
                 }
                 for repeat in self.repeats

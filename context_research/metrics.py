@@ -59,7 +59,8 @@ class Repeat:
         """Seconds in which a steady state of this load serves as much as `timelines` did; what rates are divided by.
 
         Little's law: their end-to-end times ÷ requests in flight, the window's mean. A count in the window itself is
-        off by a wave of requests at its ends (docs/metrics.md). 0 where nothing completed.
+        off by a wave of requests at its ends (docs/metrics.md). 0 where nothing completed; of a pass with failed
+        requests, which is invalid, it says little.
         """
         spans = [(each.scheduled, each.token_times[-1]) for each in self.served if each.token_times]
         held = sum(max(0.0, min(end, self.ended) - max(start, self.started)) for start, end in spans)
@@ -120,10 +121,10 @@ def chunked_share(timelines: Iterable[Timeline]) -> float | None:
 
 def goodput(repeat: Repeat) -> float | None:
     """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
-    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.steady_seconds <= 0:
+    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.seconds <= 0:
         return None
     met = [timeline for timeline in repeat.timelines if _meets(timeline, repeat.slo)]
-    return len(met) / repeat.steady_seconds / repeat.devices
+    return len(met) / repeat.steady_seconds / repeat.devices if met else 0.0
 
 
 def output_token_time(repeat: Repeat) -> float | None:

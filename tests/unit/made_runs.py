@@ -129,7 +129,7 @@ def _case(name, of):
         name,
         metrics={metric: summarize(metric, values[0]) for metric, values in of.items()},
         repeats=[
-            {"seconds": 1.0, "finished": 2, "output_tokens": 8}
+            {"seconds": 1.0, "steady_seconds": 1.0, "finished": 2, "output_tokens": 8}
             | {"metrics": {metric: summarize(metric, values[index]) for metric, values in of.items()}}
             for index in range(count)
         ],

@@ -259,6 +259,16 @@ def test_a_metric_that_only_one_arm_has_is_no_pair_but_no_fault(tmp_path):
     assert two.pairs("goodput") == []
 
 
+def test_rates_that_an_older_version_counted_in_the_window_are_not_compared(tmp_path):
+    rates = {CASE: FLAT[CASE] | {"output_token_time": [0.01], "goodput": [3.0]}}
+    one, other = made_runs.pair(tmp_path, rates, rates)
+    assert {"output_token_time", "goodput"} < set(of_runs(one, other).metrics)
+    for run in (one, other):
+        old = [{key: value for key, value in run.cases[CASE]["repeats"][0].items() if key != "steady_seconds"}]
+        made_runs.edit(run.files.summary("e0"), "summary", cases__0__repeats=old)
+    assert of_runs(load(one.files), load(other.files)).metrics == ["ttft", "tpot"]
+
+
 def test_metrics_without_any_value_are_not_named(tmp_path):
     without = {CASE: FLAT[CASE] | {"handoff": [None]}}
     assert of_runs(*made_runs.pair(tmp_path, without, without)).metrics == ["ttft", "tpot"]

@@ -65,6 +65,10 @@ def test_rates_are_those_of_a_steady_state_with_as_many_in_flight():
     assert samples("output_token_time", repeat) == pytest.approx([0.5])
 
 
+def test_goodput_is_none_met_and_not_unknown_where_nothing_completed():
+    assert samples("goodput", Repeat(0, 4, [], [ONE], slo=Slo(ttft=5))) == [0]
+
+
 def test_an_idle_slot_lowers_the_rate():
     busy = [timeline([1, 2], scheduled=0)]
     assert samples("output_token_time", Repeat(0, 2, busy, busy)) == [1]
