@@ -129,7 +129,7 @@ def test_kv_over_tcp_fails_the_transport_check(outputs):
     assert [check["check"] for check in case["validity"] if check["status"] == "fail"] == ["transport"]
 
 
-@pytest.mark.skipif(len(visible_gpus()) < 2, reason="one GPU here: a handoff from GPU to GPU needs two")
+@pytest.mark.skipif(len(visible_gpus()) < 2, reason="fewer than two GPUs here, which a handoff from GPU to GPU needs")
 def test_the_kv_crosses_from_gpu_to_gpu(outputs):
     run = Run(outputs, "--serving=disaggregated-1p1d", "--prompt-lengths=4096", "--concurrency=1")
     assert run.process.returncode == 0, run.process.stdout[-3000:]
