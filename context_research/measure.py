@@ -121,7 +121,7 @@ class CaseResult:
                     "seconds": repeat.seconds,
                     "steady_seconds": repeat.steady_seconds,
                     "finished": len(repeat.timelines),
-                    "output_tokens": sum(len(timeline.token_times) for timeline in repeat.timelines),
+                    "output_tokens": repeat.output_tokens,
                     "metrics": _summarized(of, [repeat]),
                 }
                 for repeat in self.repeats

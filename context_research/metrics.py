@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from context_research.settings import Slo
+from context_research.spans import covered
 from context_research.timeline import Timeline
 
 PERCENTILES = (50, 90, 95, 99)
@@ -63,13 +64,13 @@ class Repeat:
         requests, which is invalid, it says little.
         """
         spans = [(each.scheduled, each.token_times[-1]) for each in self.served if each.token_times]
-        held = sum(max(0.0, min(end, self.ended) - max(start, self.started)) for start, end in spans)
+        held = sum(covered([span], self.started, self.ended) for span in spans)
         return sum(map(e2e, self.timelines)) * self.seconds / held if held else 0.0
 
     @property
     def output_tokens(self) -> int:
-        """Tokens that reached the client in the window, of whichever request."""
-        return sum(self.started <= at <= self.ended for timeline in self.served for at in timeline.token_times)
+        """Of `timelines`: what rates of tokens count."""
+        return sum(len(timeline.token_times) for timeline in self.timelines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,7 @@ def goodput(repeat: Repeat) -> float | None:
 
 def output_token_time(repeat: Repeat) -> float | None:
     """Seconds per output token at this load: the inverse is output tokens a second. None where nothing completed."""
-    tokens = sum(len(timeline.token_times) for timeline in repeat.timelines)
-    return repeat.steady_seconds / tokens if tokens else None
+    return repeat.steady_seconds / repeat.output_tokens if repeat.output_tokens else None
 
 
 def energy_per_output_token(repeat: Repeat) -> float | None:

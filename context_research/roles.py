@@ -20,7 +20,7 @@ def summarize(repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
     if not measured:
         return {}
     computed = sum(timeline.prompt_tokens - (timeline.prefill_cached_tokens or 0) for timeline in measured)
-    generated = sum(len(timeline.token_times) for timeline in measured)
+    generated = sum(repeat.output_tokens for repeat in repeats)
     steady = sum(repeat.steady_seconds for repeat in repeats)
     windows = sum(repeat.seconds for repeat in repeats)
 

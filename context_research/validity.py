@@ -210,16 +210,16 @@ def parity(timelines: Sequence[Timeline], reference: Reference | EngineFailure |
 def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> Check:
     """The measured window is neither ramp nor drain: every slot had a request in flight."""
     seconds, all_seconds = (sum(repeat.seconds for repeat in some) for some in (steady, whole))
-    tokens, all_tokens = (sum(repeat.output_tokens for repeat in some) for some in (steady, whole))
-    measured = sum(len(timeline.token_times) for repeat in steady for timeline in repeat.timelines)
-    if seconds <= 0 or not measured:
+    tokens = sum(repeat.output_tokens for repeat in steady)
+    if seconds <= 0 or not tokens:
         return Check("window", "n/a", "no request was measured")
     full = sum(_seconds_in_flight(repeat, concurrency) for repeat in steady) / seconds
-    rate = measured / sum(repeat.steady_seconds for repeat in steady)
+    rate = tokens / sum(repeat.steady_seconds for repeat in steady)
+    counted, all_counted = (sum(map(_tokens_in_window, some)) for some in (steady, whole))
     evidence = (
         f"{concurrency} in flight during {full:.1%} of the windows; {all_seconds - seconds:.2f} s of "
         f"{all_seconds:.2f} s left out as ramp and drain; tokens/s {rate:.4g} by Little's law, counted "
-        f"{tokens / seconds:.4g} in the windows and {all_tokens / all_seconds:.4g} over all"
+        f"{counted / seconds:.4g} in the windows and {all_counted / all_seconds:.4g} over all"
     )
     return _judged("window", full >= _FULL_LOAD, evidence)
 
@@ -239,6 +239,11 @@ def _seconds_in_flight(repeat: Repeat, concurrency: int) -> float:
     """Seconds of the window with at least `concurrency` requests between due and last token."""
     spans = ((timeline.scheduled, timeline.finished) for timeline in repeat.served)
     return covered(spans, repeat.started, repeat.ended, concurrency)
+
+
+def _tokens_in_window(repeat: Repeat) -> int:
+    """Tokens that reached the client in it, of whichever request."""
+    return sum(repeat.started <= at <= repeat.ended for timeline in repeat.served for at in timeline.token_times)
 
 
 def _ms(seconds: float) -> str:

@@ -10,7 +10,7 @@ from context_research import goodput, metrics, waterfall
 from context_research.metrics import Repeat
 from context_research.observed import Arm
 from context_research.report import figures
-from tests.unit.made import timeline
+from tests.unit.made import timeline, two_slots
 
 ABOUT = "e0, SIMULATED, tiny"
 
@@ -143,12 +143,7 @@ def test_goodput_counts_requests_per_second_of_all_repeats():
 
 
 def test_goodput_leaves_ramp_and_drain_out_but_for_the_load_they_are():
-    """One request a second: two slots, 2 s a request; the ramp's second one ends in the window of 2.5 s."""
-    ramp, measured, drain = (
-        [timeline([start + 1, end], scheduled=start) for start, end in spans]
-        for spans in (((0, 2), (0, 2.5)), ((2, 4), (2.5, 4.5)), ((4, 6),))
-    )
-    unit = {"c": [Repeat(2, 4.5, measured, [*ramp, *measured, *drain])]}
+    unit = {"c": [two_slots()]}
     one = goodput.maps(Arm("a", (unit,)), Arm("b", (unit,)))[0]
     assert one.requests == (2, 2)
     assert one.baseline[0, -1, -1] == pytest.approx(1)

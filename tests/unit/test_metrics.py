@@ -5,7 +5,7 @@ from context_research import metrics
 from context_research.metrics import METRICS, Repeat, samples_needed, summarize
 from context_research.settings import Slo
 
-from .made import timeline
+from .made import timeline, two_slots
 
 PLAIN = timeline([1.5, 1.75, 2.5], scheduled=1.0)
 """Gaps of 0.25 and 0.75."""
@@ -54,12 +54,7 @@ def test_output_token_time_of_a_whole_pass_is_its_seconds_over_its_tokens():
 
 
 def test_rates_are_those_of_a_steady_state_with_as_many_in_flight():
-    """Two slots half a second apart, 2 s and two tokens a request: one a second. Three end in the window of 2.5 s."""
-    ramp, measured, drain = (
-        [timeline([start + 1, end], scheduled=start) for start, end in spans]
-        for spans in (((0, 2), (0, 2.5)), ((2, 4), (2.5, 4.5)), ((4, 6),))
-    )
-    repeat = Repeat(2, 4.5, measured, [*ramp, *measured, *drain], slo=Slo(ttft=5))
+    repeat = two_slots(slo=Slo(ttft=5))
     assert samples("ttft", repeat) == [1, 1]
     assert samples("goodput", repeat) == pytest.approx([1])
     assert samples("output_token_time", repeat) == pytest.approx([0.5])
