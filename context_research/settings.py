@@ -61,7 +61,8 @@ class EngineSettings(Section):
     """vLLM's engine arguments, the same for every engine of the run.
 
     Memory is shared by the engines on a device: `gpu_memory_utilization` of each card, or `kv_cache_memory_bytes`, of
-    each card or of the machine's CPU. `args` holds other fields of vLLM's AsyncEngineArgs.
+    each card or of the machine's CPU. `args` holds other fields of vLLM's AsyncEngineArgs. `batch_invariant` is vLLM's
+    VLLM_BATCH_INVARIANT, on CUDA: kernels whose result does not depend on what else is in the batch, for exact parity.
     """
 
     block_size: Positive | None = None
@@ -70,6 +71,7 @@ class EngineSettings(Section):
     gpu_memory_utilization: Annotated[Number, Field(gt=0, le=1)] = 0.9
     kv_cache_memory_bytes: Positive | None = None
     enforce_eager: Switch = False
+    batch_invariant: Switch = False
     enable_prefix_caching: Switch = True
     args: dict[str, Any] = Field(default_factory=dict)
 

@@ -11,8 +11,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 case ${1:-} in
     -h | --help | '')
         echo 'Usage: scripts/run_gpu_reference.sh OUT_DIR [--gpus 1|2] [--device-groups "0,1;2,3"] [--budget SECONDS]'
-        echo '                                    [--pairs N] [--only ab,tests,overhead] [--pack DIR] [--as-is]'
-        echo '                                    [-- pytest options of the A/B...]'
+        echo '                                    [--pairs N] [--whole] [--only ab,tests,overhead] [--pack DIR]'
+        echo '                                    [--as-is] [-- pytest options of the A/B...]'
         echo
         echo 'Runs what E0 on a GPU needs, within the budget (480 s), and packs it; the same command goes on.'
         echo 'Exit status 75: call again. --as-is installs nothing. docs/gpu-reference.md says what to expect.'

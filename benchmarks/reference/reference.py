@@ -27,6 +27,8 @@ from context_research.errors import UsageProblem
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_THERE, FAILED, WRONG_INPUT = 0, 1, 2
+WHOLE_E0 = ("--weights=seeded",)
+"""Every case of configs/experiments/e0.yaml as it stands."""
 E0 = {
     1: (
         "--weights=seeded",
@@ -65,10 +67,11 @@ class Reference:
 
     def __init__(self, given: argparse.Namespace, options: Sequence[str]) -> None:
         self.out, self.pairs, self.stages, self.gpus = given.out.absolute(), given.pairs, given.only, given.gpus
-        self.options, self.groups = list(options), given.device_groups
+        self.options, self.groups, self.whole = list(options), given.device_groups, given.whole
         self._deadline = time.monotonic() + given.budget
         self._state_file = self.out / "reference.json"
         asked = {"pairs": self.pairs, "options": self.options, "gpus": self.gpus, "device_groups": self.groups}
+        asked |= {"whole": self.whole}
         self.state: dict[str, Any] = {**asked, "stages": {}, "calls": []}
         if self._state_file.is_file():
             self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
@@ -117,7 +120,8 @@ class Reference:
         own += [f"--pairs={self.pairs}", "--seed=0", f"--outputs={self.out}", f"--budget={budget:.0f}"]
         own += [f"--device-groups={self.groups}"] if self.groups else []
         rows = f"--benchmark-storage=file://{self.out}/rows"
-        return self._command("ab", ["-m", "context_research.cli", *own, "--", *E0[self.gpus], rows, *self.options])
+        cases = WHOLE_E0 if self.whole else E0[self.gpus]
+        return self._command("ab", ["-m", "context_research.cli", *own, "--", *cases, rows, *self.options])
 
     def record(self) -> dict[str, Any] | None:
         """The A/B's ab.json, or None before there is one."""
@@ -275,6 +279,7 @@ def main() -> None:
         "--device-groups", metavar="'0,1;2,3'", help="of the A/B: sessions side by side, each on GPUs of its own"
     )
     parser.add_argument("--pairs", type=int, default=6, help="of the A/B (default: 6)")
+    parser.add_argument("--whole", action="store_true", help="every case of e0.yaml instead of a selection")
     parser.add_argument(
         "--only",
         type=lambda text: text.split(","),

@@ -154,6 +154,7 @@ class VllmEngine:
             "VLLM_LOGGING_COLOR": "0",
             "VLLM_PLUGINS": None,
             "VLLM_CPU_KVCACHE_SPACE": None,
+            "VLLM_BATCH_INVARIANT": "1" if self._settings.engine.batch_invariant else None,
         }
         if self._settings.device == "cpu":
             cores = self._placement.devices

