@@ -76,7 +76,7 @@ def test_a_vllm_of_the_right_kind_is_taken(monkeypatch, device, build):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({}, "no batch-invariant kernels for a CPU"),
+        ({}, "no such kernels for a CPU"),
         ({"device": "cuda", "backend": "simulated"}, "no device profile has times of batch-invariant kernels"),
     ],
     ids=["cpu", "simulated"],
