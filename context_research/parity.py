@@ -50,12 +50,12 @@ def inapplicable(settings: Settings) -> str | None:
     return None
 
 
-def is_exact(settings: Settings, model: Model) -> bool:
-    """Whether outputs must be equal to the last token: float32, or kernels that sum in one order whatever the batch.
+def is_exact(model: Model) -> bool:
+    """Whether outputs must be equal to the last token: float32. In 16 bits a near-tie may turn.
 
-    In 16 bits another order may turn a near-tie.
+    With engine.batch_invariant too, as was seen: docs/validity.md.
     """
-    return settings.engine.batch_invariant or model.dtype == "float32"
+    return model.dtype == "float32"
 
 
 def sample(batch: Sequence[Request]) -> list[Request]:
@@ -73,7 +73,7 @@ class Kept:
         self._requests, self._timeout = requests, settings.workload.request_timeout_s
         # vLLM compiles its ranking of log-probabilities when it is first asked: up to ten seconds, and exact outputs
         # need none.
-        self._alternatives = None if is_exact(settings, model) else MOST_ALTERNATIVES
+        self._alternatives = None if is_exact(model) else MOST_ALTERNATIVES
         self._key = _key(requests, settings, model) | {"alternatives": self._alternatives}
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{digest[:32]}.json"

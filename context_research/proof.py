@@ -204,7 +204,7 @@ class Proof:
             if chosen.simulated
             else validity.client(measured, self.client_lag, self.standing.self_test),
             validity.pressure(self.counted, workload.allow_preemptions),
-            validity.parity(sent, self.reference, parity.is_exact(self.settings, self.model)),
+            validity.parity(sent, self.reference, parity.is_exact(self.model)),
             validity.window(steady, whole, self.case.concurrency),
             validity.ttft_waterfall(measured, self.case.prompt_tokens, chosen.device),
         ]

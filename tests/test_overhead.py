@@ -24,3 +24,16 @@ def test_our_loop_is_held_against_the_bare_one_in_pairs(tmp_path):
         assert 0 <= each["client_failed"] <= 5
     late = comparisons[0]["client_failed"]
     assert (f"`client` failed in {late} of 5 pairs" in ended.stdout) == (late > 0)
+
+
+def test_recording_steps_is_held_against_not_recording_them(tmp_path):
+    made = tmp_path / "recording.json"
+    command = [sys.executable, "benchmarks/overhead/recording.py", *SMALL, f"--out={made}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode in (0, 1), ended.stderr
+    results = json.loads(made.read_text())
+    assert [each["name"] for each in results["comparisons"]] == ["throughput", "token gap p50"]
+    for each in results["comparisons"]:
+        assert len(each["ratios"]) == 5
+        assert (f"`client` failed in {each['client_failed']} of 5 pairs" in ended.stdout) == (each["client_failed"] > 0)
+    assert all(row["us"] > 0 for row in results["hooks"])

@@ -1,6 +1,7 @@
 """The H200 results in docs/ are what this code makes of the artifacts beside them."""
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -16,11 +17,13 @@ from context_research.engines.base import MOST_ALTERNATIVES
 
 ROOT = Path(__file__).resolve().parents[1]
 TWO_GPUS = ("h200-2x-e0/chunk-4096", "h200-2x-e0/chunk-2048")
-FOLDERS = ("h200-e0", *TWO_GPUS)
-HANDOFF_BARS = {"h200-e0": 0.05, "h200-2x-e0/chunk-4096": 0.03}
+ONE_GPU = ("h200-e0/whole", "h200-e0/four-cases")
+FOLDERS = (*ONE_GPU, *TWO_GPUS)
+HANDOFF_BARS = {"h200-e0/whole": 0.05, "h200-e0/four-cases": 0.05, "h200-2x-e0/chunk-4096": 0.03}
 """Of TTFT at 32k, one at a time, which the other folder has not."""
 REFUSED = {
-    "h200-e0": {},
+    "h200-e0/whole": {},
+    "h200-e0/four-cases": {},
     "h200-2x-e0/chunk-4096": {
         "20261127-033819-e0-aggregated-s3-6298": {"parity"},
         "20261127-034148-e0-aggregated-s3-0bcb": {"parity"},
@@ -110,6 +113,29 @@ def test_every_first_difference_is_a_near_tie_by_today_s_rule(kept):
             widest[run] = max(widest.get(run, 0.0), float(found.told.rpartition("(")[2].split()[0]))
     assert unlisted == UNLISTED[kept.name]
     assert max(widest.values()) == pytest.approx(WIDEST[kept.name], abs=0.01)
+
+
+@pytest.mark.parametrize("kept", ONE_GPU[:1], indirect=True)
+def test_first_differences_are_those_that_the_runs_tell_of(kept):
+    """The references are not kept here: what was compared with them is, and the positions are in each run's checks."""
+    listed, told = {}, {}
+    for one in (found := kept.read("first-differences.json")):
+        assert (one["position"] is None) == (one["nats"] is None)
+        if one["position"] is not None:
+            case = one["request"].removeprefix("e0-").partition("-repeat")[0]
+            listed.setdefault((one["run"], case), []).append(one["position"])
+    for path in kept.outputs.glob("runs/*/e0_summary.json"):
+        for case in json.loads(path.read_text())["cases"]:
+            [evidence] = [check["evidence"] for check in case["validity"] if check["check"] == "parity"]
+            assert evidence.startswith("3 of 3 sampled requests")
+            if tied := re.search(r"\(at token ([\d, ]+)\)", evidence):
+                told[path.parent.name, case["name"]] = [int(position) for position in tied[1].split(", ")]
+    assert {case: sorted(positions) for case, positions in listed.items()} == {
+        case: sorted(positions) for case, positions in told.items()
+    }
+    nats = [one["nats"] for one in found if one["nats"] is not None]
+    assert (len(found), len(nats), max(nats)) == (288, 216, 0.0938)
+    assert not any("-aggregated-" in run and case.endswith("-c1") for run, case in listed)
 
 
 @pytest.mark.parametrize("kept", TWO_GPUS[1:], indirect=True)

@@ -41,11 +41,8 @@ def made(tmp_path):
     return one
 
 
-@pytest.mark.parametrize(
-    ("dtype", "batch_invariant"), [("float32", False), ("bfloat16", True)], ids=["float32", "batch-invariant"]
-)
-def test_exact_outputs_ask_for_no_alternatives(tmp_path, dtype, batch_invariant):
-    one = kept(tmp_path, chosen(engine__batch_invariant=batch_invariant), dtype=dtype)
+def test_exact_outputs_ask_for_no_alternatives(tmp_path):
+    one = kept(tmp_path, dtype="float32")
     one.make(Echo(), "r1")
     assert all(output["alternatives"] == [] for output in one.read().outputs.values())
 
