@@ -51,9 +51,9 @@ def inapplicable(settings: Settings) -> str | None:
 
 
 def is_exact(model: Model) -> bool:
-    """Whether outputs must be equal to the last token: float32. In 16 bits a near-tie may turn.
+    """Whether outputs must be equal to the last token: float32.
 
-    With engine.batch_invariant too, as was seen: docs/validity.md.
+    In 16 bits a near-tie may turn, with batch-invariant kernels as well (docs/validity.md).
     """
     return model.dtype == "float32"
 
@@ -118,11 +118,20 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where an output first differs from its reference. After a `tie` nothing more can be compared, and none is due."""
+    """Where an output first differs from its reference. After a `tie` nothing more can be compared, and none is due.
+
+    `gap`: nats by which the reference preferred its own token, told by `how`; at least that where it listed no other.
+    """
 
     position: int
-    told: str
+    what: str
     tie: bool
+    gap: float = 0.0
+    how: str = ""
+
+    @property
+    def told(self) -> str:
+        return f"{self.what} ({self.how})" if self.how else self.what
 
 
 def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: bool) -> Difference | None:
@@ -130,13 +139,14 @@ def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: boo
     for position, (wanted, got) in enumerate(zip(expected["token_ids"], timeline.token_ids, strict=True)):
         if wanted == got:
             continue
+        what = f"token {position} is {got}, not {wanted}"
         if exact:
-            return Difference(position, f"token {position} is {got}, not {wanted}", False)
+            return Difference(position, what, False)
         likely = expected["alternatives"][position]
         # A token that is not listed is less likely than all that are.
         gap = likely[str(wanted)] - likely.get(str(got), min(likely.values()))
-        told = f"{'' if str(got) in likely else 'more than '}{gap:.3g} nats less likely"
-        return Difference(position, f"token {position} is {got}, not {wanted} ({told})", gap <= NEAR_TIE)
+        how = f"{'' if str(got) in likely else 'more than '}{gap:.3g} nats less likely"
+        return Difference(position, what, gap <= NEAR_TIE, gap, how)
     return None
 
 

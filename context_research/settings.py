@@ -62,7 +62,7 @@ class EngineSettings(Section):
 
     Memory is shared by the engines on a device: `gpu_memory_utilization` of each card, or `kv_cache_memory_bytes`, of
     each card or of the machine's CPU. `args` holds other fields of vLLM's AsyncEngineArgs. `batch_invariant` is vLLM's
-    VLLM_BATCH_INVARIANT, on CUDA: kernels whose result does not depend on what else is in the batch.
+    VLLM_BATCH_INVARIANT, on CUDA: kernels whose result should not depend on the rest of the batch (docs/validity.md).
     """
 
     block_size: Positive | None = None

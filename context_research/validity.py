@@ -198,10 +198,11 @@ def parity(timelines: Sequence[Timeline], reference: Reference | EngineFailure |
         return Check("parity", "n/a", "no request of the sample finished")
     found = {t.request: first_difference(reference.outputs[t.prompt_sha256], t, exact) for t in compared}
     wrong = {request: difference for request, difference in found.items() if difference and not difference.tie}
-    ties = [difference.position for difference in found.values() if difference and difference.tie]
+    ties = [difference for difference in found.values() if difference and difference.tie]
     evidence = f"{len(compared) - len(wrong)} of {len(compared)} sampled requests have the tokens of {reference.origin}"
     if ties:
-        evidence += f", {len(ties)} of them up to a near-tie (at token {', '.join(map(str, ties))})"
+        positions, widest = ", ".join(str(tie.position) for tie in ties), max(ties, key=lambda tie: tie.gap)
+        evidence += f", {len(ties)} of them up to a near-tie (at token {positions}; the widest {widest.how})"
     for request, difference in list(wrong.items())[:2]:
         evidence += f"; {request}: {difference.told}"
     return _judged("parity", not wrong, evidence)

@@ -28,7 +28,7 @@ from context_research.errors import UsageProblem
 ROOT = Path(__file__).resolve().parents[2]
 ALL_THERE, FAILED, WRONG_INPUT = 0, 1, 2
 WHOLE_E0 = ("--weights=seeded",)
-"""Every case of configs/experiments/e0.yaml as it stands."""
+"""Every case of configs/experiments/e0.yaml as it stands, which is made for one GPU."""
 E0 = {
     1: (
         "--weights=seeded",
@@ -70,14 +70,14 @@ class Reference:
         self.options, self.groups, self.whole = list(options), given.device_groups, given.whole
         self._deadline = time.monotonic() + given.budget
         self._state_file = self.out / "reference.json"
-        asked = {"pairs": self.pairs, "options": self.options, "gpus": self.gpus, "device_groups": self.groups}
-        asked |= {"whole": self.whole}
+        asked: dict[str, Any] = {"pairs": self.pairs, "options": self.options, "gpus": self.gpus, "whole": self.whole}
+        asked |= {"device_groups": self.groups}
         self.state: dict[str, Any] = {**asked, "stages": {}, "calls": []}
         if self._state_file.is_file():
-            self.state = json.loads(self._state_file.read_text(encoding="utf-8"))
+            self.state = {"whole": False} | json.loads(self._state_file.read_text(encoding="utf-8"))
             if {key: self.state.get(key) for key in asked} != asked:
                 raise UsageProblem(
-                    f"{self.out} holds a reference with other GPUs, pairs or options: give another folder"
+                    f"{self.out} holds a reference with other GPUs, cases, pairs or options: give another folder"
                 )
 
     @property
@@ -297,6 +297,8 @@ def main() -> None:
         parser.exit(WRONG_INPUT, f"ERROR: --only {unknown[0]!r}: the stages are {', '.join(NEEDS)}\n")
     if given.budget <= ENDING or given.pairs < 1:
         parser.exit(WRONG_INPUT, f"ERROR: --budget is over {ENDING:.0f} s, --pairs at least 1\n")
+    if given.whole and given.gpus != 1:
+        parser.exit(WRONG_INPUT, "ERROR: --whole: e0.yaml is made for one GPU, leave out --gpus\n")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # by way of _end: nothing is left behind
     try:
         artifacts.check_writable(given.out.absolute())

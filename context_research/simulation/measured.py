@@ -62,7 +62,6 @@ class Measured:
             "vLLM": self.vllm,
             "model": f"{self.model.label} in {self.model.dtype}",
             "engine.enforce_eager": engine.enforce_eager,
-            "engine.batch_invariant": engine.batch_invariant,
             "block size": self.block_tokens,
             "engine.args": engine.args,
         }
@@ -96,6 +95,8 @@ def _load(files: RunFiles) -> Measured:
         if failed := [one["check"] for one in case["validity"] if one["status"] == "fail"]:
             raise UsageProblem(f"run {files.run_id} is invalid: case {case['name']} fails {', '.join(failed)}")
     settings = Settings.model_validate_json(json.dumps(metadata["settings"]))
+    if settings.engine.batch_invariant:  # no profile says that it is of these
+        raise UsageProblem(f"run {files.run_id} has batch-invariant kernels: they are not simulated")
     model = models.resolve(settings.model)
     if metadata["model"]["label"] != model.label:
         raise UsageProblem(f"run {files.run_id} served {metadata['model']['label']}, which is {model.label} here now")

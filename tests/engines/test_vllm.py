@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from context_research.engines.base import Request
+from context_research.engines.vllm import VllmEngine
 from context_research.eventloop import session_loop
 from context_research.serving.handoff import connector
 from context_research.settings import Handoff
@@ -92,6 +93,16 @@ def test_describes_where_and_how_it_runs(aggregated):
 def test_starting_leaves_the_environment_as_it_was(aggregated):
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
     assert os.environ.get("VLLM_WORKER_MULTIPROC_METHOD") != "fork"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_batch_invariant_kernels_are_the_setting_s_to_choose(aggregated, asked):
+    engine = aggregated.decoders[0]
+    own = engine._settings.engine.model_copy(update={"batch_invariant": asked})
+    other = VllmEngine(
+        engine._settings.model_copy(update={"engine": own}), engine._model, engine._placement, engine.log
+    )
+    assert other.environment()["VLLM_BATCH_INVARIANT"] == ("1" if asked else None)
 
 
 def test_what_vllm_compiles_for_one_engine_of_a_handoff_serves_every_later_one(monkeypatch):

@@ -48,4 +48,17 @@ def test_two_gpus_judge_replicas_against_the_split_and_a_second_call_adds_nothin
 
     other = reference(out, "--gpus", "1", "--", *SMALL)
     assert other.returncode == 2
-    assert "other GPUs, pairs or options" in other.stderr
+    assert "other GPUs, cases, pairs or options" in other.stderr
+
+
+def test_the_whole_of_e0_has_every_case_of_its_file(tmp_path):
+    told = reference(tmp_path / "out", "--whole", "--", "--device-profile", "h200", "--requests", "8")
+    assert told.returncode == 0, told.stdout + told.stderr
+    [summary, _] = sorted((tmp_path / "out").glob("runs/*/e0_summary.json"))
+    names = [case["name"] for case in json.loads(summary.read_text())["cases"]]
+    assert names == [f"p{length}-c{level}" for length in (1024, 4096, 16384, 32768) for level in (1, 8)]
+
+    two = reference(tmp_path / "two", "--whole", "--gpus", "2")
+    assert two.returncode == 2
+    assert "e0.yaml is made for one GPU" in two.stderr
+    assert not (tmp_path / "two").exists()

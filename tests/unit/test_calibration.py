@@ -272,6 +272,7 @@ def test_the_file_s_name_must_be_a_yaml_file_s(tmp_path):
         ({"backend": "simulated"}, "is simulated: only real runs"),
         *(({"status": status}, f"is {status}") for status in ("invalid", "failed", "interrupted", "running")),
         ({"steps": False}, "has no step records of engine aggregated"),
+        ({"changes": {"settings.engine.batch_invariant": True}}, "has batch-invariant kernels"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -289,7 +290,6 @@ def test_runs_that_can_t_calibrate_are_named(tmp_path, values, told):
         ({"environment_manifest.machine.cpu.cores": [0]}, "hardware is A CPU, 1 cores"),
         ({"environment_manifest.versions.vllm": "0.23.0"}, "vLLM is 0.23.0"),
         ({"settings.engine.enforce_eager": False}, "enforce_eager is False"),
-        ({"settings.engine.batch_invariant": True}, "batch_invariant is True"),
         ({"settings.engine.args": {"seed": 1}}, "engine.args is {'seed': 1}"),
         ({"settings.model.dtype": "bfloat16"}, "model is tiny-qwen3"),
         ({"engines.0.vllm_config.cache.block_size": 64}, "block size is 64"),
