@@ -117,7 +117,7 @@ def test_every_first_difference_is_a_near_tie_by_today_s_rule(kept):
 
 @pytest.mark.parametrize("kept", ONE_GPU[:1], indirect=True)
 def test_first_differences_are_those_that_the_runs_tell_of(kept):
-    """The references are not kept here. The runs' checks have the positions; how near the ties were, this file alone."""
+    """The references are not kept. The runs' checks have the positions; how near the ties were, this file alone."""
     listed, told = {}, {}
     for one in (found := kept.read("first-differences.json")):
         assert (one["position"] is None) == (one["nats"] is None)
