@@ -58,11 +58,10 @@ class ModelSettings(Section):
 
 
 class EngineSettings(Section):
-    """vLLM's engine arguments, the same for every engine of the run.
+    """vLLM's engine arguments, for every engine of the run alike; `args` holds other fields of its AsyncEngineArgs.
 
     Memory is shared by the engines on a device: `gpu_memory_utilization` of each card, or `kv_cache_memory_bytes`, of
-    each card or of the machine's CPU. `args` holds other fields of vLLM's AsyncEngineArgs. `batch_invariant` is vLLM's
-    VLLM_BATCH_INVARIANT, on CUDA: kernels whose result should not depend on the rest of the batch (docs/validity.md).
+    each card or of the machine's CPU. `batch_invariant` is VLLM_BATCH_INVARIANT, on CUDA (docs/validity.md).
     """
 
     block_size: Positive | None = None
@@ -155,12 +154,11 @@ class Handoff(Section):
 
 
 class Serving(Section):
-    """Which engines there are, and how one request passes through them."""
+    """Which engines there are; `routing`: of several of a role the next in turn, or that with the fewest in flight."""
 
     mode: Literal["aggregated", "disaggregated"]
     engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1)]
     routing: Literal["round_robin", "least_loaded"] = "least_loaded"
-    """Which of several engines of a role gets the next request: each in turn, or the one with the fewest in flight."""
     handoff: Handoff | None = None
 
     @model_validator(mode="after")
@@ -177,7 +175,7 @@ class Serving(Section):
 
 
 class Settings(Section):
-    """One run's settings, as resolved."""
+    """One run's settings, as resolved. `device_profile`: the simulated machine, of configs/devices or a YAML file."""
 
     experiment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
     backend: Literal["vllm", "simulated"] = "vllm"
@@ -193,7 +191,6 @@ class Settings(Section):
     allow_invalid: tuple[CheckName, ...] = ()
     """Checks that may fail: for research on broken systems, and shown wherever a figure is."""
     device_profile: Annotated[str, Field(min_length=1)] | None = None
-    """Of the simulated backend: a file of configs/devices, or a YAML file."""
 
     @property
     def simulated(self) -> bool:
