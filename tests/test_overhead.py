@@ -9,12 +9,17 @@ from tests.conftest import ROOT
 SMALL = ("--pairs=5", "--prompt-tokens=64", "--output-tokens=4", "--concurrency=2", "--requests=1", "--max-others=1")
 
 
-def test_our_loop_is_held_against_the_bare_one_in_pairs(tmp_path):
-    made = tmp_path / "overhead.json"
-    command = [sys.executable, "benchmarks/overhead/overhead.py", "--only=bare", *SMALL, f"--out={made}"]
+def measured(made, script, *options):
+    """What a script of benchmarks/overhead prints, and its JSON."""
+    command = [sys.executable, f"benchmarks/overhead/{script}", *options, *SMALL, f"--out={made}"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode in (0, 1), ended.stderr  # bars that hold, or that this machine can't show
-    comparisons = json.loads(made.read_text())["comparisons"]
+    return ended.stdout, json.loads(made.read_text())
+
+
+def test_our_loop_is_held_against_the_bare_one_in_pairs(tmp_path):
+    printed, results = measured(tmp_path / "overhead.json", "overhead.py", "--only=bare")
+    comparisons = results["comparisons"]
     assert [each["name"] for each in comparisons] == ["throughput", "TTFT p50", "token gap p50"]
     for each in comparisons:
         assert each["load"] == "64 in, 4 out, 2 at a time × 1"
@@ -23,17 +28,13 @@ def test_our_loop_is_held_against_the_bare_one_in_pairs(tmp_path):
         assert each["interval_95"][0] <= each["median"] <= each["interval_95"][1]
         assert 0 <= each["client_failed"] <= 5
     late = comparisons[0]["client_failed"]
-    assert (f"`client` failed in {late} of 5 pairs" in ended.stdout) == (late > 0)
+    assert (f"`client` failed in {late} of 5 pairs" in printed) == (late > 0)
 
 
 def test_recording_steps_is_held_against_not_recording_them(tmp_path):
-    made = tmp_path / "recording.json"
-    command = [sys.executable, "benchmarks/overhead/recording.py", *SMALL, f"--out={made}"]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode in (0, 1), ended.stderr
-    results = json.loads(made.read_text())
+    printed, results = measured(tmp_path / "recording.json", "recording.py")
     assert [each["name"] for each in results["comparisons"]] == ["throughput", "token gap p50"]
     for each in results["comparisons"]:
         assert len(each["ratios"]) == 5
-        assert (f"`client` failed in {each['client_failed']} of 5 pairs" in ended.stdout) == (each["client_failed"] > 0)
+        assert (f"`client` failed in {each['client_failed']} of 5 pairs" in printed) == (each["client_failed"] > 0)
     assert all(row["us"] > 0 for row in results["hooks"])

@@ -129,10 +129,8 @@ def test_first_differences_are_those_that_the_runs_tell_of(kept):
             [evidence] = [check["evidence"] for check in case["validity"] if check["check"] == "parity"]
             assert evidence.startswith("3 of 3 sampled requests")
             if tied := re.search(r"\(at token ([\d, ]+)\)", evidence):
-                told[path.parent.name, case["name"]] = [int(position) for position in tied[1].split(", ")]
-    assert {case: sorted(positions) for case, positions in listed.items()} == {
-        case: sorted(positions) for case, positions in told.items()
-    }
+                told[path.parent.name, case["name"]] = sorted(map(int, tied[1].split(", ")))
+    assert {case: sorted(positions) for case, positions in listed.items()} == told
     nats = [one["nats"] for one in found if one["nats"] is not None]
     assert (len(found), len(nats), max(nats)) == (288, 216, 0.0938)
     assert not any("-aggregated-" in run and case.endswith("-c1") for run, case in listed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -54,11 +54,10 @@ def build(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEn
 
 
 def compare(settings: Settings, pairs: int, max_others: float, deadline: float, log: Path) -> list[Comparison]:
-    """Throughput, TTFT and client CPU of both loops at each concurrency of the workload, on one running engine.
+    """Throughput, TTFT and token gap of both loops at each concurrency of the workload, on one running engine.
 
     The workload's `requests` are those that each concurrency slot serves in one run.
     """
-    settings = settings.model_copy(update={"allow_invalid": ("client",)})  # counted and told: see Pass
     model = models.download(models.resolve(settings.model))
     topology, engine = build(settings, model, log)
     try:
@@ -106,21 +105,33 @@ def _at(
     results = in_pairs(f"bare loop, {concurrency} at a time", ours, bare, pairs, max_others, deadline)
     load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
 
-    late = sum(made.late for made, _ in results)
-
-    def both(name: str, unit: str, figure: Callable[[Pass], float], bar: Bar | None = None) -> Comparison:
-        return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar, late)
-
     return [
-        both("throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
-        both("TTFT p50", "s", lambda made: median(made.ttfts), TTFT),
-        both("token gap p50", "s", lambda made: median(made.gaps), GAP),
+        _compared(results, load, "throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
+        _compared(results, load, "TTFT p50", "s", lambda made: median(made.ttfts), TTFT),
+        _compared(results, load, "token gap p50", "s", lambda made: median(made.gaps), GAP),
     ]
 
 
+def _compared(
+    results: Sequence[tuple[Pass, Pass]],
+    load: str,
+    name: str,
+    unit: str,
+    figure: Callable[[Pass], float],
+    bar: Bar | None = None,
+) -> Comparison:
+    """One figure of both sides' passes, in pairs."""
+    late = sum(a.late or b.late for a, b in results)
+    return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar, late)
+
+
 def _seeded(settings: Settings, workload: Workload, pair: int) -> Settings:
-    """With a seed of the pair's own: the same prompts on both sides, others in the next pair."""
-    return settings.model_copy(update={"workload": workload, "seed": (settings.seed or 0) + pair})
+    """With a seed of the pair's own: the same prompts on both sides, others in the next pair.
+
+    A late client ends nothing: it is counted and told (see Pass).
+    """
+    own = {"workload": workload, "seed": (settings.seed or 0) + pair, "allow_invalid": ("client",)}
+    return settings.model_copy(update=own)
 
 
 def _taken(result: CaseResult) -> Pass:

@@ -91,7 +91,6 @@ def _toggled(settings: Settings) -> Settings:
 
 def _compare(settings: Settings, pairs: int, max_others: float, log: Path) -> tuple[list[Comparison], np.ndarray]:
     """Both sides at each load, on one running engine; and the engine's steps, with those of loads for the hooks."""
-    settings = settings.model_copy(update={"allow_invalid": ("client",)})  # counted and told, as in loops.compare
     model = models.download(models.resolve(settings.model))
     topology, engine = loops.build(settings, model, log)
     steps = records.path_of(log)
@@ -146,14 +145,9 @@ def _at(
         f"{settings.workload.prompt_lengths[0]} in, {settings.workload.output_tokens} out, {concurrency} × {per_slot}"
     )
 
-    late = sum(a.late or b.late for a, b in results)  # both sides are our client
-
-    def both(name: str, unit: str, figure: Callable[[loops.Pass], float], bar: Bar | None = None) -> Comparison:
-        return Comparison(name, load, unit, [figure(a) for a, _ in results], [figure(b) for _, b in results], bar, late)
-
     return [
-        both("throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
-        both("token gap p50", "s", lambda made: median(made.gaps)),
+        loops._compared(results, load, "throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
+        loops._compared(results, load, "token gap p50", "s", lambda made: median(made.gaps)),
     ]
 
 

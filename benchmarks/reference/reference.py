@@ -70,8 +70,13 @@ class Reference:
         self.options, self.groups, self.whole = list(options), given.device_groups, given.whole
         self._deadline = time.monotonic() + given.budget
         self._state_file = self.out / "reference.json"
-        asked: dict[str, Any] = {"pairs": self.pairs, "options": self.options, "gpus": self.gpus, "whole": self.whole}
-        asked |= {"device_groups": self.groups}
+        asked = {
+            "pairs": self.pairs,
+            "options": self.options,
+            "gpus": self.gpus,
+            "device_groups": self.groups,
+            "whole": self.whole,
+        }
         self.state: dict[str, Any] = {**asked, "stages": {}, "calls": []}
         if self._state_file.is_file():
             self.state = {"whole": False} | json.loads(self._state_file.read_text(encoding="utf-8"))
