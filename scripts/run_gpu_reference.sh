@@ -23,4 +23,4 @@ esac
 
 [[ -n ${as_is:-} ]] || scripts/bootstrap.sh --quiet
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} # the scripts under benchmarks/ import the package of this checkout
-exec "$python" benchmarks/reference/reference.py "$@"
+exec "$python" benchmarks/studies/reference/reference.py "$@"

@@ -8,9 +8,10 @@ import pytest
 
 # pytester takes out of sys.modules what a session inside this process imported, and a second matplotlib half works.
 import context_research.report.comparison  # noqa: F401
-from context_research import models, settings
-from context_research.devices import detect
-from context_research.serving import topologies
+from context_research.hardware.devices import detect
+from context_research.models import hub
+from context_research.serving import build
+from context_research.settings import sources
 
 ROOT = Path(__file__).parent.parent
 SMALL = (
@@ -40,14 +41,14 @@ def resolve(serving="aggregated", **values):
     """
     given = {key.replace("__", "."): value for key, value in values.items()}
     always = {"serving": serving, "seed": 0, "device": "cpu", "allow_invalid": ["client"]}
-    layer = settings.Layer("test", always | given)
-    return settings.resolve("e0", [layer], "cpu", "tests run on the CPU").settings
+    layer = sources.Layer("test", always | given)
+    return sources.resolve("e0", [layer], "cpu", "tests run on the CPU").settings
 
 
 def start(chosen, logs):
     """The settings' serving mode, running on real engines."""
-    model = models.resolve(chosen.model)
-    topology = topologies.build(chosen, lambda p: topologies.make_engine(chosen, model, p, logs / f"{p.spec.name}.log"))
+    model = hub.resolve(chosen.model)
+    topology = build.build(chosen, lambda p: build.make_engine(chosen, model, p, logs / f"{p.spec.name}.log"))
     topology.start()
     return topology
 
@@ -55,7 +56,7 @@ def start(chosen, logs):
 @pytest.fixture(scope="session")
 def tiny():
     """The built-in model."""
-    return models.resolve(resolve().model)
+    return hub.resolve(resolve().model)
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +121,7 @@ class Suite:
         self._pytester, self.path = pytester, pytester.path
         shutil.copytree(ROOT / "benchmarks" / "e0", self.path / "benchmarks" / "e0")
         shutil.copy(ROOT / "conftest.py", self.path)
-        (self.path / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-save-data -p tests.stalls\n")
+        (self.path / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-save-data -p tests.support.stalls\n")
 
     def inside(self, *options, lend=(), plugins=()):
         return self._pytester.runpytest_inprocess("benchmarks/e0", *options, plugins=[Lend(*lend), *plugins])

@@ -1,1 +1,1 @@
-"""Engines: one vLLM engine each, behind the protocol of `base`."""
+"""Engines: what the rest needs of one, real vLLM, a simulated one, and one that computes nothing."""

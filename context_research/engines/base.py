@@ -7,28 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from context_research.timeline import Leg, Phase
+from context_research.request import Leg, Request
 
 MOST_ALTERNATIVES = 100
 """Likeliest tokens whose log-probabilities `Engine.serve` may be asked for. vLLM's default is 20."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request, made before the clock starts.
-
-    `prompt` holds token ids; exactly `output_tokens` are generated (end-of-sequence is ignored).
-    `sha256` covers everything that is sent, so that two runs can show that they sent the same.
-    Latencies are those of phase `measured`; requests of `ramp` and `drain` keep the load up around them.
-    """
-
-    id: str
-    prompt: Sequence[int]
-    output_tokens: int
-    seed: int
-    temperature: float
-    sha256: str
-    phase: Phase = "measured"
 
 
 @dataclass(slots=True)

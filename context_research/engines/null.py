@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from context_research.devices import Placement
-from context_research.engines.base import Counters, FirstLeg, Request
-from context_research.timeline import Leg
+from context_research.engines.base import Counters, FirstLeg
+from context_research.hardware.devices import Placement
+from context_research.request import Leg, Request
 
 _ANSWER = {
     "do_remote_prefill": True,

@@ -1,1 +1,1 @@
-"""Reports of runs and of comparisons, from their artifacts alone."""
+"""Reports: Markdown, tables, figures."""

@@ -9,18 +9,18 @@ from typing import Any, get_args
 
 from tabulate import tabulate
 
-from context_research import artifacts, metrics
-from context_research.comparison import Run, Side, manifest_differences
-from context_research.findings import Findings
-from context_research.manifest import used_gpus
-from context_research.metrics import METRICS, Metric
-from context_research.observed import Arm
-from context_research.report import figures
-from context_research.report.markdown import about
+from context_research.compare.comparison import Run, Side, manifest_differences
+from context_research.compare.observations import Arm
+from context_research.compare.statistics import ALPHA, MIN_PAIRS, Verdict
+from context_research.compare.verdict import Findings
+from context_research.hardware.manifest import used_gpus
+from context_research.measure import metrics
+from context_research.measure.metrics import METRICS, Metric
+from context_research.records import store
+from context_research.report import figures, labels
+from context_research.report.run import about
 from context_research.report.tables import images, quantity, table
-from context_research.settings import CheckName
-from context_research.simulation import told
-from context_research.verdict import ALPHA, MIN_PAIRS, Verdict
+from context_research.settings.schema import CheckName
 
 _OUTCOMES = ("better", "worse", "equivalent", "undecided")
 _POOLED = ("ttft", "tpot", "itl", "stall", "e2e")
@@ -42,7 +42,7 @@ def write(findings: Findings) -> Path:
         _differences(findings),
         _runs(findings),
     ]
-    artifacts.replace(comparison.report, "\n\n".join(section for section in sections if section) + "\n")
+    store.replace(comparison.report, "\n\n".join(section for section in sections if section) + "\n")
     return comparison.report
 
 
@@ -73,8 +73,8 @@ def _head(findings: Findings) -> str:
     simulated = ""
     if first["backend"] != "vllm":
         cases = [case for run in (*comparison.baseline.runs, *comparison.candidate.runs) for case in run.cases.values()]
-        worst = {case["name"]: case for case in sorted(cases, key=told.extrapolated)}
-        simulated = f"\n\n{told.warning(first['engines'], list(worst.values()))}"
+        worst = {case["name"]: case for case in sorted(cases, key=labels.extrapolated)}
+        simulated = f"\n\n{labels.warning(first['engines'], list(worst.values()))}"
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()

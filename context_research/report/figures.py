@@ -20,11 +20,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from scipy import stats
 
-from context_research import goodput, metrics, waterfall
-from context_research.observed import Arm
-from context_research.report.canvas import grid, head, legend, log_ticks, save, style, value_axis
-from context_research.timeline import Timeline
-from context_research.verdict import ALPHA, MIN_PAIRS
+from context_research.compare import goodput_map
+from context_research.compare.observations import Arm
+from context_research.compare.statistics import ALPHA, MIN_PAIRS
+from context_research.measure import metrics, waterfall
+from context_research.report.style import grid, head, legend, log_ticks, save, style, value_axis
+from context_research.request import Timeline
 
 _ARMS = ("#0072B2", "#D55E00")
 _ROLES = ("baseline", "candidate")
@@ -250,12 +251,12 @@ def _gaps(arms: Sequence[Arm]) -> Drawn:
     )
 
 
-def _case_gaps(arm: Arm, case: str) -> goodput.Floats:
+def _case_gaps(arm: Arm, case: str) -> goodput_map.Floats:
     times = [timeline.token_times for timeline in _requests(arm, case)]
     return np.asarray(np.concatenate([np.empty(0), *map(np.diff, times)]) * 1e3)
 
 
-def _cdf(axis: Axes, index: int, gaps: goodput.Floats) -> tuple[float, float]:
+def _cdf(axis: Axes, index: int, gaps: goodput_map.Floats) -> tuple[float, float]:
     """Draw one arm's curve; the range of its gaps above 0."""
     ordered = np.sort(gaps)
     zeros = int(np.searchsorted(ordered, 0, side="right"))
@@ -267,11 +268,11 @@ def _cdf(axis: Axes, index: int, gaps: goodput.Floats) -> tuple[float, float]:
 
 
 def _goodput(arms: Sequence[Arm]) -> Drawn:
-    found = goodput.maps(*arms) if len(arms) == 2 else []
+    found = goodput_map.maps(*arms) if len(arms) == 2 else []
     if not found:
         return None
     canvas, axes = grid(len(found), height=2.5)
-    for axis, one, outcome in zip(axes, found, goodput.decide(found), strict=True):
+    for axis, one, outcome in zip(axes, found, goodput_map.decide(found), strict=True):
         axis.patch.set(hatch="////", facecolor="white")
         cells = np.where(one.served, outcome, np.nan)
         colours = ListedColormap([_ARMS[0], _GREY, _ARMS[1]])

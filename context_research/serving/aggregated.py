@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from context_research import timeline as timelines
-from context_research.engines.base import FirstLeg, Request
-from context_research.serving.base import Topology
-from context_research.timeline import Leg, Timeline
+from context_research import request as timelines
+from context_research.engines.base import FirstLeg
+from context_research.request import Leg, Request, Timeline
+from context_research.serving.topology import Topology
 
 
 class Aggregated(Topology):

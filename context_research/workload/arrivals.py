@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-from context_research.engines.base import Request
+from context_research.request import Request
 
 Result = TypeVar("Result")
 

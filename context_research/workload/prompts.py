@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b, sha256
+from dataclasses import replace
+from hashlib import sha256
 
 import numpy as np
 
-from context_research.engines.base import Request
-from context_research.settings import Workload
-from context_research.timeline import Phase
+from context_research.request import Phase, Request
+from context_research.settings.schema import Workload
+from context_research.workload.case import Case
 
 RESERVED_IDS = 256
 """Ids below this are not drawn: special tokens live there in models whose vocabulary we don't read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What a case asks of the KV cache at its busiest: `concurrency` requests of so many tokens."""
-
-    prompt_tokens: int
-    output_tokens: int
-    concurrency: int
-
-    def __str__(self) -> str:
-        return f"{self.concurrency} × ({self.prompt_tokens} prompt + {self.output_tokens} output tokens)"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One prompt length at one concurrency."""
-
-    experiment: str
-    prompt_tokens: int
-    concurrency: int
-
-    @property
-    def name(self) -> str:
-        return f"p{self.prompt_tokens}-c{self.concurrency}"
-
-    def load(self, workload: Workload) -> Load:
-        return Load(self.prompt_tokens, workload.output_tokens, self.concurrency)
-
-    def seed(self, run_seed: int, part: str) -> int:
-        """A seed of this case's own, so that no case's requests depend on which others run, or in which process."""
-        text = f"{run_seed}:{self.experiment}:{self.name}:{part}"
-        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
 def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, repeat: int | None) -> list[Request]:

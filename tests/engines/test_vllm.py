@@ -6,12 +6,11 @@ import os
 import psutil
 import pytest
 
-from context_research.engines.base import Request
-from context_research.engines.vllm import VllmEngine
-from context_research.eventloop import session_loop
-from context_research.serving.handoff import connector
-from context_research.settings import Handoff
-from context_research.timeline import Leg
+from context_research.engines.loop import session_loop
+from context_research.engines.vllm.engine import VllmEngine
+from context_research.engines.vllm.handoff import connector
+from context_research.request import Leg, Request
+from context_research.settings.schema import Handoff
 
 
 def request(name, prompt, output_tokens=8):

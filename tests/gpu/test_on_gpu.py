@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from context_research.devices import visible_gpus
+from context_research.hardware.devices import visible_gpus
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.gpu

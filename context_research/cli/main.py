@@ -1,0 +1,252 @@
+"""``python -m context_research.cli.main``: what is done outside pytest. Imports neither torch nor vLLM."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from context_research import __version__
+from context_research.cli import simulation
+from context_research.compare import comparison, verdict
+from context_research.compare.ab import plan as ab_plan
+from context_research.compare.ab import sessions as ab
+from context_research.compare.statistics import pairs_to_decide_alone
+from context_research.compare.verdict import Findings
+from context_research.errors import UsageProblem
+from context_research.records import store
+from context_research.records.files import PLANNED, AbFiles, RunFiles, check_run_id, find, new_run_id
+from context_research.records.run import new_metadata, this_command
+from context_research.report import comparison as comparison_report
+from context_research.report import run
+from context_research.serving import backends
+from context_research.settings import options, sources
+from context_research.settings.options import from_environment
+
+CALL_AGAIN = os.EX_TEMPFAIL
+"""Exit status of an `ab` whose budget is spent: 75."""
+
+
+class OneLine(click.Group):
+    """A group whose commands answer wrong input with one line and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageProblem as problem:
+            click.echo(f"ERROR: {problem}", err=True)
+            ctx.exit(2)
+
+
+_outputs = click.option(
+    "--outputs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder for runs and reports (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
+)
+
+
+class Share(click.ParamType[float]):
+    """``3%`` or ``0.03``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else options.share(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _judging(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is judged, and how."""
+    command = click.option(
+        "--primary",
+        metavar="METRIC,METRIC",
+        help="The family to be judged (default: ttft,tpot): metrics, or figures such as ttft.p90.",
+    )(command)
+    return click.option(
+        "--practical", type=Share(), help="Ratios within 1 ± this are equal for practical purposes (default: 3%)."
+    )(command)
+
+
+@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Does splitting prefill from decode pay on your hardware? Runs are started with pytest; see README.md."""
+
+
+@main.command("init-run")
+@click.option("--config-path", type=click.Path(path_type=Path), required=True, help="Experiment config (YAML).")
+@click.option("--model-name", default=None, help="Instead of the config's: hub id, folder or name in configs/models.")
+@click.option("--serving", default=None, help="Serving mode or file (default: aggregated).")
+@click.option("--seed", default=None, help="The run's seed; can be left to the run.")
+@click.option("--run-id", default=None, help="Name of the run's folder (default: made from time and settings).")
+@_outputs
+def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **given: str | None) -> None:
+    """Write a run's metadata without running it; `pytest --run-id ID` adopts it. Prints the run's id."""
+    options = {"--model-name": given["model_name"], "--serving": given["serving"], "--seed": given["seed"]}
+    layers = [
+        sources.parse_options("environment", from_environment()),
+        sources.parse_options("command line", options | {"--experiment-config": str(config_path)}),
+    ]
+    experiment = str(sources.read_yaml(config_path).get("experiment", ""))
+    resolved = backends.resolve(experiment, layers)
+    chosen = resolved.settings
+    outputs = outputs or chosen.outputs
+    store.check_writable(outputs)
+    new_id = new_run_id(chosen.experiment, chosen.serving.mode, chosen.seed)
+    files = RunFiles(outputs, run_id or new_id)
+    check_run_id(files, adopts=False)
+    # The model is not looked up: this is for machines that plan runs, and may reach neither the hub nor a GPU.
+    metadata = new_metadata(files, resolved, None, this_command()) | {"reason": PLANNED}
+    store.write(files.metadata, "run_metadata", metadata)
+    click.echo(files.run_id)
+
+
+@main.command("ab")
+@click.argument("experiment")
+@click.option("--baseline", default="aggregated", show_default=True, help="Serving mode or file, then options.")
+@click.option("--candidate", default="disaggregated", show_default=True, help="The same for the other arm.")
+@click.option("--pairs", type=click.IntRange(min=1), default=6, show_default=True, help="Pairs of sessions.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of pair 1; the next has one more."
+)
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Repeats within a session.")
+@click.option(
+    "--allow-different", multiple=True, metavar="KEY", help="A difference that matters, allowed and reported."
+)
+@click.option(
+    "--device-groups",
+    metavar="'0,1;2,3'",
+    help="Run a pair's two sessions side by side, each on GPUs (or cores) of its own; the next pair swaps them.",
+)
+@click.option(
+    "--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no session that would end later."
+)
+@click.option("--fresh", is_flag=True, help="Begin anew, though an A/B of the same plan is unfinished.")
+@click.argument("pytest_options", nargs=-1, metavar="[-- PYTEST OPTIONS]")
+@_judging
+@_outputs
+def run_ab(
+    outputs: Path | None,
+    fresh: bool,
+    budget: float | None,
+    primary: str | None,
+    practical: float | None,
+    **given: Any,
+) -> None:
+    """Run sessions of two arms in turn, A B B A, and judge them. The same command goes on with what is unfinished.
+
+    An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
+    """
+    plan = ab_plan.plan(primary=_names(primary), practical=practical, **given)
+    running = ab.Ab.open(_folder(outputs), plan, fresh)
+    click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
+    if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
+        click.echo(
+            f"note: {plan.pairs} pairs tell effects on most of the family, {plan.family} figures (primary metrics × "
+            f"cases, -k not counted); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
+        )
+    if not plan.swaps_evenly:
+        click.echo(
+            f"note: {plan.pairs} pairs on {len(plan.device_groups)} groups of devices: a multiple of as many would "
+            "have each arm on each group equally often"
+        )
+    try:
+        running.run(click.echo, budget)
+    except ab.TimeIsUp as up:
+        click.echo(f"{up}: call again to go on")
+        raise SystemExit(CALL_AGAIN) from None
+    except KeyboardInterrupt as interrupt:
+        click.echo(f"ERROR: {interrupt or 'interrupted'}; the same command goes on with what is there", err=True)
+        raise SystemExit(130) from None
+    _tell(ab.judge(running.files), running.files)
+
+
+@main.command("verdict")
+@click.argument("names", nargs=-1, metavar="RUN_OR_AB [RUN_OR_AB]")
+@click.option("--fail-on", type=click.Choice(["worse"]), help="Exit with 1 if a primary metric is worse.")
+@click.option(
+    "--start-noise", type=Share(), help="How far two single runs' starts lie apart by themselves (default: 10%)."
+)
+@click.option(
+    "--allow-different", multiple=True, metavar="KEY", help="Of two runs: a difference that matters, allowed."
+)
+@_judging
+@_outputs
+def tell_verdict(
+    outputs: Path | None,
+    names: tuple[str, ...],
+    fail_on: str | None,
+    primary: str | None,
+    practical: float | None,
+    start_noise: float | None,
+    allow_different: tuple[str, ...],
+) -> None:
+    """Judge an A/B, or two runs: baseline, then candidate. `latest` is the newest of both kinds.
+
+    A second A/B must be an A/A, and is the noise floor. One run is held against the newest earlier one in another mode.
+    """
+    if not 1 <= len(names) <= 2:
+        raise UsageProblem("name an A/B, or two runs (baseline, then candidate): verdict RUN_OR_AB [RUN_OR_AB]")
+    found = [find(_folder(outputs), name) for name in names]
+    family = _names(primary)
+    if isinstance(first := found[0], AbFiles):
+        if allow_different or start_noise is not None:
+            raise UsageProblem(
+                "--allow-different and --start-noise are for two runs; an A/B has its own, or needs none"
+            )
+        judged = ab.judge(first, found[1] if len(found) == 2 else None, family, practical)
+    else:
+        runs = [comparison.load(each) for each in found if isinstance(each, RunFiles)]
+        if len(runs) < len(found):
+            raise UsageProblem("a run is compared with a run, an A/B with an A/A: not one with the other")
+        baseline, candidate = runs if len(runs) == 2 else (comparison.other_mode(runs[0]), runs[0])
+        two = comparison.of_runs(baseline, candidate, allow_different)
+        judged = verdict.judge(two, family, practical, start_noise)
+    _tell(judged, first)
+    if fail_on and judged.worse:
+        raise SystemExit(1)
+
+
+@main.command("report")
+@click.argument("name", default="latest", metavar="[RUN_OR_AB]")
+@_outputs
+def write_report(name: str, outputs: Path | None) -> None:
+    """Write the Markdown report of a run or an A/B (an id, or `latest`: the newest completed). Prints its path."""
+    files = find(_folder(outputs), name)
+    if isinstance(files, AbFiles):
+        click.echo(comparison_report.write(ab.judge(files)))
+    else:
+        experiment = store.read(files.metadata, "run_metadata")["experiment"]
+        click.echo(run.write(files, experiment))
+
+
+def _names(primary: str | None) -> list[str] | None:
+    return None if primary is None else options.names(primary)
+
+
+def _folder(outputs: Path | None) -> Path:
+    default = sources.parse_options("environment", from_environment()).values.get("outputs", "outputs")
+    return outputs or Path(default)
+
+
+def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
+    """Verdicts to the terminal and, of an A/B, beside its record; the report."""
+    if isinstance(files, AbFiles):
+        store.write(files.verdict, "verdict", judged.as_json())
+    path = comparison_report.write(judged)
+    click.echo(f"{comparison_report.terminal_table(judged)}\n\n{comparison_report.headline(judged)}\nreport  {path}")
+
+
+main.add_command(simulation.calibrate)
+main.add_command(simulation.device_profiles)
+main.add_command(simulation.fidelity)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m context_research.cli.main")

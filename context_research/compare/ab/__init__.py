@@ -1,0 +1,1 @@
+"""An A/B: its plan, its sessions, their processes."""

@@ -1,0 +1,193 @@
+"""What an A/B is asked to do: two arms, their sessions' order and seeds, the family to be judged."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from context_research.compare import comparison
+from context_research.compare.statistics import PRACTICAL
+from context_research.compare.verdict import PRIMARY, STATISTICS
+from context_research.errors import UsageProblem
+from context_research.hardware import devices
+from context_research.serving import backends
+from context_research.settings import sources
+from context_research.settings.options import OPTIONS, from_environment
+from context_research.settings.schema import Settings
+
+ARMS = ("baseline", "candidate")
+_OURS = {option.flag for option in OPTIONS} | {"--set"}
+_SERVING = {"--serving", "--serving-config"}
+_GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats", "--device-groups"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An arm is a serving mode or file, with options of ours that hold for it alone: ``aggregated --dtype half``.
+
+    `pytest_options` go to every session's pytest, before the arm's own. `settings`: each arm's as resolved.
+    `device_groups`: GPUs or CPU cores; as many sessions run side by side as there are, each seeing its group alone.
+    """
+
+    experiment: str
+    baseline: str
+    candidate: str
+    pairs: int
+    seed: int
+    repeats: int
+    pytest_options: tuple[str, ...]
+    primary: tuple[str, ...]
+    practical: float
+    allow_different: tuple[str, ...]
+    device_groups: tuple[tuple[int, ...], ...]
+    settings: dict[str, Any]
+
+    @property
+    def family(self) -> int:
+        """How many verdicts there will be, unless -k selects among the cases."""
+        workload = self.settings["baseline"]["workload"]
+        return len(self.primary) * len(workload["prompt_lengths"]) * len(workload["concurrency"])
+
+    def sessions(self) -> Iterator[dict[str, Any]]:
+        """ABBA: what drifts steadily weighs on both arms alike. Pair i has the seed `seed` + i in both arms."""
+        for pair in range(self.pairs):
+            for arm in ARMS if pair % 2 == 0 else ARMS[::-1]:
+                yield {
+                    "pair": pair,
+                    "arm": arm,
+                    "seed": self.seed + pair,
+                    "run_id": None,
+                    "status": "planned",
+                    "seconds": None,
+                    "devices": self._devices(pair, arm),
+                }
+
+    def _devices(self, pair: int, arm: str) -> list[int] | None:
+        """The group of devices that a session sees, None: all.
+
+        A pair's arms run side by side, on two groups, and the next pair there has them the other way round.
+        """
+        if not self.device_groups:
+            return None
+        turn, lane = divmod(pair, len(self.device_groups) // 2)
+        return list(self.device_groups[2 * lane + (ARMS.index(arm) + turn + lane) % 2])
+
+    @property
+    def swaps_evenly(self) -> bool:
+        """Whether each group of devices has either arm equally often."""
+        return self.pairs % max(1, len(self.device_groups)) == 0
+
+    def arguments(self, arm: str) -> list[str]:
+        """pytest's arguments for one arm."""
+        serving, *options = shlex.split(getattr(self, arm))
+        return [*self.pytest_options, f"--serving={serving}", *options]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data, as it is read back from ab.json."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+
+def plan(
+    experiment: str,
+    primary: Sequence[str] | None = None,
+    practical: float | None = None,
+    device_groups: str | None = None,
+    **more: Any,
+) -> Plan:
+    """A plan, both arms' settings resolved, that nothing known beforehand speaks against.
+
+    Raises UsageProblem: no such experiment, arm, option, value, figure or device; arms that differ in what matters.
+    """
+    if not any((Path("benchmarks") / experiment).glob("test_*.py")):
+        raise UsageProblem(f"no experiment benchmarks/{experiment} here: run this in the repository")
+    made = Plan(
+        experiment=experiment,
+        primary=PRIMARY if primary is None else tuple(dict.fromkeys(primary)),
+        practical=PRACTICAL if practical is None else practical,
+        device_groups=(),
+        settings={},
+        **more,
+    )
+    for name in made.primary:
+        metric, dot, statistic = name.partition(".")
+        if not metric or (dot and statistic not in STATISTICS):
+            raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
+    resolved = {arm: _resolve(made, arm) for arm in ARMS}
+    made = replace(made, settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()})
+    if device_groups is not None:
+        made = replace(made, device_groups=_groups(device_groups, resolved["baseline"]))
+    before, after = (comparison.settled(made.settings[arm]) for arm in ARMS)
+    comparison.check_same("the arms", before, after, made.allow_different, comparison.ALLOW)
+    return made
+
+
+def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
+    found = devices.groups(text, devices.indices(chosen), "this machine's")
+    if len(found) % 2 or len(set(map(len, found))) > 1:
+        raise UsageProblem(
+            f"--device-groups={text}: a pair's two arms run side by side, each on a group: give two, or any even "
+            "number of them, all of one size"
+        )
+    return tuple(map(tuple, found))
+
+
+def _resolve(made: Plan, arm: str) -> Settings:
+    given = getattr(made, arm)
+    try:
+        words = shlex.split(given)
+    except ValueError as error:
+        raise UsageProblem(f"--{arm} {given!r}: {error}") from None
+    if not words or words[0].startswith("-"):
+        modes = ", ".join(sources.serving_modes())
+        raise UsageProblem(f"--{arm} {given!r}: begin with a serving mode ({modes}) or a YAML file")
+    common, own = _common(made.pytest_options), _options(words[1:], f"--{arm}")
+    layers = [
+        sources.parse_options("environment", from_environment()),
+        sources.parse_options("after --", common[0]),
+        sources.parse_options(f"--{arm}", {**own[0], "--serving": words[0]}),
+        sources.parse_set("after --", common[1]),
+        sources.parse_set(f"--{arm}", own[1]),
+    ]
+    return backends.resolve(made.experiment, layers).settings
+
+
+Given = tuple[dict[str, str], list[str]]
+"""Flag -> text, and what --set was given."""
+
+
+def _common(words: Sequence[str]) -> Given:
+    """Our options among pytest's. Raises UsageProblem for those that the A/B or its arms decide."""
+    for word in words:
+        if (flag := word.partition("=")[0]) in _SERVING | _GIVEN_BY_AB:
+            decides = "an arm decides it (--baseline, --candidate)" if flag in _SERVING else "ab has it itself"
+            raise UsageProblem(f"{flag} can't be among the pytest options: {decides}")
+    ours, rest = list[str](), list(words)
+    while rest:
+        word = rest.pop(0)
+        if word.partition("=")[0] in _OURS:
+            ours += [word] if "=" in word or not rest else [word, rest.pop(0)]
+    return _options(ours, "after --")
+
+
+def _options(words: Sequence[str], where: str) -> Given:
+    """Of an arm: it takes our own options alone, as others don't change the serving. Raises UsageProblem."""
+    texts, sets, rest = dict[str, str](), list[str](), list(words)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag in _SERVING:
+            raise UsageProblem(f"{where}: the serving mode is the arm's first word; leave {flag} out")
+        if flag not in _OURS or flag in _GIVEN_BY_AB:
+            allowed = ", ".join(sorted(_OURS - _GIVEN_BY_AB - _SERVING))
+            raise UsageProblem(f"{where}: {flag} is no option of an arm; those are {allowed}")
+        if not equals and not rest:
+            raise UsageProblem(f"{where}: {flag} needs a value")
+        value = value if equals else rest.pop(0)
+        if flag == "--set":
+            sets.append(value)
+        else:
+            texts[flag] = value
+    return texts, sets

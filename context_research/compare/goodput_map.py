@@ -1,0 +1,138 @@
+"""Which arm serves more requests within a pair of limits, over a grid of limits: goodput without choosing an SLO."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from context_research.compare.observations import Arm
+from context_research.compare.statistics import ALPHA, MIN_PAIRS
+from context_research.measure import metrics
+from context_research.measure.metrics import Repeat
+
+CELLS = 24
+"""Limits on either axis."""
+_MARGIN = 1.1
+"""Limits reach beyond the 1st and the 99th percentile of the values seen by this factor."""
+_RESAMPLES = 2**10
+"""Sign flips of a cell: up to 10 pairs every one is tried, and p is exact."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """One case: requests per second (`Repeat.steady_seconds`) that met both limits (seconds).
+
+    `baseline` and `candidate` are [pair, TPOT limit, TTFT limit], `requests` each arm's measured ones.
+    """
+
+    case: str
+    ttft: Floats
+    tpot: Floats
+    baseline: Floats
+    candidate: Floats
+    requests: tuple[int, int]
+
+    @property
+    def pairs(self) -> int:
+        return len(self.baseline)
+
+    @property
+    def served(self) -> NDArray[np.bool_]:
+        """Cells in which either arm serves any request."""
+        return np.asarray((self.baseline + self.candidate).any(axis=0))
+
+    @staticmethod
+    def edges(limits: Floats) -> Floats:
+        """Of the cells: each ends at its own limit."""
+        return np.concatenate([[limits[0] ** 2 / limits[1]], limits])
+
+
+def maps(baseline: Arm, candidate: Arm) -> list[Map]:
+    """A map for every case that units of both arms have in common."""
+    return [found for case in baseline.cases if (found := _map(case, baseline, candidate))]
+
+
+def decide(found: Sequence[Map]) -> list[NDArray[np.int8]]:
+    """Cell by cell: 1 where the candidate serves more, −1 where the baseline does, 0 where that is undecided.
+
+    A sign-flip test of the pairs' differences, Benjamini-Hochberg over the cells of all maps. Cells in which too few
+    pairs differ to reach ALPHA, whatever the signs, are no tests (Tarone 1990) and don't count among them.
+    """
+    differences = [one.candidate - one.baseline for one in found]
+    testable = [np.count_nonzero(each, axis=0) >= MIN_PAIRS for each in differences]
+    p = [_sign_flip(each[:, cells]) for each, cells in zip(differences, testable, strict=True) if cells.any()]
+    adjusted = stats.false_discovery_control(np.concatenate(p)) if p else np.empty(0)
+    outcomes, seen = [], 0
+    for each, cells in zip(differences, testable, strict=True):
+        outcome = np.zeros(cells.shape, dtype=np.int8)
+        decided = adjusted[seen : (seen := seen + int(cells.sum()))] <= ALPHA
+        outcome[cells] = np.sign(each[:, cells].mean(axis=0)) * decided
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _map(case: str, baseline: Arm, candidate: Arm) -> Map | None:
+    pairs = [
+        (_latencies(b[case]), _latencies(c[case]), _seconds(b[case]), _seconds(c[case]))
+        for b, c in zip(baseline.units, candidate.units, strict=False)
+        if _seconds(b.get(case, ())) > 0 and _seconds(c.get(case, ())) > 0
+    ]
+    if not pairs or not any(len(b) or len(c) for b, c, *_ in pairs):
+        return None
+    seen = np.concatenate([values for b, c, *_ in pairs for values in (b, c)])
+    ttft, tpot = _limits(seen[:, 0]), _limits(seen[:, 1])
+    return Map(
+        case,
+        ttft,
+        tpot,
+        np.stack([_within(b, ttft, tpot) / seconds for b, _, seconds, _ in pairs]),
+        np.stack([_within(c, ttft, tpot) / seconds for _, c, _, seconds in pairs]),
+        (sum(len(b) for b, *_ in pairs), sum(len(c) for _, c, *_ in pairs)),
+    )
+
+
+def _seconds(repeats: Sequence[Repeat]) -> float:
+    return sum(repeat.steady_seconds for repeat in repeats)
+
+
+def _latencies(repeats: Sequence[Repeat]) -> Floats:
+    """TTFT and TPOT of the measured requests; a single token's TPOT is 0, as it meets any limit."""
+    values = [(metrics.ttft(t), metrics.tpot(t) or 0.0) for repeat in repeats for t in repeat.timelines]
+    return np.array(values, dtype=float).reshape(-1, 2)
+
+
+def _limits(values: Floats) -> Floats:
+    positive = values[values > 0]
+    if not positive.size:  # one token each: whatever the limit is, all meet it
+        positive = np.array([1e-3])
+    low, high = np.percentile(positive, [1, 99])
+    return np.geomspace(low / _MARGIN, high * _MARGIN, CELLS)
+
+
+def _within(values: Floats, ttft: Floats, tpot: Floats) -> NDArray[np.int64]:
+    """How many requests meet both limits, [TPOT limit, TTFT limit]."""
+    counts = np.zeros((CELLS + 1, CELLS + 1), dtype=np.int64)  # the last ones exceed every limit
+    np.add.at(counts, (np.searchsorted(tpot, values[:, 1]), np.searchsorted(ttft, values[:, 0])), 1)
+    return counts.cumsum(axis=0).cumsum(axis=1)[:CELLS, :CELLS]
+
+
+def _sign_flip(differences: Floats) -> Floats:
+    """Two-sided p of each column's mean. Neighbouring cells often hold the same requests: each column once."""
+    columns, inverse = np.unique(differences, axis=1, return_inverse=True)
+    p = stats.permutation_test(
+        (columns,),
+        np.mean,
+        permutation_type="samples",
+        vectorized=True,
+        axis=0,
+        n_resamples=_RESAMPLES,
+        batch=256,
+        rng=np.random.default_rng(0),
+    ).pvalue
+    return np.asarray(p, dtype=float)[inverse.ravel()]

@@ -1,0 +1,136 @@
+"""One comparison judged: verdicts on the metrics named beforehand, descriptions of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from context_research.compare import statistics
+from context_research.compare.comparison import Comparison, check_comparable
+from context_research.compare.statistics import MIN_PAIRS, PRACTICAL, Pairs, Verdict
+from context_research.errors import UsageProblem
+from context_research.measure.metrics import PERCENTILES
+from context_research.records.store import SCHEMA_VERSION
+
+PRIMARY = ("ttft", "tpot")
+"""The metrics that are judged unless others are named, each by its `statistic`, in every case: the family."""
+STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
+"""What can stand for a unit, written ``ttft.p90``."""
+START_NOISE = 0.1
+"""How far two starts of one engine lay apart on the machine this was measured on (2 CPU cores; docs/statistics.md).
+
+Two single runs are two starts: their repeats can't show it. The sessions of an A/B are starts of their own, and do.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """`primary` are the family's verdicts, `descriptive` have ratio and interval and no outcome."""
+
+    comparison: Comparison
+    primary: Sequence[Verdict]
+    descriptive: Sequence[Verdict]
+    practical: float
+    start_noise: float
+    beforehand: bool = True
+    """Whether the family was named before anything was measured; otherwise the verdicts are explorative."""
+    noise_floor: str | None = None
+    """The A/A that was looked at."""
+
+    @property
+    def worse(self) -> list[Verdict]:
+        return [found for found in self.primary if found.outcome == "worse"]
+
+    def as_json(self) -> dict[str, Any]:
+        """verdict.json."""
+        one = self.comparison.baseline.runs[0].metadata
+        sides = {"baseline": self.comparison.baseline, "candidate": self.comparison.candidate}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "comparison": self.comparison.name,
+            "unit": self.comparison.unit,
+            **{key: one[key] for key in ("experiment", "backend", "device", "model")},
+            **{
+                arm: {"label": side.label, "runs": [run.files.run_id for run in side.runs]}
+                for arm, side in sides.items()
+            },
+            "planned_pairs": self.comparison.planned,
+            "practical": self.practical,
+            "start_noise": self.start_noise,
+            "named_beforehand": self.beforehand,
+            "noise_floor": self.noise_floor,
+            "primary": [found.as_json() for found in self.primary],
+            "descriptive": [found.as_json() for found in self.descriptive],
+            "allowed_differences": dict(self.comparison.allowed),
+        }
+
+
+def judge(
+    comparison: Comparison,
+    primary: Sequence[str] | None = None,
+    practical: float | None = None,
+    start_noise: float | None = None,
+    noise_floor: Comparison | None = None,
+) -> Findings:
+    """Judge the `primary` metrics (``ttft``, ``ttft.p90``), describe the others.
+
+    `start_noise` counts where the units are repeats of single runs (default: START_NOISE). `noise_floor`: an A/A of the
+    same experiment; what differs in it is not decided here either.
+
+    Raises UsageProblem: no such metric, a noise floor that is no A/A.
+    """
+    beforehand = primary is None  # the default is what everyone can know beforehand
+    primary = PRIMARY if primary is None else primary
+    practical = PRACTICAL if practical is None else practical
+    noise = 0.0 if comparison.unit == "session" else START_NOISE if start_noise is None else start_noise
+    family = list(dict.fromkeys(pairs for name in primary for pairs in _named(comparison, name)))
+    found = statistics.decide(family, practical, noise)
+    if noise_floor is not None:
+        allowed = ["seed", *comparison.allowed]
+        check_comparable(comparison.baseline.runs[0], noise_floor.baseline.runs[0], allowed)
+        alarms = _alarms(noise_floor, primary, practical)
+        found = [_unless_noise(each, alarms) for each in found]
+    judged = {(pairs.case, pairs.metric, pairs.statistic) for pairs in family}
+    rest = [
+        statistics.describe(pairs, noise)
+        for metric in comparison.metrics
+        for pairs in comparison.pairs(metric)
+        if (pairs.case, pairs.metric, pairs.statistic) not in judged and pairs.complete
+    ]
+    floor = noise_floor.name if noise_floor else None
+    return Findings(comparison, found, rest, practical, noise, beforehand, floor)
+
+
+def _named(comparison: Comparison, name: str) -> list[Pairs]:
+    metric, dot, statistic = name.partition(".")
+    if metric not in comparison.metrics or (dot and statistic not in STATISTICS):
+        known = ", ".join(comparison.metrics)
+        raise UsageProblem(
+            f"--primary {name}: no such figure in {comparison.name}; metrics: {known}; with .mean or .p50 … .p99"
+        )
+    return comparison.pairs(metric, statistic or None)
+
+
+_Figure = tuple[str, str, str]
+"""Case, metric, statistic."""
+
+
+def _alarms(noise_floor: Comparison, primary: Sequence[str], practical: float) -> Mapping[_Figure, Verdict]:
+    if not noise_floor.same_arms:
+        raise UsageProblem(f"{noise_floor.name} is no A/A: its arms differ, so it shows no noise floor")
+    if (count := len(noise_floor.baseline.units)) < MIN_PAIRS:
+        raise UsageProblem(f"{noise_floor.name} has {count} pairs: a noise floor takes {MIN_PAIRS}")
+    family = [pairs for name in primary for pairs in _named(noise_floor, name)]
+    return {
+        (found.pairs.case, found.pairs.metric, found.pairs.statistic): found
+        for found in statistics.decide(family, practical)
+        if found.outcome in ("better", "worse")
+    }
+
+
+def _unless_noise(found: Verdict, alarms: Mapping[_Figure, Verdict]) -> Verdict:
+    alarm = alarms.get((found.pairs.case, found.pairs.metric, found.pairs.statistic))
+    if alarm is None or found.outcome not in ("better", "worse"):
+        return found
+    return replace(found, outcome="undecided", reason=f"the A/A differs too: {alarm.ratio:.3f}")

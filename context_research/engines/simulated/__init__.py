@@ -1,0 +1,1 @@
+"""Simulated engines: vLLM's own scheduler in virtual time."""

@@ -1,0 +1,1 @@
+"""How far the simulated backend is off, and profiles from real runs."""

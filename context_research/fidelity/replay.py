@@ -1,0 +1,163 @@
+"""A real run's requests served again by the simulated backend: same cases, seed, repeats, serving mode."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from context_research.compare import observations
+from context_research.compare.comparison import Run
+from context_research.engines.simulated import profiles
+from context_research.engines.simulated.profiles import DeviceProfile
+from context_research.errors import EngineFailure, UsageProblem
+from context_research.hardware import devices
+from context_research.measure.case import measure
+from context_research.measure.metrics import Repeat
+from context_research.models import hub
+from context_research.models.model import Model
+from context_research.records import store
+from context_research.records.files import RunFiles
+from context_research.serving import build, preflight
+from context_research.serving.topology import Topology
+from context_research.settings.schema import ModelSettings, Settings
+from context_research.workload.case import Case
+from context_research.workload.prompts import requests
+
+Cases = dict[str, list[Repeat]]
+"""Case -> its repeats, as `observed.read` gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What simulated engines did with the requests of several runs: `cases[i]` are the i-th run's."""
+
+    cases: tuple[Cases, ...]
+    steps: int
+    extrapolated: int
+    """Of the steps: those outside what the step-time model was fitted on."""
+    step_times: tuple[Mapping[str, Any], ...]
+    """Of each engine, as it describes them."""
+
+
+def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed:
+    """Serve the requests of `runs`, which differ in nothing but their seeds, on one set of simulated engines.
+
+    `real` is what they observed, `profile` a shipped one's name or a YAML file. Simulated engines are deterministic:
+    of runs with one seed the first is served, and stands for all.
+    Raises UsageProblem: the profile doesn't fit, the simulation is invalid, other requests than the run's came out.
+    """
+    first, known = runs[0], profiles.load(profile)
+    _check_fits(first, known)
+    settings, model = _settings(first, profile), _model(first)
+    _preflight(settings, model, [_case(settings, case) for case in first.summary["cases"]])
+    for run, own in zip(runs, real, strict=True):
+        _check_same_requests(run, own, settings, model)
+    served: dict[tuple[object, ...], Cases] = {}
+    found = []
+    with tempfile.TemporaryDirectory(prefix="context-research-fidelity-") as scratch:
+        folder = Path(scratch)
+        try:
+            topology = build.build(
+                settings, lambda p: build.make_engine(settings, model, p, folder / "logs" / f"{p.spec.name}.log")
+            )
+            try:
+                topology.start()
+                for run, own in zip(runs, real, strict=True):
+                    seed = run.metadata["seed"]
+                    key = (seed, *((case, len(repeats)) for case, repeats in own.items()))
+                    if key not in served:
+                        files = RunFiles(folder, f"{len(served)}")
+                        served[key] = _served(run, own, settings.model_copy(update={"seed": seed}), topology, files)
+                    found.append(served[key])
+                described = tuple(engine.describe()["simulated"]["step_times"] for engine in topology.engines)
+                counters = [engine.counters for engine in topology.engines]
+            finally:
+                topology.close()
+        except EngineFailure as failure:
+            raise UsageProblem(f"run {first.files.run_id} can't be simulated: {failure}") from None
+    steps, extrapolated = sum(c.steps for c in counters), sum(c.extrapolated for c in counters)
+    return Replayed(tuple(found), steps, extrapolated, described)
+
+
+def _served(run: Run, real: Cases, settings: Settings, topology: Topology, files: RunFiles) -> Cases:
+    model = _model(run)
+    for summary in run.summary["cases"]:
+        case = _case(settings, summary)
+        result = measure(case, settings, model, topology, repeats=len(real[case.name]))
+        if result.failure:
+            raise UsageProblem(
+                f"run {run.files.run_id}: its simulation is invalid, case {case.name}: {result.failure[:300]}"
+            )
+        # As the real run's went: rounded to what an artifact holds.
+        lines = ({"case": case.name, **timeline.as_json(result.origin)} for timeline in result.timelines)
+        store.append_lines(files.requests, lines)
+    return observations.read(files)
+
+
+def _case(settings: Settings, summary: Mapping[str, Any]) -> Case:
+    return Case(settings.experiment, summary["params"]["prompt_tokens"], summary["params"]["concurrency"])
+
+
+def _settings(run: Run, profile: str) -> Settings:
+    given = run.metadata["settings"] | {"backend": "simulated", "device_profile": profile}
+    try:
+        return Settings.model_validate_json(json.dumps(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UsageProblem(f"run {run.files.run_id} is from another version: {key}: {first['msg']}") from None
+
+
+def _model(run: Run) -> Model:
+    """The run's model, by its config alone; it has the run's own label, by which fits are looked up."""
+    settings, known = ModelSettings.model_validate(run.metadata["settings"]["model"]), run.metadata["model"]
+    model = hub.resolve(settings, config_only=True)
+    if settings.weights == "hub":  # whose hash is of weights that need not be here
+        return replace(model, weights_hash=known["hash"])
+    if model.label != known["label"]:
+        raise UsageProblem(f"run {run.files.run_id} served {known['label']}, which is {model.label} here now")
+    return model
+
+
+def _check_fits(run: Run, profile: DeviceProfile) -> None:
+    run_id, device, told = run.files.run_id, run.metadata["device"], f"device profile {profile.name} is"
+    if profile.device != device:
+        raise UsageProblem(f"{told} for {profile.device}, run {run_id} ran on {device}")
+    machine = run.metadata["environment_manifest"]["machine"]
+    if device == "cpu" and (cores := len(machine["cpu"]["cores"])) != profile.count:
+        raise UsageProblem(f"{told} of {profile.count} CPU cores, run {run_id} ran on {cores}")
+    used = {index for engine in run.metadata["engines"] for index in engine["devices"]}
+    gpus = {gpu["name"] for index, gpu in enumerate(machine["gpus"]) if index in used or not used}
+    if device == "cuda" and profile.gpu_names and not gpus <= set(profile.gpu_names):
+        raise UsageProblem(f"{told} for {', '.join(profile.gpu_names)}, run {run_id} ran on {', '.join(sorted(gpus))}")
+
+
+def _preflight(settings: Settings, model: Model, cases: Sequence[Case]) -> None:
+    preflight.check_backend(settings)
+    placements = devices.place(settings, devices.run_devices(settings))
+    preflight.check_parallel(settings, placements)
+    preflight.check_fit(settings, model, placements, [case.load(settings.workload) for case in cases])
+
+
+def _check_same_requests(run: Run, real: Cases, settings: Settings, model: Model) -> None:
+    """What was measured must be what will be simulated: another version may draw other prompts."""
+    for summary in run.summary["cases"]:
+        case = _case(settings, summary)
+        sent = {(t.repeat, t.prompt_sha256) for repeat in real[case.name] for t in repeat.timelines}
+        again = {
+            (number, request.sha256)
+            for number in range(len(real[case.name]))
+            for request in requests(case, settings.workload, run.metadata["seed"], model.vocabulary, number)
+            if request.phase == "measured"
+        }
+        if sent != again:
+            raise UsageProblem(
+                f"run {run.files.run_id}, case {case.name}: its requests are not those that this version makes of its "
+                "seed: run it again"
+            )

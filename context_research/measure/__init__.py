@@ -1,0 +1,1 @@
+"""One case measured: metrics, and the checks that make it count."""

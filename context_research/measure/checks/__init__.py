@@ -1,0 +1,1 @@
+"""The validity checks: what they judge, the evidence, the registry."""

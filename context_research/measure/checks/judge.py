@@ -1,0 +1,251 @@
+"""The checks that make a case count. Each gives pass, fail or n/a with its evidence; a failed one fails the test.
+
+What each proves, and what it cannot: docs/validity.md. They judge what `evidence.py` gathered, nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from context_research.engines.base import Counters
+from context_research.errors import EngineFailure
+from context_research.measure import metrics, waterfall
+from context_research.measure.checks.kv_transport import Transport
+from context_research.measure.checks.output_parity import Reference, first_difference
+from context_research.measure.client_lag import Lag
+from context_research.measure.intervals import covered
+from context_research.measure.metrics import Repeat
+from context_research.request import Timeline
+from context_research.settings.schema import CheckName
+
+LOOP_LAG, LOOP_MAX = 1.0, 10.0
+"""Of the median token gap: the most that the event loop's lateness may be at p99, and once."""
+SEND_LAG = 0.1
+"""Of the median TTFT, or one median token gap where that is more: the most that the p99 of sent − scheduled may be."""
+UNATTRIBUTED = {"cpu": 0.05, "cuda": 0.03}
+"""Of TTFT, at the median: the most that the waterfall may leave unattributed."""
+_WATERFALL_FROM = 4096
+"""Prompt tokens from which the waterfall's bound applies: below, fixed costs of a millisecond are a large share."""
+_FULL_LOAD = 0.9
+"""Of the window: the least time in which every slot must have a request in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check's result. `evidence` is one line with the figures behind it; `allowed`: by --allow-invalid."""
+
+    check: CheckName
+    status: Literal["pass", "fail", "n/a"]
+    evidence: str
+    allowed: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {"check": self.check, "status": self.status, "evidence": self.evidence}
+        return plain | ({"allowed": True} if self.allowed and self.status == "fail" else {})
+
+
+def _judged(name: CheckName, good: bool, evidence: str) -> Check:
+    return Check(name, "pass" if good else "fail", evidence)
+
+
+def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> Check:
+    """Every request finished, without error, with exactly the tokens asked for, and every engine outlived them.
+
+    `timelines` are all that were sent; `asked` counts the measured ones. `dead` names engines.
+    """
+    done = sum(timeline.complete for timeline in timelines if timeline.phase == "measured")
+    evidence = f"{done} of {asked} requests finished with the asked tokens"
+    errors = Counter(timeline.error or "cut short" for timeline in timelines if not timeline.complete)
+    # A request that noticed has named its engine already.
+    errors |= {f"engine {name!r} died": 1 for name in dead if not any(f"{name!r} died" in error for error in errors)}
+    if missing := asked - sum(timeline.phase == "measured" for timeline in timelines):
+        errors[f"{missing} never sent"] = 1
+    for error, count in errors.most_common(3):
+        evidence += f"; {count} × {error}" if count > 1 else f"; {error}"
+    return _judged("complete", done == asked and not errors, evidence)
+
+
+def disaggregated(
+    timelines: Sequence[Timeline],
+    decode: Counters | None,
+    faults: Mapping[str, int],
+    block_tokens: int,
+    kv_bytes_per_token: int,
+) -> Check:
+    """Decode computed one prompt token a request, the protocol's own; every other came by a transfer that worked.
+
+    `timelines` are those served since the engines' counts began, `decode` what its engine counted for them; `faults`
+    sums both engines' connectors'. Each transfer must hold every block of its prompt.
+    """
+    if decode is None:
+        return Check("disaggregated", "n/a", "aggregated: prefill and decode run on one engine")
+    if not timelines:
+        return Check("disaggregated", "n/a", "no request was measured")
+    prompt, count = sum(timeline.prompt_tokens for timeline in timelines), len(timelines)
+    blocks = [-(-timeline.prompt_tokens // block_tokens) for timeline in timelines]
+    block_bytes = block_tokens * kv_bytes_per_token
+    moved = sorted(size for _, size in decode.transfers)
+    computed = [timeline.computed_on_decode for timeline in timelines]
+    recomputed = max((tokens for tokens in computed if tokens is not None), default=prompt)
+    evidence = (
+        f"{decode.prompt_external} of {prompt} prompt tokens external, at most {recomputed} a request computed on "
+        f"decode (the protocol's own: 1); {len(moved)} transfers for {count} requests, {sum(moved)} bytes of "
+        f"{sum(blocks)} blocks × {block_tokens} tokens × {kv_bytes_per_token}; faults: {dict(faults) or 'none'}"
+    )
+    good = (
+        all(tokens is not None and tokens <= 1 for tokens in computed)
+        and decode.prompt_external >= prompt - count
+        and moved == sorted(number * block_bytes for number in blocks)
+        and not faults
+    )
+    return _judged("disaggregated", good, evidence)
+
+
+def not_applicable(check: CheckName, why: str) -> Check:
+    return Check(check, "n/a", why)
+
+
+def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> Check:
+    """The KV went over the best way that these two devices have, near enough to what a plain copy does there.
+
+    `transfers` are (seconds, bytes) of the case's KV reads; the fastest shows what the transport can do here.
+    """
+    if seen is None:
+        return Check("transport", "n/a", "no KV is handed over" if not transfers else "no plain copy was measured")
+    if not transfers:
+        return Check("transport", "n/a", "no KV was handed over")
+    seconds, size = min(transfers, key=lambda read: read[0] / read[1])
+    best = size / max(seconds, 1e-9)
+    allowed = seen.allowed_s(size)
+    evidence = (
+        f"{seen.name}; best read {size / 1e6:.3g} MB in {seconds * 1e3:.3g} ms = {best / 1e9:.3g} GB/s, "
+        f"{best / seen.ceiling:.2%} of a plain copy between the two devices ({seen.ceiling / 1e9:.3g} GB/s)"
+    )
+    if seen.cure:
+        return Check("transport", "fail", f"{evidence}; {seen.cure}")
+    told = f"; slower than the {allowed * 1e3:.3g} ms that this size may take" if seconds > allowed else ""
+    return _judged("transport", not told, evidence + told)
+
+
+def cache(
+    timelines: Sequence[Timeline],
+    engines: Mapping[str, Counters],
+    resets: Mapping[str, bool],
+    declared: str,
+    expected: int,
+) -> Check:
+    """Every request met the prefix cache in the declared state: `expected` tokens of its prompt, no more and no less.
+
+    `engines` holds each engine's counts over the measured passes, `resets` what emptying each cache answered.
+    """
+    if not timelines:
+        return Check("cache", "n/a", "no request was measured")
+    found = [timeline.prefill_cached_tokens for timeline in timelines]
+    wrong = [tokens for tokens in found if tokens is not None and tokens != expected]
+    counts = ", ".join(f"{name} {c.cache_hits} hits of {c.cache_queries} queried" for name, c in engines.items())
+    evidence = f"{declared}: {expected} prompt tokens a request from the cache; tokens: {counts}"
+    if wrong:
+        evidence += f"; {len(wrong)} of {len(found)} requests had others, such as {wrong[0]}"
+    if decode := (engines["decode"].prompt_cached or engines["decode"].cache_hits) if "decode" in engines else 0:
+        evidence += f"; decode had {decode} prompt tokens of its own"
+    hits = sum(counters.cache_hits for role, counters in engines.items() if role != "decode")
+    if miscounted := not wrong and None not in found and hits != expected * len(found):
+        evidence += f"; {expected * len(found)} hits were due"
+    if refused := [name for name, emptied in resets.items() if not emptied]:
+        evidence += f"; {', '.join(refused)} could not be emptied (blocks in use)"
+    return _judged("cache", not (wrong or refused or decode or miscounted), evidence)
+
+
+def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Check:
+    """The client sent on time and its event loop came round, against the run's own TTFT and token gap.
+
+    Where no request has two tokens, that part of TTFT stands for the gap.
+    """
+    if not timelines:
+        return Check("client", "n/a", "no request was measured")
+    ttft = median(metrics.ttft(timeline) for timeline in timelines)
+    gap = median([gap for timeline in timelines for gap in metrics.itl(timeline) if gap > 0] or [SEND_LAG * ttft])
+    send, loop, once = max(SEND_LAG * ttft, LOOP_LAG * gap), LOOP_LAG * gap, LOOP_MAX * gap
+    evidence = (
+        f"p99: sent {_ms(lag.send_p99)} late (at most {_ms(send)}), event loop {_ms(lag.loop_p99)} late (at most "
+        f"{_ms(loop)}); event loop once {_ms(lag.loop_max)} late (at most {_ms(once)})"
+    )
+    if self_test is not None:
+        evidence += f"; against a null engine {_ms(self_test.send_p99)} and {_ms(self_test.loop_p99)}"
+    return _judged("client", lag.send_p99 <= send and lag.loop_p99 <= loop and lag.loop_max <= once, evidence)
+
+
+def pressure(engines: Mapping[str, Counters], allowed: bool) -> Check:
+    """No request was preempted, unless the case is meant for that: it would have been computed twice."""
+    preempted = sum(counters.preemptions for counters in engines.values())
+    usage = ", ".join(f"{name} {counters.kv_usage_max:.0%}" for name, counters in engines.items())
+    told = " (allowed by workload.allow_preemptions)" if preempted and allowed else ""
+    return _judged("pressure", allowed or not preempted, f"{preempted} preemptions{told}; most KV in use: {usage}")
+
+
+def parity(timelines: Sequence[Timeline], reference: Reference | EngineFailure | str, exact: bool) -> Check:
+    """Greedy outputs of a sample of requests are the reference's; `reference` may be the reason why there is none."""
+    if isinstance(reference, EngineFailure):
+        return Check("parity", "fail", f"no reference could be made: {reference}")
+    if isinstance(reference, str):
+        return Check("parity", "n/a", reference)
+    compared = [t for t in timelines if t.prompt_sha256 in reference.outputs and t.complete]
+    if not compared:
+        return Check("parity", "n/a", "no request of the sample finished")
+    found = {t.request: first_difference(reference.outputs[t.prompt_sha256], t, exact) for t in compared}
+    wrong = {request: difference for request, difference in found.items() if difference and not difference.tie}
+    ties = [difference for difference in found.values() if difference and difference.tie]
+    evidence = f"{len(compared) - len(wrong)} of {len(compared)} sampled requests have the tokens of {reference.origin}"
+    if ties:
+        positions, widest = ", ".join(str(tie.position) for tie in ties), max(ties, key=lambda tie: tie.gap)
+        evidence += f", {len(ties)} of them up to a near-tie (at token {positions}; the widest {widest.how})"
+    for request, difference in list(wrong.items())[:2]:
+        evidence += f"; {request}: {difference.told}"
+    return _judged("parity", not wrong, evidence)
+
+
+def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> Check:
+    """The measured window is neither ramp nor drain: every slot had a request in flight."""
+    seconds, all_seconds = (sum(repeat.seconds for repeat in some) for some in (steady, whole))
+    tokens = sum(repeat.output_tokens for repeat in steady)
+    if seconds <= 0 or not tokens:
+        return Check("window", "n/a", "no request was measured")
+    full = sum(_seconds_in_flight(repeat, concurrency) for repeat in steady) / seconds
+    rate = tokens / sum(repeat.steady_seconds for repeat in steady)
+    counted, all_counted = (sum(map(_tokens_in_window, some)) for some in (steady, whole))
+    evidence = (
+        f"{concurrency} in flight during {full:.1%} of the windows; {all_seconds - seconds:.2f} s of "
+        f"{all_seconds:.2f} s left out as ramp and drain; tokens/s {rate:.4g} by Little's law, counted "
+        f"{counted / seconds:.4g} in the windows and {all_counted / all_seconds:.4g} over all"
+    )
+    return _judged("window", full >= _FULL_LOAD, evidence)
+
+
+def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> Check:
+    """The parts of TTFT are known: what none of them covers is small at the median."""
+    if not timelines:
+        return Check("waterfall", "n/a", "no request was measured")
+    share, bound = median(map(waterfall.unattributed_share, timelines)), UNATTRIBUTED[device]
+    evidence = f"{share:.1%} of TTFT unattributed at the median"
+    if prompt_tokens < _WATERFALL_FROM:
+        return Check("waterfall", "n/a", f"{evidence}; bound only from {_WATERFALL_FROM} prompt tokens on")
+    return _judged("waterfall", abs(share) <= bound, f"{evidence}, at most {bound:.0%}")
+
+
+def _seconds_in_flight(repeat: Repeat, concurrency: int) -> float:
+    """Seconds of the window with at least `concurrency` requests between due and last token."""
+    spans = ((timeline.scheduled, timeline.finished) for timeline in repeat.served)
+    return covered(spans, repeat.started, repeat.ended, concurrency)
+
+
+def _tokens_in_window(repeat: Repeat) -> int:
+    """Tokens that reached the client in it, of whichever request."""
+    return sum(repeat.started <= at <= repeat.ended for timeline in repeat.served for at in timeline.token_times)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"

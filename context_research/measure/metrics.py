@@ -1,0 +1,187 @@
+"""Every metric once: name, unit, direction, formula. Definitions and their sources: docs/metrics.md.
+
+A metric turns one case's measured repeats into samples. Latencies are one sample per request (itl: per token gap),
+rates one per repeat. Samples of different requests in one run are not independent: compare repeats, not samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import ceil, log
+from typing import Any
+
+import numpy as np
+
+from context_research.measure.intervals import covered
+from context_research.request import Timeline
+from context_research.settings.schema import Slo
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """One measured pass: its window in perf_counter seconds, and what completed.
+
+    `timelines` are the requests whose latencies count; `served` all that were served in the pass, as the load is
+    everything in flight. `transfers` holds the connector's own records of the pass's handoffs, (seconds, bytes) each;
+    `devices` is the number of GPUs (on CPU: 1, the machine) that served.
+    """
+
+    started: float
+    ended: float
+    timelines: Sequence[Timeline]
+    served: Sequence[Timeline]
+    transfers: Sequence[tuple[float, int]] = ()
+    devices: int = 1
+    joules: float | None = None
+    """What the serving GPUs used over the whole pass; None where that is not known."""
+    slo: Slo = field(default_factory=Slo)
+
+    @classmethod
+    def of(cls, timelines: Iterable[Timeline], served: Sequence[Timeline], **more: Any) -> Repeat:
+        """The window from when the first of `timelines` was due to the last one's end; those that completed count."""
+        asked = list(timelines)
+        return cls(
+            started=min((timeline.scheduled for timeline in asked), default=0.0),
+            ended=max((timeline.finished or timeline.scheduled for timeline in asked), default=0.0),
+            timelines=[timeline for timeline in asked if timeline.complete],
+            served=served,
+            **more,
+        )
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
+
+    @property
+    def steady_seconds(self) -> float:
+        """Seconds in which a steady state of this load serves as much as `timelines` did; what rates are divided by.
+
+        Little's law: their end-to-end times ÷ requests in flight, the window's mean. A count in the window itself is
+        off by a wave of requests at its ends (docs/metrics.md). 0 where nothing completed; of a pass with failed
+        requests, which is invalid, it says little.
+        """
+        spans = [(each.scheduled, each.token_times[-1]) for each in self.served if each.token_times]
+        held = sum(covered([span], self.started, self.ended) for span in spans)
+        return sum(map(e2e, self.timelines)) * self.seconds / held if held else 0.0
+
+    @property
+    def output_tokens(self) -> int:
+        """Of `timelines`: what rates of tokens count."""
+        return sum(len(timeline.token_times) for timeline in self.timelines)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`samples(repeat)` are values in `unit`. Only seconds (lower is better) become pytest-benchmark rows.
+
+    `statistic` of the samples stands for a repeat or a session where two are compared: `p50`, or `mean` for rates, of
+    which a repeat has one sample.
+    """
+
+    name: str
+    unit: str
+    samples: Callable[[Repeat], Iterable[float]]
+    lower_is_better: bool = True
+    statistic: str = "p50"
+
+
+def ttft(timeline: Timeline) -> float:
+    """First token at the client − scheduled. From the scheduled time, so that a client that sends late shows it."""
+    return timeline.token_times[0] - timeline.scheduled
+
+
+def tpot(timeline: Timeline) -> float | None:
+    """(last token − first token) / (output tokens − 1); None where there is one token. DistServe's TPOT."""
+    times = timeline.token_times
+    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
+
+
+def itl(timeline: Timeline) -> list[float]:
+    """Gaps between consecutive tokens at the client; tokens of one chunk are 0 apart."""
+    return [float(gap) for gap in np.diff(timeline.token_times)]
+
+
+def stall(timeline: Timeline) -> float | None:
+    """The longest gap between two tokens; None where there is one token."""
+    return max(itl(timeline), default=None)
+
+
+def e2e(timeline: Timeline) -> float:
+    """Last token at the client − scheduled."""
+    return timeline.token_times[-1] - timeline.scheduled
+
+
+def chunked_share(timelines: Iterable[Timeline]) -> float | None:
+    """Share of token gaps that are 0, as their tokens came in one chunk: how far `itl` is blurred."""
+    gaps = [gap for timeline in timelines for gap in itl(timeline)]
+    return gaps.count(0.0) / len(gaps) if gaps else None
+
+
+def goodput(repeat: Repeat) -> float | None:
+    """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
+    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.seconds <= 0:
+        return None
+    met = [timeline for timeline in repeat.timelines if _meets(timeline, repeat.slo)]
+    return len(met) / repeat.steady_seconds / repeat.devices if met else 0.0
+
+
+def output_token_time(repeat: Repeat) -> float | None:
+    """Seconds per output token at this load: the inverse is output tokens a second. None where nothing completed."""
+    return repeat.steady_seconds / repeat.output_tokens if repeat.output_tokens else None
+
+
+def energy_per_output_token(repeat: Repeat) -> float | None:
+    """The serving GPUs' energy over the whole pass ÷ its output tokens; None where the energy is not known."""
+    tokens = sum(len(timeline.token_times) for timeline in repeat.served)
+    return None if repeat.joules is None or not tokens else repeat.joules / tokens
+
+
+def _meets(timeline: Timeline, slo: Slo) -> bool:
+    return (slo.ttft is None or ttft(timeline) <= slo.ttft) and (slo.tpot is None or (tpot(timeline) or 0) <= slo.tpot)
+
+
+def _each(formula: Callable[[Timeline], float | None]) -> Callable[[Repeat], Iterable[float]]:
+    return lambda repeat: [value for timeline in repeat.timelines if (value := formula(timeline)) is not None]
+
+
+def _one(value: float | None) -> list[float]:
+    return [] if value is None else [value]
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("ttft", "s", _each(ttft)),
+    Metric("tpot", "s", _each(tpot)),
+    Metric("itl", "s", lambda repeat: [gap for timeline in repeat.timelines for gap in itl(timeline)]),
+    Metric("stall", "s", _each(stall)),
+    Metric("e2e", "s", _each(e2e)),
+    Metric("output_token_time", "s", lambda repeat: _one(output_token_time(repeat)), statistic="mean"),
+    Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers]),
+    Metric(
+        "handoff_bandwidth",
+        "B/s",
+        lambda repeat: [size / s for s, size in repeat.transfers if s > 0],
+        lower_is_better=False,
+    ),
+    Metric("energy_per_output_token", "J", lambda repeat: _one(energy_per_output_token(repeat)), statistic="mean"),
+    Metric("goodput", "1/s", lambda repeat: _one(goodput(repeat)), lower_is_better=False, statistic="mean"),
+)
+
+
+def samples_needed(percentile: int) -> int:
+    """The fewest samples n that carry a percentile p: 1 − pⁿ ≥ 0.995, its 99 % interval ends inside the sample."""
+    return ceil(log(0.005) / log(percentile / 100))
+
+
+def summarize(samples: Sequence[float], unit: str) -> dict[str, float | int | str | None]:
+    """Unit, count, mean and percentiles (linear interpolation); a percentile with too few samples behind it is None."""
+    values = np.asarray(samples, dtype=float)
+    summary: dict[str, float | int | str | None] = {"unit": unit, "count": int(values.size), "mean": None}
+    if values.size:
+        summary["mean"] = float(values.mean())
+    for percentile in PERCENTILES:
+        enough = values.size >= samples_needed(percentile)
+        summary[f"p{percentile}"] = float(np.percentile(values, percentile)) if enough else None
+    return summary

@@ -1,0 +1,1 @@
+"""Which model a run serves, and the KV bytes that it takes."""

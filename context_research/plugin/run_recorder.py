@@ -1,0 +1,176 @@
+"""A run's record on disk, from before its first test to its last signal. Lives on the controller only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from context_research.plugin.benchmark_rows import RowSink
+from context_research.plugin.session import Session
+from context_research.records import store
+from context_research.records.files import RunFiles
+from context_research.records.run import new_metadata
+from context_research.report.checks import terminal_table
+
+
+class Recorder:
+    """A pytest plugin: begins the record, adds each case as it ends, and says at last how the run ended."""
+
+    def __init__(self, session: Session, rows: RowSink) -> None:
+        self._session, self._rows = session, rows
+        self._metadata: dict[str, Any] = {}
+        self._cases: list[dict[str, Any]] = []
+        self._ended_by: str | None = None
+        """Name of the exception that ended the session early."""
+        self._cannot_start: str | None = None
+
+    @property
+    def files(self) -> RunFiles:
+        return self._session.files
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._metadata)
+
+    def _begin(self, planned: int | None) -> None:
+        session = self._session
+        command = ["pytest", *map(str, session.config.invocation_params.args)]
+        self._metadata = new_metadata(self.files, session.resolved, session.model, command)
+        self._metadata |= {"status": "running", "pid": os.getpid(), "planned": planned}
+        session.config.hook.pytest_context_research_manifest(manifest=self._metadata["environment_manifest"])
+        self._write()
+
+    def _write(self) -> None:
+        metadata = self._metadata
+        store.write(self.files.metadata, "run_metadata", metadata)
+        shared = ("schema_version", "run_id", "status", "experiment", "backend", "device", "seed", "serving", "model")
+        summary = {key: metadata[key] for key in shared} | {"cases": self._cases}
+        store.write(self.files.summary(metadata["experiment"]), "summary", summary)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> None:
+        if self._session.experiment is None or self._session.idle:
+            return
+        planned = sum(item.get_closest_marker("experiment") is not None for item in session.items)
+        # An xdist controller collects nothing: its workers tell it how many cases there are.
+        distributed = session.config.pluginmanager.hasplugin("dsession")
+        if planned or distributed:
+            self._begin(None if distributed else planned)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
+        del node
+        if self.begun:
+            self._metadata["planned"] = sum(map(self._is_ours, ids))
+            self._write()
+
+    def _is_ours(self, nodeid: str) -> bool:
+        return f"benchmarks/{self._session.experiment}/" in nodeid
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        # A crashed xdist worker's report is made by xdist: only its name tells whose it is.
+        crashed = str(report.when) == "???" and self._is_ours(report.nodeid)
+        ours = crashed or getattr(report, "context_research_experiment", False)
+        if not self.begun or not ours or not (report.when == "call" or report.failed):
+            return
+        payload: dict[str, Any] | None = getattr(report, "context_research_case", None)
+        self._cannot_start = getattr(report, "context_research_cannot_start", None) or self._cannot_start
+        self._metadata["cases"][_case_name(report.nodeid)] = report.outcome
+        if payload:
+            self._add(payload, report)
+        self._write()
+        if payload:
+            self._session.config.hook.pytest_context_research_case_finished(
+                case=self._cases[-1], run_folder=self.files.folder
+            )
+
+    def _add(self, payload: dict[str, Any], report: pytest.TestReport) -> None:
+        store.append_lines(self.files.requests, payload["timelines"])
+        failure = None if report.passed else str(report.longrepr).strip()[-2000:]
+        status = "passed" if report.passed else "invalid" if payload["invalid"] else "failed"
+        self._cases.append(payload["summary"] | {"status": status, "failure": failure})
+        known = {(engine["name"], tuple(engine["pids"])) for engine in self._metadata["engines"]}
+        self._metadata["engines"] += [e for e in payload["engines"] if (e["name"], tuple(e["pids"])) not in known]
+        if report.passed:
+            self._rows.add(payload)
+        elif payload["invalid"]:
+            self._rows.withdraw()
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        self._ended_by = excinfo.typename
+        if self.begun:
+            self._metadata["reason"] = str(excinfo.value) or excinfo.typename
+
+    def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        if self.begun:
+            self._metadata["reason"] = f"{excinfo.typename}: {excinfo.value}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        try:
+            # Engines are closed, rows saved and summaries printed inside.
+            return (yield)
+        except BaseException as error:
+            # --benchmark-compare-fail: the run is whole, and slower than another.
+            if self.begun and type(error).__name__ != "PerformanceRegression":
+                self._metadata["reason"] = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            if self.begun:
+                self._end(session)
+
+    def _end(self, session: pytest.Session) -> None:
+        self._metadata["reason"] = self._cannot_start or self._metadata["reason"]
+        self._metadata |= {
+            "status": self._status(session),
+            "exit_status": int(session.exitstatus),
+            "finished": store.now(),
+        }
+        self._write()
+        from context_research.report import run
+
+        run.write(self.files, self._metadata["experiment"])
+        session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
+        if session.exitstatus != self._metadata["exit_status"]:
+            self._metadata["exit_status"] = int(session.exitstatus)
+            self._write()
+
+    def _status(self, session: pytest.Session) -> str:
+        outcomes = self._metadata["cases"]
+        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._cannot_start:
+            return "error"
+        if any(case["status"] == "invalid" for case in self._cases):
+            return "invalid"
+        if "failed" in outcomes.values():
+            return "failed"
+        if self._ended_by:
+            return "interrupted"
+        if self._metadata["reason"]:
+            return "error"
+        passed = sum(outcome == "passed" for outcome in outcomes.values())
+        return "completed" if passed and passed == self._metadata["planned"] else "incomplete"
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if self.begun:
+            terminalreporter.section("context-research")
+            if self._metadata["planned"] == 0:
+                terminalreporter.write_line("no case is selected (-m, -k); --collect-only without -n says why")
+            if self._cases:
+                terminalreporter.write_line(terminal_table(self._cases))
+                terminalreporter.write_line("")
+            terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
+            terminalreporter.write_line(f"report  {_shown(self.files.report)}")
+
+
+def _case_name(nodeid: str) -> str:
+    """``…/test_e0.py::test_e0[p64-c1]@group`` -> ``p64-c1``; a test without parameters keeps its own name."""
+    test = nodeid.rpartition("::")[2].partition("@")[0]
+    return test.partition("[")[2].removesuffix("]") or test
+
+
+def _shown(path: Any) -> str:
+    """Relative to where the user stands, if it is below."""
+    return os.path.relpath(path) if path.is_relative_to(os.getcwd()) else str(path)  # noqa: PTH109

@@ -1,0 +1,58 @@
+"""Lends each xdist worker a group of devices for its engines; a dead worker's group goes to its successor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from context_research.errors import UsageProblem
+from context_research.hardware.devices import groups, run_devices
+from context_research.plugin.session import Session
+
+
+class Lender:
+    """A plugin of the controller. Raises UsageProblem where workers would have to share devices."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self._session = session
+        workers = len(config.getoption("tx", None) or [])
+        # A simulated machine is each worker's own.
+        self.shares = [{}] * workers if session.resolved.settings.simulated else _shares(config, session)
+        """Settings of each worker: its devices, and on a CPU machine its part of the KV memory."""
+        self._free = list(self.shares)
+        self._lent: dict[str, dict[str, Any]] = {}
+        if config.getoption("dist", "no") == "loadgroup":
+            raise UsageProblem("--dist=loadgroup does not group on pytest 9.2 (pytest-xdist #1386): use --dist=load")
+        if workers > len(self._free):
+            raise UsageProblem(
+                f"{workers} xdist workers need {workers} groups of devices, and there is {len(self._free)}: "
+                "give --device-groups='0;1' or fewer workers (workers that share devices disturb each other's figures)"
+            )
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        self._lent[node.gateway.id] = self._free.pop(0)
+        node.workerinput["context_research_share"] = self._lent[node.gateway.id]
+        node.workerinput["context_research_run_id"] = self._session.files.run_id
+        node.workerinput["context_research_outputs"] = str(self._session.files.outputs)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        del error
+        if group := self._lent.pop(node.gateway.id, None):
+            self._free.append(group)
+
+
+def _shares(config: pytest.Config, session: Session) -> list[dict[str, Any]]:
+    lent, chosen = _groups(config, session), session.resolved.settings
+    memory = chosen.engine.kv_cache_memory_bytes
+    if chosen.device == "cuda" or memory is None:
+        return [{"devices": group} for group in lent]
+    return [{"devices": group, "engine.kv_cache_memory_bytes": memory // len(lent)} for group in lent]
+
+
+def _groups(config: pytest.Config, session: Session) -> list[list[int]]:
+    own = run_devices(session.resolved.settings)
+    text: str | None = config.getoption("context_research_device_groups")
+    return [list(own)] if text is None else groups(text, own, "the run's (--devices)")

@@ -1,0 +1,1 @@
+"""What a run leaves: typed records, files, writing and reading."""

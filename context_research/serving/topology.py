@@ -1,0 +1,145 @@
+"""A serving mode at work: its engines, and one request's way through them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from context_research.engines.base import Engine, FirstLeg
+from context_research.errors import EngineFailure
+from context_research.request import Request, Timeline
+
+
+class Topology(ABC):
+    """Engines in a serving mode. `serve` runs on `eventloop.session_loop()`, all else on the main thread."""
+
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        timeout_s: float,
+        routing: Literal["round_robin", "least_loaded"] = "least_loaded",
+    ) -> None:
+        self.engines, self._timeout_s, self._routing = tuple(engines), timeout_s, routing
+        self._failed_request = False
+        self._routed, self._in_flight = Counter[str](), Counter[str]()
+        """By role: requests so far. By engine: requests that it has now."""
+
+    def start(self) -> None:
+        """Start the engines, one after another. Raises EngineFailure; those that did start are closed again."""
+        self._failed_request = False
+        try:
+            for engine in self.engines:
+                engine.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def revive(self) -> str | None:
+        """Restart all engines if one died or a request failed; says why, or None where nothing was to do.
+
+        A dead engine never recovers, and its peers hold connections to it. After a failed request an engine may hang,
+        or keep KV whose lease would run out in another case's counts. Raises EngineFailure as `start` does.
+        """
+        dead = [engine.name for engine in self.engines if engine.dead]
+        if not dead and not self._failed_request:
+            return None
+        self.close()
+        self.start()
+        return f"{', '.join(dead)} had died" if dead else "a request had failed"
+
+    def close(self) -> None:
+        """Close every engine, in reverse order, also if one fails to."""
+        with contextlib.ExitStack() as stack:
+            for engine in self.engines:
+                stack.callback(engine.close)
+
+    def prepare(self, requests: Sequence[Request]) -> None:
+        """Have the first legs of requests that are sent next built before a clock runs."""
+        legs = [self._first_leg(request) for request in requests]
+        for engine in self.prefillers:
+            engine.prepare(legs)
+
+    async def serve(self, request: Request, repeat: int, scheduled: float) -> Timeline:
+        """One request's timeline. Never raises for what happens to the request: that is in `timeline.error`."""
+        timeline = Timeline(
+            request=request.id,
+            prompt_sha256=request.sha256,
+            repeat=repeat,
+            scheduled=scheduled,
+            sent=scheduled,
+            prompt_tokens=len(request.prompt),
+            output_tokens_asked=request.output_tokens,
+            phase=request.phase,
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._route(request, timeline)
+        except TimeoutError:
+            timeline.error = f"no end after {self._timeout_s:g} s ({self._where(timeline)})"
+        except EngineFailure as failure:
+            timeline.error = str(failure)
+        except Exception as error:  # what vLLM raises for one request (EngineGenerateError, ValueError, …)
+            timeline.error = f"{type(error).__name__}: {error} ({self._where(timeline)})"
+        else:
+            # End-of-sequence is ignored: a request ends at its length, or something cut it short.
+            if not timeline.complete or timeline.finish_reason != "length":
+                timeline.error = (
+                    f"ended with finish reason {timeline.finish_reason!r} after {len(timeline.token_times)} of "
+                    f"{request.output_tokens} tokens ({self._where(timeline)})"
+                )
+        if timeline.error and (dead := [engine for engine in self.engines if engine.dead]):
+            # Its peer may be the one that noticed, and only say "error".
+            timeline.error = "; ".join(f"{engine.role} engine {engine.name!r} died" for engine in dead)
+        self._failed_request |= timeline.error is not None
+        return timeline
+
+    @abstractmethod
+    async def _route(self, request: Request, timeline: Timeline) -> None:
+        """Pass the request through the engines, filling `timeline` also on the way out of an error."""
+
+    @abstractmethod
+    def _first_leg(self, request: Request) -> FirstLeg:
+        """What the first engine gets."""
+
+    @contextlib.contextmanager
+    def _engine(self, role: str) -> Iterator[Engine]:
+        """The engine of `role` whose turn it is, or that has the fewest requests; it has this one while open."""
+        engines = self.of_role(role)
+        if self._routing == "round_robin":
+            engine = engines[self._routed[role] % len(engines)]
+        else:
+            engine = min(engines, key=lambda each: self._in_flight[each.name])
+        self._routed[role] += 1
+        self._in_flight[engine.name] += 1
+        try:
+            yield engine
+        finally:
+            self._in_flight[engine.name] -= 1
+
+    def engine(self, role: str) -> Engine:
+        """The first engine of `role`. Raises IndexError: settings allow a mode only with the roles it needs."""
+        return self.of_role(role)[0]
+
+    def of_role(self, role: str) -> list[Engine]:
+        """Every engine of `role`, in the serving config's order."""
+        return [engine for engine in self.engines if engine.role == role]
+
+    @property
+    def prefillers(self) -> list[Engine]:
+        """The engines that compute prompts."""
+        return self.of_role("prefill") or self.of_role("aggregated")
+
+    @property
+    def decoders(self) -> list[Engine]:
+        """The engines whose tokens the client sees."""
+        return self.of_role("decode") or self.of_role("aggregated")
+
+    def _where(self, timeline: Timeline) -> str:
+        """Which engine had the request last, for messages."""
+        name = timeline.prefill_engine if timeline.decode_sent is None else timeline.decode_engine
+        engine = next((engine for engine in self.engines if engine.name == name), self.prefillers[0])
+        return f"on {engine.role} engine {engine.name!r}"

@@ -1,0 +1,65 @@
+"""Wrong settings in one line that names the key, where it was given, and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import (
+    ValidationError,
+)
+
+from context_research.errors import UsageProblem
+from context_research.settings.options import flag_of, name_in
+from context_research.settings.schema import Section, Settings
+
+
+def validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sources: Mapping[str, str]) -> Settings:
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        # An unknown group has its source below it, where its keys were given.
+        below = (name for name in sources if name.startswith(f"{key}."))
+        given = next((name for name in _and_above(key) if name in sources), None) or next(below, key)
+        origin = sources.get(given, str(path))
+        if first["loc"][:1] == ("serving",) and serving_path is not None:
+            key, origin = key.removeprefix("serving."), str(serving_path)
+        raise UsageProblem(f"{name_in(origin, given) or f'{origin}: {key}'}: {_explain(first, key)}") from None
+
+
+def _and_above(key: str) -> Iterable[str]:
+    """``a.b.0`` -> ``a.b.0``, ``a.b``, ``a``: an item of a list has its list's source."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _explain(error: Any, key: str) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown key; allowed here: {', '.join(_allowed(error['loc'][:-1]))}"
+    if error["type"] == "missing":
+        if key == "experiment":  # --experiment-config names the file, not the experiment
+            return "missing; give it in the file"
+        return f"missing; give it in the file{'' if flag_of(key) == key else ' or with ' + flag_of(key)}"
+    return f"{error['msg']}, got {error['input']!r}"
+
+
+def _allowed(location: tuple[int | str, ...]) -> list[str]:
+    section: Any = Settings
+    for part in location:
+        if isinstance(part, str):
+            section = _section_of(section.model_fields[part].annotation)
+    return sorted(section.model_fields)
+
+
+def _section_of(annotation: Any) -> Any:
+    """The Section inside `X`, `X | None`, `tuple[X, ...]` or `Annotated[X, …]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        if (found := _section_of(part)) is not None:
+            return found
+    return None

@@ -1,1 +1,0 @@
-"""Serving in virtual time: vLLM's own scheduler, with a model of how long each of its steps takes."""

@@ -1,0 +1,158 @@
+"""--verdict-against RUN: a finished run is held against an earlier one, and the session fails if it is worse."""
+
+import json
+import shutil
+
+import pytest
+
+from context_research.records.store import SCHEMA_VERSION
+from tests.conftest import SMALL
+
+FEW = ("--seed=0", *SMALL, "--concurrency=1", "--requests=8", "--repeats=2")
+ENOUGH = (*FEW, "--repeats=6")
+
+
+def recorded(folder):
+    return json.loads((folder / "run_metadata.json").read_text())
+
+
+def faster(folder, factor=3.0):
+    """Make an earlier run one that no machine repeats."""
+    path = folder / "e0_summary.json"
+    summary = json.loads(path.read_text())
+    for repeat in (repeat for case in summary["cases"] for repeat in case["repeats"]):
+        for name in ("ttft", "tpot"):
+            repeat["metrics"][name]["p50"] /= factor
+    path.write_text(json.dumps(summary))
+
+
+@pytest.fixture
+def run(suite, aggregated):
+    return lambda *options: suite.inside(*options, lend=[aggregated])
+
+
+def test_fewer_than_six_repeats_decide_nothing(run, suite):
+    assert run(*FEW).ret == 0
+    faster(suite.run)
+    result = run(*FEW, f"--verdict-against={suite.run.name}")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([
+        f"*context-research: verdict against {suite.runs[0].name}*",
+        "ttft p50*p64-c1*undecided*2 pairs: fewer than 6*",
+        "*ttft p50: undecided in 1 of 1 case. tpot p50: undecided in 1 of 1 case.*",
+    ])  # fmt: skip
+    assert recorded(suite.runs[-1])["exit_status"] == 0
+
+
+def test_a_run_that_is_worse_fails_and_one_after_it_is_held_against_the_last(run, suite):
+    assert run(*ENOUGH).ret == 0
+    faster(suite.run)
+    worse = run(*ENOUGH, "--verdict-against=latest")
+    assert worse.ret == pytest.ExitCode.TESTS_FAILED
+    worse.stdout.fnmatch_lines(["ttft p50*p64-c1*worse*", "tpot p50*p64-c1*worse*"])
+    worse.assert_outcomes(passed=1)
+    second = recorded(suite.runs[-1])
+    assert (second["status"], second["exit_status"]) == ("completed", 1)
+    # `latest` is the run before, not the first one, and never the run itself.
+    third = run(*ENOUGH, "--verdict-against=latest", "--start-noise=50%")
+    third.stdout.fnmatch_lines([f"*verdict against {second['run_id']}*"])
+    assert third.ret == 0
+
+
+def test_a_folder_names_an_earlier_run(run, suite, tmp_path):
+    assert run(*FEW).ret == 0
+    result = run(*FEW, f"--verdict-against={suite.run}", "--outputs=elsewhere")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*ttft p50: undecided in 1 of 1 case.*"])
+
+
+def test_a_run_that_cannot_be_compared_is_no_pass(run, suite):
+    assert run(*FEW).ret == 0
+    result = run(*FEW, "--output-tokens=3", "--verdict-against=latest")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *and this run differ in what matters: workload.output_tokens: 4 / 3"])
+    assert len(suite.runs) == 1, "refused before anything started"
+
+
+def test_a_run_whose_repeats_were_disabled_is_told_in_one_line(run, suite):
+    assert run(*FEW).ret == 0
+    result = run(*FEW, "--benchmark-disable", "--verdict-against=latest")
+    assert "Traceback" not in result.stdout.str() + result.stderr.str()
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+    assert recorded(suite.runs[-1])["status"] == "completed"
+
+
+def test_with_xdist_the_controller_judges(suite, run):
+    """Refused names only: workers have engines of their own."""
+    result = run(*FEW, "--verdict-against=none", "-n1")
+    result.stderr.fnmatch_lines(["ERROR: no run in *"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory):
+    """Where a finished run's folder is kept for the tests of names."""
+    return tmp_path_factory.mktemp("earlier")
+
+
+def _schema(metadata):
+    metadata["schema_version"] = SCHEMA_VERSION + 1
+
+
+def _failed(metadata):
+    metadata["status"] = "failed"
+
+
+def _seed(metadata):
+    metadata["seed"] = 1
+
+
+def _simulated(metadata):
+    metadata["backend"] = "simulated"
+
+
+def _fine(metadata): ...
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "line"),
+    [
+        (_fine, "none", "no run 'none' in *; the newest is mine"),
+        (_failed, "mine", "run mine is in no comparison: its status is failed*"),
+        (_failed, "latest", "none of the 1 runs in * completed*"),
+        (_schema, "mine", f"*run_metadata.json has schema version {SCHEMA_VERSION + 1}, this version reads*"),
+        (_seed, "mine", "--verdict-against mine: its seed is 1, this run's 0"),
+        (_simulated, "mine", "--verdict-against mine: its backend is simulated, this run's vllm"),
+    ],
+    ids=["unknown", "failed", "none completed", "from the future", "another seed", "simulated"],
+)
+def test_a_bad_name_is_refused_before_any_engine_starts(run, suite, earlier, change, name, line):
+    if not (earlier / "mine").is_dir():
+        assert run(*FEW, "--run-id=mine").ret == 0
+        shutil.copytree(suite.run, earlier / "mine")
+    runs = suite.path / "outputs" / "runs"
+    shutil.rmtree(runs, ignore_errors=True)
+    shutil.copytree(earlier / "mine", runs / "mine")
+    metadata = recorded(runs / "mine")
+    change(metadata)
+    (runs / "mine" / "run_metadata.json").write_text(json.dumps(metadata))
+    result = suite.inside(*FEW, f"--verdict-against={name}")
+    result.stderr.fnmatch_lines([f"ERROR: {line}"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert [folder.name for folder in suite.runs] == ["mine"]
+
+
+def test_no_run_at_all_is_told(suite):
+    result = suite.inside(*FEW, "--verdict-against=latest")
+    result.stderr.fnmatch_lines(["ERROR: no run in *: start one with *"])
+
+
+def test_start_noise_must_be_a_share(suite):
+    result = suite.inside(*FEW, "--verdict-against=latest", "--start-noise=much")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "--start-noise" in result.stderr.str()
+
+
+def test_nothing_is_judged_where_nothing_runs(run, suite):
+    result = run(*FEW, "--verdict-against=none", "--collect-only")
+    assert result.ret == 0

@@ -1,0 +1,305 @@
+"""`verdict`, `ab` and `report` on the command line: runs and A/Bs made by hand, bad input in one line."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+
+from context_research.records import store
+from context_research.records.files import AbFiles
+from tests.fast.cli.test_cli import here, refused, run
+from tests.support import made_runs
+from tests.support.made_runs import CASE, FLAT
+
+__all__ = ["here"]  # a fixture
+AA = {"baseline": "aggregated", "candidate": "aggregated"}
+
+
+@pytest.fixture
+def outputs(here):
+    return here / "outputs"
+
+
+def two_runs(outputs, ratio=1.0, count=6, **values):
+    scatter = [1 + 0.001 * index for index in range(count)]
+    one, other = (
+        {CASE: {"ttft": [0.1 * scale * each for each in scatter], "tpot": [0.01 * scale * each for each in scatter]}}
+        for scale in (1, ratio)
+    )
+    made_runs.run(outputs, "r1", one, started="2026-11-23T10:00:00")
+    made_runs.run(outputs, "r2", other, started="2026-11-23T11:00:00", serving="disaggregated", **values)
+
+
+@pytest.mark.parametrize("command", ["ab", "verdict"])
+def test_help(command):
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("name", ["ab1", "latest", "outputs/ab/ab1"])
+def test_the_verdict_of_an_ab_is_shown_and_kept(outputs, name):
+    files = made_runs.A_B(outputs, ratio=1.3)
+    result = run("verdict", name)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "disaggregated against aggregated: ttft p50: worse in 1 of 1 case." in result.stdout
+    assert result.stdout.splitlines()[-1].split() == ["report", "outputs/reports/ab1.md"]
+    kept = store.read(files.verdict, "verdict")
+    assert [entry["outcome"] for entry in kept["primary"]] == ["worse", "worse"]
+    assert files.report.is_file()
+
+
+def test_the_verdict_of_two_runs(outputs):
+    two_runs(outputs, 1.5)
+    result = run("verdict", "r1", "r2")
+    assert result.exit_code == 0, result.output
+    assert "ttft p50: worse in 1 of 1 case. tpot p50: worse in 1 of 1 case." in result.stdout
+    assert "report  outputs/reports/r2-vs-r1.md" in result.stdout
+    assert not (outputs / "ab").exists()
+
+
+def test_one_run_is_held_against_the_newest_of_another_mode(outputs):
+    two_runs(outputs)
+    result = run("verdict", "r2")
+    assert result.exit_code == 0, result.output
+    assert "outputs/reports/r2-vs-r1.md" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("ratio", "options", "code"),
+    [
+        (1.5, ["--fail-on", "worse"], 1),
+        (1.5, [], 0),
+        (0.6, ["--fail-on", "worse"], 0),
+        (1.0, ["--fail-on", "worse"], 0),
+    ],
+    ids=["worse", "worse but not asked", "better", "alike"],
+)
+@pytest.mark.parametrize("kind", ["A/B", "runs"])
+def test_fail_on_worse_is_in_the_exit_code(outputs, ratio, options, code, kind):
+    if kind == "A/B":
+        made_runs.A_B(outputs, ratio=ratio)
+    else:
+        two_runs(outputs, ratio)
+    result = run("verdict", *(["ab1"] if kind == "A/B" else ["r1", "r2"]), *options)
+    assert result.exit_code == code, result.output
+    assert "report  " in result.stdout
+
+
+def test_undecided_fails_nothing(outputs):
+    made_runs.A_B(outputs, ratio=3.0, pairs=5)
+    result = run("verdict", "ab1", "--fail-on", "worse")
+    assert result.exit_code == 0
+    assert "undecided" in result.stdout
+
+
+def test_the_family_and_what_is_practical_can_be_named(outputs):
+    files = made_runs.A_B(outputs, ratio=1.02, noise=0.001)
+    assert run("verdict", "ab1", "--primary", "ttft.p90", "--practical", "1%").exit_code == 0
+    kept = store.read(files.verdict, "verdict")
+    assert [(entry["statistic"], entry["outcome"]) for entry in kept["primary"]] == [("p90", "worse")]
+    assert (kept["practical"], kept["named_beforehand"]) == (0.01, False)
+
+
+def test_a_family_that_the_plan_named_was_named_beforehand(outputs):
+    files = made_runs.A_B(outputs, primary=["tpot"])
+    assert run("verdict", "ab1").exit_code == run("verdict", "ab1", "--primary", "tpot").exit_code == 0
+    assert store.read(files.verdict, "verdict")["named_beforehand"] is True
+    assert run("verdict", "ab1", "--primary", "ttft").exit_code == 0
+    assert store.read(files.verdict, "verdict")["named_beforehand"] is False
+
+
+def test_an_aa_is_a_noise_floor(outputs):
+    made_runs.A_B(outputs, ratio=1.3)
+    made_runs.A_B(outputs, ratio=1.3, ab_id="aa", arms=AA)
+    result = run("verdict", "ab1", "aa", "--fail-on", "worse")
+    assert result.exit_code == 0
+    assert "the A/A differs too" in " ".join(result.stdout.split())
+
+
+def test_start_noise_is_the_users(outputs):
+    two_runs(outputs, 1.05)
+    assert run("verdict", "r1", "r2", "--fail-on", "worse").exit_code == 0
+    assert run("verdict", "r1", "r2", "--fail-on", "worse", "--start-noise", "0").exit_code == 1
+
+
+def test_a_difference_can_be_allowed_and_is_shown(outputs):
+    two_runs(outputs, changes={"settings.model.dtype": "bfloat16"})
+    refused(run("verdict", "r1", "r2"), "model.dtype: float32 / bfloat16")
+    assert run("verdict", "r1", "r2", "--allow-different", "model.dtype").exit_code == 0
+    assert "was allowed to" in (outputs / "reports" / "r2-vs-r1.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name an A/B, or two runs"),
+        (["a", "b", "c"], "name an A/B, or two runs"),
+        (["none"], "no run 'none' in outputs; the newest is "),
+        (["ab1", "none"], "no run 'none' in outputs"),
+        (["ab1", "r1"], "a run is compared with a run, an A/B with an A/A"),
+        (["r1", "ab1"], "a run is compared with a run, an A/B with an A/A"),
+        (["ab1", "other"], "other is no A/A: its arms differ"),
+        (["ab1", "ab1"], "ab1 is no A/A"),
+        (["r1", "r1"], "r1"),
+        (["r1"], "no completed run of e0 in another mode is older than r1"),
+        (["ab1", "--allow-different", "seed"], "are for two runs"),
+        (["ab1", "--start-noise", "5%"], "are for two runs"),
+        (["r1", "r2", "--allow-different", "dtype"], "--allow-different dtype: unknown; one of model.name"),
+        (["ab1", "--primary", "latency"], "--primary latency: no such figure in ab1; metrics: ttft, tpot;"),
+        (["r1", "r2", "--primary", "ttft.p42"], "--primary ttft.p42: no such figure in r2-vs-r1"),
+        (["ab1", "--primary", ""], "--primary"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_nothing_is_written(outputs, arguments, told):
+    two_runs(outputs)
+    made_runs.A_B(outputs)
+    made_runs.A_B(outputs, ab_id="other")
+    refused(run("verdict", *arguments), told)
+    assert not (outputs / "reports").exists()
+    assert not list(outputs.rglob("verdict.json"))
+
+
+@pytest.mark.parametrize(
+    "options", [["--practical", "much"], ["--practical", "200%"], ["--start-noise", "-1"], ["--fail-on", "better"]]
+)
+def test_a_bad_option_is_named(outputs, options):
+    result = run("verdict", "ab1", *options)
+    assert result.exit_code == 2
+    assert options[0] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("which", "text", "told"),
+    [
+        ("ab1/ab.json", "{", "ab.json: corrupt, no valid JSON"),
+        ("ab1/ab.json", '{"schema_version": 2}', "ab.json has schema version 2, this version reads 1: upgrade"),
+        ("ab1/ab.json", '{"schema_version": 1}', "ab.json is corrupt or from another version"),
+    ],
+    ids=["corrupt", "from the future", "another shape"],
+)
+@pytest.mark.parametrize("command", ["verdict", "report"])
+def test_a_record_that_cannot_be_read_is_named(outputs, which, text, told, command):
+    made_runs.A_B(outputs)
+    (outputs / "ab" / which).write_text(text)
+    refused(run(command, "ab1"), told)
+
+
+def test_requests_that_are_missing_are_named_and_leave_no_report(outputs):
+    made_runs.A_B(outputs)
+    (outputs / "runs" / "ab1-00-baseline" / "requests.jsonl").unlink()
+    refused(run("verdict", "ab1"), "cannot read outputs/runs/ab1-00-baseline/requests.jsonl: No such file")
+    assert not (outputs / "reports" / "ab1.md").exists()
+
+
+def test_an_ab_without_a_pair_is_told(outputs):
+    files = made_runs.A_B(outputs, pairs=1)
+    made_runs.edit(files.record, "ab", sessions__0__status="failed")
+    refused(run("verdict", "ab1"), "A/B ab1 has no finished pair yet")
+
+
+@pytest.mark.parametrize("name", ["ab1", "latest"])
+def test_report_of_an_ab(outputs, name):
+    files = made_runs.A_B(outputs)
+    os.utime(files.record, (4e9, 4e9))
+    result = run("report", name)
+    assert (result.exit_code, result.stdout.strip()) == (0, "outputs/reports/ab1.md")
+    assert files.report.read_text().startswith("# e0: disaggregated against aggregated")
+
+
+# ab
+
+
+def ended(code):
+    """A session's process that has."""
+    return SimpleNamespace(returncode=code, poll=lambda: code)
+
+
+@pytest.fixture
+def sessions(here, monkeypatch):
+    """An experiment's folder, and sessions that write artifacts instead of running."""
+    (here / "benchmarks" / "e0").mkdir(parents=True)
+    (here / "benchmarks" / "e0" / "test_e0.py").touch()
+    ran = []
+
+    def begin(arguments, log, device, group):
+        given = dict(word.lstrip("-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+        ran.append(SimpleNamespace(**{key.replace("-", "_"): value for key, value in given.items()}))
+        made_runs.run(here / "outputs", given["run-id"], FLAT, serving=given["serving"], seed=int(given["seed"]))
+        return ended(0)
+
+    monkeypatch.setattr("context_research.compare.ab.processes.begin", begin)
+    return ran
+
+
+def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
+    result = run("ab", "e0", "--pairs", 2)
+    assert result.exit_code == 0, result.output
+    assert [session.serving for session in sessions] == [
+        "aggregated", "disaggregated", "disaggregated", "aggregated",
+    ]  # fmt: skip
+    (folder,) = (outputs / "ab").iterdir()
+    assert store.read(AbFiles(outputs, folder.name).verdict, "verdict")["comparison"] == folder.name
+    assert f"report  outputs/reports/{folder.name}.md" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["e77"], "no experiment benchmarks/e77 here: run this in the repository"),
+        (["e0", "--baseline", ""], "begin with a serving mode (aggregated, aggregated-2x, "),
+        (["e0", "--candidate", "split"], "unknown serving mode 'split'"),
+        (["e0", "--candidate", "--dtype half"], "begin with a serving mode"),
+        (["e0", "--candidate", "aggregated --seed=3"], "--candidate: --seed is no option of an arm; those are "),
+        (["e0", "--candidate", "aggregated --dtype"], "--candidate: --dtype needs a value"),
+        (["e0", "--candidate", "aggregated -k c1"], "--candidate: -k is no option of an arm"),
+        (["e0", "--candidate", "aggregated --serving=disaggregated"], "the serving mode is the arm's first word"),
+        (["e0", "--candidate", "aggregated --set engine.blocksize=1"], "engine.blocksize: unknown key"),
+        (["e0", "--candidate", "aggregated --set engine.block_size=no"], "engine.block_size: "),
+        (["e0", "--candidate", "aggregated 'unbalanced"], "--candidate"),
+        (["e0", "--primary", "ttft.p42"], "--primary 'ttft.p42': expected metrics"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_ab_refuses_bad_input_before_any_session(outputs, sessions, arguments, told):
+    refused(run("ab", *arguments), told)
+    assert sessions == []
+    assert not (outputs / "ab").exists()
+
+
+@pytest.mark.parametrize("option", [["--primary", "latency"], ["--allow-different", "dtype"]], ids=" ".join)
+def test_ab_refuses_unknown_names_after_the_first_session_at_the_latest(outputs, sessions, option):
+    """Metrics may be a plugin's, so only a session knows them; at the end of a night it is too late."""
+    result = run("ab", "e0", *option)
+    assert result.exit_code == 2
+    assert " ".join(option) in result.stderr
+    assert len(sessions) <= 1
+
+
+@pytest.mark.parametrize(
+    "option", ["--seed=3", "--run-id=x", "--outputs=y", "--repeats=2", "--serving=aggregated", "--device-groups=0;1"]
+)
+def test_ab_refuses_pytest_options_that_are_its_own(outputs, sessions, option):
+    result = run("ab", "e0", "--pairs", 1, "--", option)
+    assert (result.exit_code, sessions) == (2, [])
+    assert option.partition("=")[0] in result.stderr
+
+
+def test_ab_whose_budget_is_spent_says_so_and_goes_on(outputs, sessions):
+    """No time at all: each call runs one session."""
+    for left in (3, 2, 1):
+        result = run("ab", "e0", "--pairs", 2, "--budget", 0)
+        assert result.exit_code == 75, result.output
+        assert f"{left} are left: call again to go on" in result.stdout
+    assert run("ab", "e0", "--pairs", 2, "--budget", 0).exit_code == 0
+    assert list(outputs.rglob("verdict.json"))
+
+
+def test_ab_does_not_judge_what_a_failed_session_left(outputs, sessions, monkeypatch):
+    monkeypatch.setattr("context_research.compare.ab.processes.begin", lambda *_: ended(1))
+    result = run("ab", "e0")
+    assert result.exit_code == 2
+    assert "session 1 (baseline) ended with exit status 1 before it began; its log: outputs/ab/" in result.stderr
+    assert not list(outputs.rglob("verdict.json"))

@@ -1,0 +1,423 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from context_research.compare.statistics import ALPHA, Pairs, decide, describe, pairs_for, pairs_to_decide_alone
+
+SLOWER = (1.10, 1.12, 1.08, 1.11, 1.09, 1.10, 1.12, 1.08, 1.11, 1.09)
+"""Consistent: with n of them p is 2^(1−n)."""
+LEVEL = (1.2, 1 / 1.2) * 5
+"""An even number of them shows no difference at all."""
+
+
+def paired(ratios, *, baseline=None, lower_is_better=True, **values):
+    """Pairs of these ratios; None is a candidate without a value."""
+    base = tuple(baseline or (0.25 + 0.01 * index for index in range(len(ratios))))
+    candidate = tuple(None if ratio is None else b * ratio for b, ratio in zip(base, ratios, strict=True))
+    names = {"case": "p64-c1", "metric": "ttft", "statistic": "p50", "unit": "session"} | values
+    return Pairs(**names, lower_is_better=lower_is_better, baseline=base, candidate=candidate)
+
+
+def alone(ratios, practical=0.03, start_noise=0.0, **values):
+    (verdict,) = decide([paired(ratios, **values)], practical, start_noise)
+    return verdict
+
+
+def logs_to_ratios(*logs):
+    return [math.exp(log) for log in logs]
+
+
+def simulated(generator, pairs, noise=0.05, effect=1.0):
+    """Both arms with the same lognormal noise, and a factor that a pair's runs share."""
+    common = np.exp(generator.normal(0, 0.3, pairs))
+    baseline, candidate = (common * np.exp(generator.normal(0, noise, pairs)) for _ in range(2))
+    return Pairs(
+        "p64-c1", "ttft", "p50", "session", True, tuple(baseline.tolist()), tuple((effect * candidate).tolist())
+    )
+
+
+# p and the ratio
+
+
+@pytest.mark.parametrize(
+    ("signs", "p"),
+    [
+        pytest.param("++++++", 2 / 64, id="all-one-way"),
+        pytest.param("------", 2 / 64, id="all-the-other-way"),
+        pytest.param("+++++-", 2 * (1 + 6) / 64, id="one-of-6-against"),
+        pytest.param("+++-++++++", 2 * (1 + 10) / 1024, id="one-of-10-against"),
+        pytest.param("+++-+++-++", 2 * (1 + 10 + 45) / 1024, id="two-of-10-against"),
+        pytest.param("+++-++--++", 2 * (1 + 10 + 45 + 120) / 1024, id="three-of-10-against"),
+    ],
+)
+def test_p_is_the_share_of_sign_flips_at_least_as_extreme(signs, p):
+    ratios = logs_to_ratios(*(0.1 if sign == "+" else -0.1 for sign in signs))
+    assert describe(paired(ratios)).p == pytest.approx(p)
+
+
+def test_p_is_never_zero_where_not_every_flip_is_tried():
+    p = describe(paired(SLOWER * 2)).p
+    assert 0 < p < 0.001
+
+
+def test_ratio_is_the_geometric_mean():
+    assert describe(paired([2.0, 0.5, 4.0, 0.25, 2.0, 2.0])).ratio == pytest.approx(4 ** (1 / 6))
+
+
+def test_interval_holds_the_ratio_and_lies_within_the_pairs():
+    verdict = describe(paired(SLOWER))
+    assert min(SLOWER) < verdict.low < verdict.ratio < verdict.high < max(SLOWER)
+
+
+def test_describing_gives_no_outcome():
+    verdict = describe(paired(SLOWER))
+    assert (verdict.outcome, verdict.p_adjusted, verdict.pairs_needed, verdict.reason) == (None, None, None, "")
+
+
+# Outcomes of one comparison
+
+
+def test_six_consistent_pairs_alone_decide():
+    verdict = alone(SLOWER[:6])
+    assert verdict.outcome == "worse"
+    assert verdict.p == verdict.p_adjusted == pytest.approx(2**-5)
+    assert (verdict.reason, verdict.pairs_needed) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "lower_is_better", "outcome"),
+    [(1.1, True, "worse"), (0.9, True, "better"), (1.1, False, "better"), (0.9, False, "worse")],
+)
+def test_direction(ratio, lower_is_better, outcome):
+    ratios = [ratio * jitter for jitter in (0.99, 1, 1.01, 0.99, 1, 1.01)]
+    assert alone(ratios, lower_is_better=lower_is_better).outcome == outcome
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 2.0])
+def test_five_pairs_decide_nothing(ratio):
+    verdict = alone([ratio] * 5)
+    assert (verdict.outcome, verdict.pairs_needed) == ("undecided", 6)
+    assert verdict.reason == "5 pairs: fewer than 6 decide nothing"
+    assert verdict.ratio == pytest.approx(ratio)
+    assert verdict.p is verdict.p_adjusted is verdict.low is verdict.high is None
+
+
+def test_five_noisy_pairs_say_how_many_it_takes():
+    verdict = alone(logs_to_ratios(-0.1, -0.1, 0, 0.1, 0.1))  # an sd of 0.1
+    assert verdict.pairs_needed == 90 == pairs_for(0.1, 0.03, 1)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize(("seen", "needed"), [(0.0, 90), (0.02, 90), (0.06, 22), (0.2, 6)])
+def test_pairs_needed_go_by_the_larger_of_the_difference_seen_and_the_practical_one(seen, needed, direction):
+    """(2.8016 × 0.1 / 0.06)² = 21.8; 0.02 is less than ln 1.03."""
+    verdict = alone(logs_to_ratios(*(direction * (seen + 0.1 * each) for each in (-1, -1, 0, 1, 1))))
+    assert verdict.pairs_needed == needed
+
+
+def test_one_pair_has_no_noise_to_go_by():
+    verdict = alone([2.0])
+    assert (verdict.outcome, verdict.pairs_needed) == ("undecided", None)
+    assert verdict.reason == "1 pair: fewer than 6 decide nothing"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "practical", "outcome"),
+    [
+        pytest.param((1.01, 0.99, 1.01, 0.99, 1.0, 1.0), 0.03, "equivalent", id="within-3-percent"),
+        pytest.param((1.01, 0.99, 1.01, 0.99, 1.0, 1.0), 0.005, "undecided", id="not-within-half-a-percent"),
+        pytest.param((1.08, 0.93, 1.08, 0.93, 1.0, 1.0), 0.03, "undecided", id="not-within-3-percent"),
+        pytest.param((1.08, 0.93, 1.08, 0.93, 1.0, 1.0), 0.10, "equivalent", id="within-10-percent"),
+        pytest.param((1.011, 1.009, 1.01, 1.012, 1.008, 1.01), 0.03, "equivalent", id="consistent-but-too-small"),
+        pytest.param((1.011, 1.009, 1.01, 1.012, 1.008, 1.01), 0.0, "worse", id="small-but-no-margin"),
+    ],
+)
+def test_equivalent_comes_first(ratios, practical, outcome):
+    assert alone(ratios, practical).outcome == outcome
+
+
+def test_an_interval_that_holds_1_and_more_is_undecided():
+    verdict = alone(LEVEL)
+    assert verdict.low < 1 < verdict.high
+    assert verdict.outcome == "undecided"
+    assert "holds 1" in verdict.reason
+    noise = np.std(np.log(LEVEL), ddof=1)
+    assert verdict.pairs_needed == math.ceil(((1.959964 + 0.841621) * noise / math.log(1.03)) ** 2)
+
+
+def test_an_interval_outside_1_is_not_enough():
+    """4 of the 64 flips are as extreme: the small one's sign doesn't matter."""
+    verdict = alone(logs_to_ratios(0.1, 0.1, 0.1, 0.1, 0.1, -0.01))
+    assert verdict.low > 1
+    assert verdict.p == pytest.approx(4 / 64)
+    assert verdict.outcome == "undecided"
+    assert verdict.reason == "p is 0.062"
+
+
+# Values that are missing or all alike
+
+
+@pytest.mark.parametrize("missing", [None, 0.0, -1.0, math.nan, math.inf])
+def test_one_pair_without_a_value_leaves_it_undecided(missing):
+    """Those that have one may be the lucky ones: goodput is 0 where an arm fails its limits."""
+    verdict = alone([missing, *SLOWER[:6]])
+    assert (verdict.outcome, verdict.p) == ("undecided", pytest.approx(2**-5))
+    assert verdict.reason.startswith("no p50 in 1 of 7 pairs")
+
+
+def test_a_comparison_without_values_still_counts_in_its_family():
+    slower, without = paired(SLOWER[:6]), paired([None] * 6)
+    assert [verdict.p_adjusted for verdict in decide([slower, without])] == [pytest.approx(2 * 2**-5), None]
+
+
+def test_the_margin_is_the_same_whichever_arm_is_the_baseline():
+    nearly = [1.0295, 1.0298, 1.0299, 1.0297, 1.0296, 1.0298]
+    for ratios in (nearly, [1 / ratio for ratio in nearly]):
+        assert alone(ratios).outcome == "equivalent"
+
+
+def test_no_number_of_repeats_tells_what_a_start_hides():
+    (verdict,) = decide([paired([1.05, 1.06, 1.04, 1.05, 1.06, 1.05])], start_noise=0.1)
+    assert (verdict.outcome, verdict.pairs_needed) == ("undecided", None)
+
+
+@pytest.mark.parametrize("missing", [None, 0.0])
+def test_too_few_values_are_undecided(missing):
+    verdict = alone([*SLOWER[:5], missing])
+    assert (verdict.outcome, verdict.p) == ("undecided", None)
+    assert verdict.reason.startswith("no p50 in 1 of 6 pairs")
+
+
+def test_a_baseline_of_zero_has_no_ratio():
+    verdict = alone(SLOWER[:6], baseline=(0.0, 1.0, 1.0, 1.0, 1.0, 1.0))
+    assert (verdict.outcome, verdict.p) == ("undecided", None)
+
+
+def test_no_values_at_all():
+    verdict = alone([None] * 8)
+    assert (verdict.outcome, verdict.ratio, verdict.pairs_needed) == ("undecided", None, None)
+    assert verdict.reason.startswith("no p50 in 8 of 8 pairs")
+
+
+def test_an_empty_family():
+    assert decide([]) == []
+
+
+def test_identical_values_are_equivalent():
+    """A deterministic backend: nothing to resample."""
+    verdict = alone([1.0] * 6)
+    assert (verdict.outcome, verdict.ratio, verdict.low, verdict.high, verdict.p) == ("equivalent", 1, 1, 1, 1)
+
+
+def test_identical_ratios_decide():
+    verdict = alone([1.5] * 6, baseline=(1.0, 2.0, 4.0, 8.0, 16.0, 32.0))
+    assert verdict.outcome == "worse"
+    assert (verdict.low, verdict.high) == (pytest.approx(1.5), pytest.approx(1.5))
+
+
+def test_nearly_identical_ratios_decide():
+    """One in ten differs."""
+    verdict = alone([1.5] * 9 + [1.6])
+    assert verdict.outcome == "worse"
+    assert 1.5 <= verdict.low <= verdict.ratio <= verdict.high <= 1.6
+
+
+# Start noise
+
+
+def test_start_noise_widens_the_interval_and_nothing_else():
+    plain, widened = describe(paired(SLOWER)), describe(paired(SLOWER), start_noise=0.1)
+    assert (widened.low, widened.high) == (pytest.approx(plain.low / 1.1), pytest.approx(plain.high * 1.1))
+    assert (widened.ratio, widened.p) == (plain.ratio, plain.p)
+
+
+@pytest.mark.parametrize(("scale", "outcome"), [(1.0, "undecided"), (1.2, "worse")])
+def test_start_noise_takes_a_larger_difference(scale, outcome):
+    """Of 10 % and 32 %, each certain without it."""
+    ratios = [scale * ratio for ratio in SLOWER]
+    assert alone(ratios).outcome == "worse"
+    assert alone(ratios, start_noise=0.1).outcome == outcome
+
+
+def test_start_noise_leaves_nothing_equivalent_within_less():
+    assert alone([1.0] * 6, start_noise=0.1).outcome == "undecided"
+
+
+# Families
+
+
+def family(*members):
+    return decide([paired(ratios, case=f"c{index}") for index, ratios in enumerate(members)])
+
+
+def test_one_effect_in_a_family_of_8_takes_more_than_6_pairs():
+    lone, *others = family(SLOWER[:6], *[LEVEL[:6]] * 7)
+    assert lone.p_adjusted == pytest.approx(8 * 2**-5)
+    assert (lone.outcome, lone.pairs_needed) == ("undecided", 9)
+    assert lone.reason == "undecidable with 6 pairs: alone in a family of 8 an effect needs 9"
+    assert {verdict.outcome for verdict in others} == {"undecided"}
+
+
+def test_one_effect_in_a_family_of_8_can_be_told_with_the_pairs_it_asks_for():
+    lone, *others = family([*SLOWER[:9], 1.1], *[LEVEL] * 7)
+    assert lone.p_adjusted == pytest.approx(8 * 2**-9)
+    assert lone.outcome == "worse"
+    assert {verdict.outcome for verdict in others} == {"undecided"}
+
+
+def test_a_family_of_8_that_is_all_affected_is_decided_with_6_pairs():
+    verdicts = family(*[SLOWER[:6]] * 8)
+    assert [verdict.p_adjusted for verdict in verdicts] == [pytest.approx(2**-5)] * 8
+    assert {verdict.outcome for verdict in verdicts} == {"worse"}
+
+
+@pytest.mark.parametrize(("affected", "outcome"), [(4, "undecided"), (5, "worse")])
+def test_with_6_pairs_5_of_8_must_be_affected(affected, outcome):
+    verdicts = family(*[SLOWER[:6]] * affected, *[LEVEL[:6]] * (8 - affected))
+    assert {verdict.outcome for verdict in verdicts[:affected]} == {outcome}
+
+
+def test_p_is_adjusted_by_benjamini_hochberg():
+    """10 pairs with 2, 0, 3 and 1 against: p of 112, 2, 352 and 22 in 1024, times 4 / rank."""
+    verdicts = family(*(logs_to_ratios(*[0.1] * (10 - against), *[-0.1] * against) for against in (2, 0, 3, 1)))
+    by_hand = [112 / 1024 * 4 / 3, 2 / 1024 * 4, 352 / 1024, 22 / 1024 * 4 / 2]
+    assert [verdict.p_adjusted for verdict in verdicts] == pytest.approx(by_hand)
+    assert [verdict.p_adjusted for verdict in verdicts] == pytest.approx(
+        stats.false_discovery_control([verdict.p for verdict in verdicts])
+    )
+    assert [verdict.outcome for verdict in verdicts] == ["undecided", "worse", "undecided", "undecided"]
+
+
+def test_a_small_p_is_not_enough_where_the_interval_holds_1():
+    """One of 10 against."""
+    verdict = alone(logs_to_ratios(*[0.1] * 9, -0.1))
+    assert verdict.p_adjusted < ALPHA
+    assert verdict.low < 1
+    assert verdict.outcome == "undecided"
+
+
+def test_equal_ps_are_adjusted_equally():
+    """Two with p 2/64, one with 14/64: 2/64 × 3/1 for the first would be more than 2/64 × 3/2 for the second."""
+    verdicts = family(SLOWER[:6], SLOWER[:6], logs_to_ratios(0.1, 0.1, 0.1, 0.1, 0.1, -0.1))
+    assert [verdict.p_adjusted for verdict in verdicts] == pytest.approx([3 / 64, 3 / 64, 14 / 64])
+
+
+def test_verdicts_come_in_the_familys_order_with_its_pairs():
+    asked = [paired(SLOWER, metric="tpot"), paired(SLOWER[:3], metric="itl"), paired(LEVEL, metric="ttft")]
+    assert [verdict.pairs for verdict in decide(asked)] == asked
+
+
+@pytest.mark.parametrize(
+    ("members", "pairs"), [(1, 6), (2, 7), (6, 8), (7, 9), (8, 9), (12, 9), (13, 10), (16, 10), (25, 10), (26, 11)]
+)
+def test_pairs_to_decide_alone(members, pairs):
+    assert pairs_to_decide_alone(members) == pairs
+    assert members * 2 ** (1 - pairs) <= ALPHA < members * 2 ** (2 - pairs)
+
+
+@pytest.mark.parametrize(
+    ("noise", "practical", "members", "pairs"),
+    [
+        pytest.param(0.0, 0.03, 1, 6, id="no-noise"),
+        pytest.param(0.0, 0.03, 8, 9, id="no-noise-but-a-family"),
+        pytest.param(0.03 * math.sqrt(2), 0.03, 1, 17, id="3-percent-runs"),  # (2.8016 × 0.04243 / 0.02956)² = 16.17
+        pytest.param(0.1, 0.03, 8, 147, id="a-family-asks-more"),  # (3.5760 × 0.1 / 0.02956)² = 146.4
+        pytest.param(0.1, 0.10, 1, 9, id="wider-practical"),  # (2.8016 × 0.1 / 0.09531)² = 8.6
+    ],
+)
+def test_pairs_for(noise, practical, members, pairs):
+    assert pairs_for(noise, practical, members) == pairs
+
+
+# What must not change a verdict
+
+
+@pytest.mark.parametrize("effect", [1.0, 1.1, 1.3])
+def test_swapping_the_arms_inverts(effect):
+    pairs = simulated(np.random.default_rng(3), 8, effect=effect)
+    swapped = Pairs("p64-c1", "ttft", "p50", "session", True, pairs.candidate, pairs.baseline)
+    (one,), (other,) = decide([pairs]), decide([swapped])
+    assert other.ratio == pytest.approx(1 / one.ratio)
+    # Not to the last digit: resamples are finite.
+    assert (other.low, other.high) == (pytest.approx(1 / one.high, rel=1e-3), pytest.approx(1 / one.low, rel=1e-3))
+    assert other.p == pytest.approx(one.p)
+    mirror = {"better": "worse", "worse": "better"}
+    assert other.outcome == mirror.get(one.outcome, one.outcome)
+
+
+def test_neither_the_unit_of_measure_nor_a_pairs_own_speed_matters():
+    pairs = simulated(np.random.default_rng(4), 8, effect=1.1)
+    speed = np.geomspace(10, 1e6, 8)
+    scaled = Pairs(
+        "p64-c1", "ttft", "p50", "session", True, *(tuple(speed * arm) for arm in (pairs.baseline, pairs.candidate))
+    )
+    one, other = describe(pairs), describe(scaled)
+    assert [other.ratio, other.low, other.high, other.p] == pytest.approx([one.ratio, one.low, one.high, one.p])
+
+
+def test_the_same_values_give_the_same_verdict():
+    pairs = simulated(np.random.default_rng(5), 16)
+    assert decide([pairs]) == decide([pairs])
+
+
+# JSON
+
+
+def plain(value):
+    """Whether only what `json` writes without help is in it, NumPy's floats excluded."""
+    if isinstance(value, dict):
+        return all(type(key) is str and plain(item) for key, item in value.items())
+    if type(value) in (tuple, list):
+        return all(map(plain, value))
+    return type(value) in (str, float, int, bool, type(None))
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        pytest.param(SLOWER, id="worse"),
+        pytest.param([1.0] * 6, id="equivalent"),
+        pytest.param(LEVEL, id="undecided"),
+        pytest.param(SLOWER[:5], id="few-pairs"),
+        pytest.param([None] * 6, id="no-values"),
+    ],
+)
+def test_json_is_plain_data(ratios):
+    verdict = alone(ratios)
+    data = verdict.as_json()
+    assert plain(data)
+    assert json.loads(json.dumps(data, allow_nan=False)) == data | {
+        "baseline": list(verdict.pairs.baseline),
+        "candidate": list(verdict.pairs.candidate),
+    }
+    assert data.keys() == {
+        *("case", "metric", "statistic", "unit", "lower_is_better", "baseline", "candidate"),
+        *("ratio", "low", "high", "p", "p_adjusted", "outcome", "reason", "pairs_needed"),
+    }
+
+
+# A small calibration; benchmarks/studies/verdict has the large one
+
+
+def test_few_false_alarms_and_most_effects_found():
+    """5 % noise, 10 pairs: identical arms, and 10 % slower ones. The seed is fixed; the bars are the real ones."""
+    generator = np.random.default_rng(20)
+    same = [decide([simulated(generator, 10)])[0] for _ in range(300)]
+    slower = [decide([simulated(generator, 10, effect=1.1)])[0] for _ in range(300)]
+    assert sum(verdict.outcome in ("better", "worse") for verdict in same) / 300 <= 0.05
+    assert sum(verdict.outcome == "worse" for verdict in slower) / 300 >= 0.90
+    assert not any(verdict.outcome in ("better", "equivalent") for verdict in slower)
+    covered = sum(verdict.low <= 1.1 <= verdict.high for verdict in slower) / 300
+    assert 0.85 < covered < 0.99
+
+
+def test_few_families_with_a_false_alarm():
+    """Without the correction it would be about one in three families of 8."""
+    generator = np.random.default_rng(21)
+    families = [decide([simulated(generator, 8) for _ in range(8)]) for _ in range(60)]
+    assert sum(any(v.outcome in ("better", "worse") for v in family) for family in families) / 60 <= 0.05
+    raw = sum(any(v.p <= ALPHA for v in family) for family in families) / 60
+    assert raw > 0.15

@@ -1,0 +1,215 @@
+import json
+
+import pytest
+
+from context_research.compare import statistics, verdict
+from context_research.compare.comparison import of_ab, of_runs
+from context_research.errors import UsageProblem
+from context_research.records import store
+from context_research.records.files import RunFiles
+from tests.support import made_runs
+from tests.support.made_runs import CASE
+
+AA = {"baseline": "aggregated", "candidate": "aggregated"}
+TWO = {CASE: {"ttft": [0.1], "tpot": [0.01], "e2e": [0.2]}, "p64-c2": {"ttft": [0.3], "tpot": [0.01], "e2e": [0.2]}}
+
+
+def judged(outputs, *, primary=None, practical=None, start_noise=None, noise_floor=None, **ab):
+    return verdict.judge(of_ab(made_runs.A_B(outputs, **ab)), primary, practical, start_noise, noise_floor)
+
+
+def repeats(outputs, ratio=1.3, count=6, **values):
+    """Two runs of `count` repeats, the second's TTFT `ratio` × the first's."""
+    scatter = [1 + 0.001 * index for index in range(count)]
+    one, other = ({CASE: {"ttft": [0.1 * scale * each for each in scatter]}} for scale in (1, ratio))
+    return of_runs(*made_runs.pair(outputs, one, other, **values))
+
+
+def figures(verdicts):
+    return [(each.pairs.metric, each.pairs.statistic, each.pairs.case) for each in verdicts]
+
+
+def test_ttft_and_tpot_are_judged_in_every_case_unless_others_are_named(tmp_path):
+    found = judged(tmp_path, figures=TWO)
+    family = [(metric, "p50", case) for metric in ("ttft", "tpot") for case in TWO]
+    assert figures(found.primary) == family
+    assert figures(found.descriptive) == [("e2e", "p50", case) for case in TWO]
+    assert found.beforehand
+    assert all(each.outcome for each in found.primary)
+    assert not any(each.outcome or each.p_adjusted for each in found.descriptive)
+
+
+def test_another_family_can_be_named(tmp_path):
+    found = judged(tmp_path, figures=TWO, primary=["e2e"])
+    assert figures(found.primary) == [("e2e", "p50", case) for case in TWO]
+    assert {metric for metric, *_ in figures(found.descriptive)} == {"ttft", "tpot"}
+    assert not found.beforehand
+
+
+@pytest.mark.parametrize("statistic", ["mean", "p50", "p90", "p95", "p99"])
+def test_a_figure_can_be_named(tmp_path, statistic):
+    found = judged(tmp_path, primary=[f"ttft.{statistic}"])
+    assert figures(found.primary) == [("ttft", statistic, CASE)]
+    # The metric's own statistic is still described, unless it is the one that is judged.
+    assert (("ttft", "p50", CASE) in figures(found.descriptive)) == (statistic != "p50")
+
+
+@pytest.mark.parametrize("name", ["ttf", "ttft.p42", "ttft.", "ttft.p90.p90", "", "handoff"])
+def test_an_unknown_figure_is_refused_with_those_there_are(tmp_path, name):
+    with pytest.raises(UsageProblem) as problem:
+        judged(tmp_path, primary=[name])
+    assert str(problem.value).startswith(f"--primary {name}: no such figure in ab1; metrics: ttft, tpot;")
+
+
+def test_a_figure_named_twice_counts_once_in_the_family(tmp_path):
+    assert figures(judged(tmp_path, primary=["ttft", "ttft.p50"]).primary) == [("ttft", "p50", CASE)]
+
+
+def test_the_practical_difference_is_the_users(tmp_path):
+    assert judged(tmp_path / "a", ratio=1.02, noise=0.001).practical == statistics.PRACTICAL
+    assert judged(tmp_path / "b", ratio=1.02, noise=0.001).primary[0].outcome == "equivalent"
+    assert judged(tmp_path / "c", ratio=1.02, noise=0.001, practical=0.01).primary[0].outcome == "worse"
+
+
+def test_a_practical_difference_of_nothing_is_kept(tmp_path):
+    assert judged(tmp_path, practical=0.0).practical == 0.0
+
+
+def test_worse_are_the_primary_ones_alone(tmp_path):
+    found = judged(tmp_path, ratio=1.3)
+    assert {each.outcome for each in found.worse} == {"worse"}
+    assert len(found.worse) == 2
+    assert judged(tmp_path / "b", ratio=0.7).worse == []
+
+
+def test_a_metric_that_one_arm_lacks_is_not_described(tmp_path):
+    found = verdict.judge(
+        of_runs(*made_runs.pair(tmp_path, made_runs.FLAT, {CASE: made_runs.FLAT[CASE] | {"handoff": [0.1]}}))
+    )
+    assert found.descriptive == []
+
+
+# Start noise
+
+
+def test_sessions_are_starts_of_their_own_and_get_no_start_noise(tmp_path):
+    assert judged(tmp_path, start_noise=0.5).start_noise == 0.0
+
+
+def test_repeats_of_two_runs_get_the_start_noise(tmp_path):
+    two = repeats(tmp_path, ratio=1.05)
+    default, none, more = (verdict.judge(two, ["ttft"], start_noise=given) for given in (None, 0.0, 0.2))
+    assert (default.start_noise, none.start_noise, more.start_noise) == (verdict.START_NOISE, 0.0, 0.2)
+    assert [found.primary[0].outcome for found in (default, none, more)] == ["undecided", "worse", "undecided"]
+    assert default.primary[0].low < none.primary[0].low < none.primary[0].high < default.primary[0].high
+
+
+def test_the_start_noise_goes_to_descriptions_too(tmp_path):
+    two = repeats(tmp_path, ratio=1.05)
+    wide, narrow = (verdict.judge(two, ["ttft.mean"], start_noise=given).descriptive[0] for given in (0.2, 0.0))
+    assert wide.low < narrow.low
+
+
+def test_a_difference_beyond_the_start_noise_is_decided(tmp_path):
+    assert verdict.judge(repeats(tmp_path, ratio=1.5), ["ttft"]).primary[0].outcome == "worse"
+
+
+# Noise floor
+
+
+def test_a_quiet_aa_leaves_the_verdicts_as_they_are(tmp_path):
+    quiet = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, noise=0.001))
+    assert [each.outcome for each in judged(tmp_path, ratio=1.3, noise_floor=quiet).primary] == ["worse", "worse"]
+
+
+@pytest.mark.parametrize("ratio", [1.3, 0.7], ids=["slower", "faster"])
+def test_what_differs_in_the_aa_is_not_decided(tmp_path, ratio):
+    figures_of = {CASE: {"ttft": [0.1], "tpot": [0.01]}}
+    loud = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=ratio, figures=figures_of))
+    found = judged(tmp_path, ratio=1.3, noise_floor=loud)
+    assert [each.outcome for each in found.primary] == ["undecided", "undecided"]
+    assert found.primary[0].reason.startswith(f"the A/A differs too: {ratio:.1f}"[:-1])
+    assert found.worse == []
+
+
+def test_an_undecided_aa_alarms_no_one(tmp_path):
+    noisy = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=1.01, noise=0.2))
+    assert judged(tmp_path, ratio=1.3, noise_floor=noisy).primary[0].outcome == "worse"
+
+
+def test_an_aa_of_too_few_pairs_is_refused_as_it_could_not_alarm(tmp_path):
+    few = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=1.5, pairs=5))
+    with pytest.raises(UsageProblem, match="aa has 5 pairs: a noise floor takes 6"):
+        judged(tmp_path, ratio=1.3, noise_floor=few)
+
+
+def test_arms_that_differ_are_no_noise_floor(tmp_path):
+    other = of_ab(made_runs.A_B(tmp_path, ab_id="other"))
+    with pytest.raises(UsageProblem, match="other is no A/A: its arms differ, so it shows no noise floor"):
+        judged(tmp_path, noise_floor=other)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"experiment": "e1"},
+        {"backend": "simulated"},
+        {"environment_manifest.machine.cpu.model": "Z80"},
+        {"model.name": "other"},
+    ],
+    ids=str,
+)
+def test_a_noise_floor_of_something_else_is_refused(tmp_path, changes):
+    other = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, changes=dict.fromkeys(AA, changes)))
+    with pytest.raises(UsageProblem):
+        judged(tmp_path, noise_floor=other)
+
+
+# verdict.json
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 6])
+def test_it_passes_its_schema(tmp_path, pairs):
+    found = judged(tmp_path, pairs=pairs)
+    store.write(tmp_path / "verdict.json", "verdict", found.as_json())
+    written = store.read(tmp_path / "verdict.json", "verdict")
+    assert (written["comparison"], written["unit"], written["experiment"]) == ("ab1", "session", "e0")
+    assert written["baseline"]["runs"] == [run.files.run_id for run in found.comparison.baseline.runs]
+    assert [entry["outcome"] for entry in written["primary"]] == [each.outcome for each in found.primary]
+    assert written["named_beforehand"] is True
+    assert written["allowed_differences"] == {}
+
+
+def test_of_repeats_it_passes_its_schema_and_tells_the_noise(tmp_path):
+    found = verdict.judge(repeats(tmp_path), ["ttft"])
+    store._validator("verdict").validate(json.loads(json.dumps(found.as_json())))
+    assert (found.as_json()["unit"], found.as_json()["start_noise"]) == ("repeat", verdict.START_NOISE)
+
+
+def test_it_tells_what_was_allowed(tmp_path):
+    changes = {"candidate": {"settings.model.dtype": "bfloat16"}}
+    found = judged(tmp_path, changes=changes, allow_different=["model.dtype"])
+    assert found.as_json()["allowed_differences"] == {"model.dtype": ("float32", "bfloat16")}
+
+
+# Looks before the end, and pairs without a value
+
+
+def test_a_verdict_before_the_planned_end_says_so(tmp_path):
+    """Who looks after every pair and stops at the first `worse` has more false alarms than 5 %."""
+    files = made_runs.A_B(tmp_path, pairs=8, ratio=1.3)
+    made_runs.edit(files.record, "ab", status="stopped", sessions__15__status="planned", sessions__14__status="planned")
+    found = verdict.judge(of_ab(files))
+    assert found.as_json()["planned_pairs"] == 8
+    assert len(found.as_json()["primary"][0]["baseline"]) == 7
+
+
+def test_pairs_that_have_no_value_on_one_side_are_not_left_out_of_a_verdict(tmp_path):
+    """Goodput 0 in 4 of 10 sessions is the worst there is: without those the candidate would be better."""
+    files = made_runs.A_B(tmp_path, pairs=10, noise=0.001, figures={CASE: {"goodput": [5.0]}}, ratio=1.2)
+    for session in store.read(files.record, "ab")["sessions"]:
+        if session["arm"] == "candidate" and session["pair"] >= 6:
+            path = RunFiles(tmp_path, session["run_id"]).summary("e0")
+            made_runs.edit(path, "summary", cases__0__metrics__goodput__mean=0.0)
+    (found,) = verdict.judge(of_ab(files), ["goodput"]).primary
+    assert found.outcome != "better"

@@ -1,0 +1,65 @@
+import os
+
+import pytest
+
+from context_research.engines.vllm import logs
+
+START = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {}")
+PREFIX = "(EngineCore pid=17) ERROR 11-23 14:05:01 [core.py:842] "
+
+
+@pytest.mark.parametrize(
+    ("error", "lines", "told"),
+    [
+        pytest.param(ValueError("too\n  long"), [], "ValueError: too long", id="the-error-itself"),
+        pytest.param(ValueError("clear"), ["KeyError: 'other'"], "ValueError: clear", id="the-error-before-the-log"),
+        pytest.param(START, [PREFIX + "ValueError: no memory"], "ValueError: no memory", id="the-log"),
+        pytest.param(START, ["  torch.OutOfMemoryError: CUDA"], "torch.OutOfMemoryError: CUDA", id="qualified"),
+        pytest.param(START, ["ValueError: first", "KeyError: 'last'", "done"], "KeyError: 'last'", id="the-last"),
+        pytest.param(START, ["Exception: plain"], "Exception: plain", id="exception"),
+        pytest.param(
+            START,
+            ["ValueError: cause", "RuntimeError: Engine core initialization failed. See root cause above."],
+            "ValueError: cause",
+            id="not-the-unhelpful",
+        ),
+        pytest.param(ValueError(""), ["OSError: from the log"], "OSError: from the log", id="no-message"),
+        pytest.param(ValueError(""), [], "ValueError", id="nothing-at-all"),
+        pytest.param(START, ["all is well", "ERROR: no class"], str(START), id="nothing-in-the-log"),
+    ],
+)
+def test_reason(tmp_path, error, lines, told):
+    log = tmp_path / "engine.log"
+    log.write_text("\n".join(lines))
+    assert logs.reason(error, log) == told
+
+
+def test_reason_needs_no_log(tmp_path):
+    assert logs.reason(START, tmp_path / "none.log") == str(START)
+
+
+def test_reason_is_one_line_of_bounded_length(tmp_path):
+    log = tmp_path / "engine.log"
+    log.write_bytes(b"ValueError: \xff" + b"x" * 5000)
+    assert len(logs.reason(START, log)) < 600
+    assert len(logs.reason(ValueError("x\n" * 5000), log)) < 600
+
+
+def test_all_output_goes_to_the_file_and_only_while_open(tmp_path, capfd):
+    log = tmp_path / "deep" / "engine.log"
+    with logs.to_file(log):
+        print("from python")
+        os.write(1, b"from c, out\n")
+        os.write(2, b"from c, err\n")
+    print("after")
+    os.write(2, b"after, err\n")
+    assert sorted(log.read_text().splitlines()) == ["from c, err", "from c, out", "from python"]
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("after\n", "after, err\n")
+
+
+def test_output_comes_back_after_an_error(tmp_path, capfd):
+    with pytest.raises(ValueError, match="mine"), logs.to_file(tmp_path / "engine.log"):
+        raise ValueError("mine")
+    os.write(1, b"after\n")
+    assert capfd.readouterr().out == "after\n"

@@ -1,0 +1,212 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from context_research.compare import verdict
+from context_research.compare.comparison import of_ab, of_runs
+from context_research.report import comparison as report
+from tests.fast.report.test_run_report import rows
+from tests.support import made_runs
+from tests.support.made_runs import CASE
+
+SIMULATED = {arm: {"backend": "simulated"} for arm in ("baseline", "candidate")}
+
+
+def judged(outputs, primary=None, noise_floor=None, **ab):
+    return verdict.judge(of_ab(made_runs.A_B(outputs, **ab)), primary, noise_floor=noise_floor)
+
+
+def written(outputs, **ab):
+    return report.write(judged(outputs, **ab)).read_text()
+
+
+def test_the_verdict_comes_first_and_the_runs_last(tmp_path):
+    text = written(tmp_path, figures={CASE: made_runs.FLAT[CASE] | {"e2e": [0.2]}})
+    assert re.findall(r"^## (.*)$", text, re.M) == [
+        "Verdict",
+        "Figures",
+        "All requests",
+        "Other metrics",
+        "Validity",
+        "Method",
+        "What differs",
+        "Runs, in their order",
+    ]
+    assert text.startswith("# e0: disaggregated against aggregated\n")
+
+
+def test_the_headline_can_be_quoted(tmp_path):
+    found = judged(tmp_path, ratio=1.3)
+    told = "disaggregated against aggregated: ttft p50: worse in 1 of 1 case. tpot p50: worse in 1 of 1 case."
+    assert report.headline(found) == told
+    assert report.write(found).read_text().splitlines()[2] == f"**{told}**"
+
+
+def test_the_headline_counts_cases_by_outcome(tmp_path):
+    cases = dict.fromkeys(("p64-c1", "p64-c2", "p64-c4"), made_runs.FLAT[CASE])
+    assert "ttft p50: undecided in 3 of 3 cases." in report.headline(judged(tmp_path, pairs=2, figures=cases))
+
+
+def test_the_verdicts_have_their_figures(tmp_path):
+    found = judged(tmp_path, ratio=1.3, noise=0.001)
+    metric, case, outcome, ratio, interval, baseline, candidate, p, why = rows(
+        report.write(found).read_text(), "## Verdict"
+    )[0]
+    assert (metric, case, outcome, ratio) == ("ttft p50", CASE, "worse", "1.300")
+    assert re.fullmatch(r"1\.\d{3} to 1\.\d{3}", interval)
+    assert (baseline, candidate, p, why) == ("100 ms", "130 ms", "0.031", "")
+
+
+def test_an_undecided_one_says_why_and_what_would_tell(tmp_path):
+    row = rows(written(tmp_path, pairs=2), "## Verdict")[0]
+    assert row[2] == "undecided"
+    assert row[4] == row[7] == "–"
+    assert re.fullmatch(r"2 pairs: fewer than 6 decide nothing; at this noise about \d+ pairs would tell", row[8])
+
+
+def test_a_single_pair_is_reported_all_the_same(tmp_path):
+    assert "1 paired session." in written(tmp_path, pairs=1)
+
+
+def test_figures_are_there_and_linked_by_relative_paths(tmp_path):
+    found = judged(tmp_path)
+    path = report.write(found)
+    links = re.findall(r"\]\(([^)]+)\)", path.read_text())
+    assert {link.rpartition(".")[2] for link in links} == {"png", "svg"}
+    assert len(links) >= 4
+    for link in links:
+        assert link.startswith("ab1/")
+        assert (path.parent / link).stat().st_size > 1000
+
+
+def test_a_simulated_comparison_says_so_before_any_figure(tmp_path):
+    text = written(tmp_path, changes=SIMULATED)
+    assert "> **SIMULATED: no engine ran, these are a model's figures.**" in text.partition("## Verdict")[0]
+    assert "SIMULATED" not in written(tmp_path / "real")
+
+
+def test_an_allowed_difference_is_shown_before_any_figure(tmp_path):
+    changes = {"candidate": {"settings.model.dtype": "bfloat16"}}
+    text = written(tmp_path, changes=changes, allow_different=["model.dtype"])
+    assert "> **model.dtype differs, and was allowed to:** float32 / bfloat16." in text.partition("## Verdict")[0]
+    assert ["settings.model.dtype", "float32", "bfloat16"] in rows(text, "## What differs")
+
+
+def test_a_family_named_afterwards_is_no_proof(tmp_path):
+    afterwards = report.write(judged(tmp_path, primary=["tpot"])).read_text()
+    assert "**named afterwards: a hint for the next measurement, no proof**" in afterwards
+    assert "which was named beforehand" in written(tmp_path / "b")
+
+
+def test_bars_and_line_breaks_in_values_break_no_table(tmp_path):
+    changes = {"candidate": {"environment_manifest.variables.VLLM_X": "a|b\nc"}}
+    text = written(tmp_path, changes=changes)
+    assert ["environment_manifest.variables.VLLM_X"[21:], "–", "a\\|b c"] in rows(text, "## What differs")
+
+
+@pytest.mark.parametrize("pairs", [1, 6])
+def test_every_table_has_as_many_cells_in_each_row(tmp_path, pairs):
+    arms = {"baseline": "aggregated", "candidate": "aggregated --set 'model.name=a|b'"}
+    text = written(tmp_path, pairs=pairs, arms=arms)
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        assert len({len(re.split(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1, block
+
+
+def test_validity_counts_cases_and_runs(tmp_path):
+    assert rows(written(tmp_path, pairs=2), "## Validity") == [["complete", "2 pass", "2 pass"]]
+
+
+def test_runs_are_in_the_order_in_which_they_ran(tmp_path):
+    runs = rows(written(tmp_path, pairs=2), "## Runs, in their order")
+    arms = [row[1] for row in runs]
+    assert {row[3] for row in runs} == {"0,1"}
+    assert arms == ["aggregated", "disaggregated", "disaggregated", "aggregated"]
+
+
+def test_two_runs_tell_of_the_start_noise_and_are_named_after_both(tmp_path):
+    found = verdict.judge(of_runs(*made_runs.pair(tmp_path)))
+    path = report.write(found)
+    assert path == tmp_path / "reports" / "r2-vs-r1.md"
+    text = path.read_text()
+    assert "intervals are widened by 10% (--start-noise)" in text
+    assert "The unit is a repeat of a run" in text
+    assert "widened" not in written(tmp_path / "ab")
+
+
+def test_all_requests_are_those_of_the_files(tmp_path):
+    shown = rows(written(tmp_path, pairs=2), "## All requests")
+    assert ["ttft", CASE, "aggregated", "4"] in [row[:4] for row in shown]
+    assert {row[2] for row in shown} == {"aggregated", "disaggregated"}
+
+
+def test_the_terminal_gets_the_same_verdicts(tmp_path):
+    table = report.terminal_table(judged(tmp_path, ratio=1.3))
+    assert len(re.findall(r"^ttft p50\b.*\bworse\b", table, re.M)) == 1
+    assert "95 % interval" in table.splitlines()[0]
+
+
+def test_a_noise_floor_is_named_in_the_report(tmp_path):
+    arms = {"baseline": "aggregated", "candidate": "aggregated"}
+    floor = of_ab(made_runs.A_B(tmp_path, ab_id="the-aa", arms=arms))
+    found = judged(tmp_path, ratio=1.3, noise_floor=floor)
+    assert "the-aa" in report.write(found).read_text()
+
+
+def test_no_metrics_outside_the_family_leave_no_section(tmp_path):
+    assert "## Other metrics" not in written(tmp_path)
+
+
+# Size
+
+TIMESTAMPS = 1_000_000
+SESSIONS, CASES, TOKENS = 12, ("p256-c1", "p256-c4", "p1024-c1", "p1024-c4"), 128
+BAR_S, BAR_BYTES = 10, 1 << 30
+REPORT = """
+import json, re, sys, time
+from pathlib import Path
+from context_research.compare.ab import sessions as ab
+from context_research.records.files import AbFiles
+from context_research.report import comparison
+start = time.perf_counter()
+comparison.write(ab.judge(AbFiles(Path(sys.argv[1]), "ab1")))
+seconds = time.perf_counter() - start
+# Not getrusage's ru_maxrss: a child starts with its parent's, here the test session's with torch in it.
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+print(json.dumps([seconds, peak]))
+"""
+
+
+def _enlarge(outputs):
+    """Every session's requests.jsonl anew, with the timestamps of a day's work."""
+    each = -(-TIMESTAMPS // (SESSIONS * len(CASES) * TOKENS))
+    for path in outputs.glob("runs/*/requests.jsonl"):
+        first = json.loads(path.read_text().splitlines()[0])
+        with path.open("w") as stream:
+            for case in CASES:
+                due = 0.0
+                for number in range(each):
+                    times = [round(due + 0.1 + (0.01 + number * 1e-6) * index, 7) for index in range(TOKENS)]
+                    own = {"case": case, "request": f"{case}-{number}", "scheduled": due, "sent": due}
+                    own |= {"prefill_queued": due, "prefill_started": due, "prefill_finished": times[0]}
+                    own |= {"token_times": times, "token_ids": [1] * TOKENS, "finished": times[-1]}
+                    stream.write(json.dumps(first | own | {"output_tokens_asked": TOKENS}) + "\n")
+                    due = times[-1]
+    return SESSIONS * len(CASES) * each * TOKENS
+
+
+def test_a_report_over_a_million_token_times_takes_seconds_and_no_gibibyte(tmp_path):
+    """In a process of its own, whose peak is its own. Writing the files is not counted; imports are not either."""
+    made_runs.A_B(tmp_path, pairs=SESSIONS // 2, figures=dict.fromkeys(CASES, made_runs.FLAT[CASE]))
+    assert _enlarge(tmp_path) >= TIMESTAMPS
+    told = subprocess.run(
+        [sys.executable, "-c", REPORT, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert told.returncode == 0, told.stderr
+    seconds, peak = json.loads(told.stdout)
+    assert (tmp_path / "reports" / "ab1.md").is_file()
+    assert seconds < BAR_S
+    assert peak < BAR_BYTES
+    print(f"{seconds:.1f} s, {peak / (1 << 20):.0f} MiB")

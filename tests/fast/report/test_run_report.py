@@ -1,0 +1,172 @@
+import re
+
+import pytest
+
+from context_research.errors import UsageProblem
+from context_research.records import store
+from context_research.report import run
+from context_research.report.run import render
+from tests.support import made
+
+
+def rendered(metadata=None, **summary):
+    """The report of artifacts that their schema accepts."""
+    metadata, summary = made.metadata(**(metadata or {})), made.summary(**summary)
+    for kind, payload in (("run_metadata", metadata), ("summary", summary)):
+        store._validator(kind).validate(payload)
+    return render(metadata, summary)
+
+
+def rows(text, title):
+    """The cells of the table below `title`."""
+    section = text.partition(f"{title}\n")[2].partition("\n#")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
+
+
+def test_a_completed_run_shows_what_ran_where_and_how_fast():
+    ttft = made.metric(count=51, mean=0.25, p50=0.2004, p90=123.4)
+    text = rendered({"status": "completed", "engines": [made.engine()]}, cases=[made.case(metrics={"ttft": ttft})])
+    assert text.startswith("# e0: aggregated, tiny-qwen3, on ")
+    assert "| status" in text
+    assert ["status", "completed"] in rows(text, "CPU cores")
+    assert rows(text, "## Cases") == [["p64-c1", "64", "1", "passed", "2 of 2", "0", "0", "0.0"]]
+    assert rows(text, "### ttft (ms)") == [["p64-c1", "51", "250", "200", "123400", "–", "–"]]
+    assert rows(text, "## Validity") == [["p64-c1", "complete", "pass", "2 of 2 requests"]]
+    assert rows(text, "## Engines") == [["aggregated", "aggregated", "0, 1", "0.50", "128", "2.5"]]
+    assert "Measured on the vllm backend on cpu, tiny-qwen3 seeded:" in text
+    assert "missing" not in text
+
+
+def test_the_gpus_are_those_that_the_engines_had():
+    gpus = [{"id": str(index), "name": name} for index, name in enumerate(["H200", "H200", "A100"])]
+    machine = made.metadata()["environment_manifest"]["machine"] | {"gpus": gpus}
+    values = {"device": "cuda", "engines": [made.engine(devices=[0]), made.engine(devices=[1])]}
+    assert run.about(made.metadata(**values) | {"environment_manifest": {"machine": machine}}).endswith("2 × H200")
+    values["engines"].append(made.engine(devices=[2]))
+    assert run.about(made.metadata(**values) | {"environment_manifest": {"machine": machine}}).endswith(
+        "2 × H200, A100"
+    )
+
+
+def test_a_failed_case_is_shown_with_its_evidence():
+    check = {"check": "complete", "status": "fail", "evidence": "1 of 2 requests; died"}
+    text = rendered({"status": "failed"}, cases=[made.case(status="failed", validity=[check]), made.case("p64-c4")])
+    assert [row[3:5] for row in rows(text, "## Cases")] == [["failed", "1 of 2"], ["passed", "2 of 2"]]
+    assert rows(text, "## Validity")[0] == ["p64-c1", "complete", "FAIL", "1 of 2 requests; died"]
+
+
+def test_a_run_without_cases_says_so():
+    text = rendered({"status": "interrupted", "reason": "KeyboardInterrupt"})
+    assert "No case finished." in text
+    assert "None started." in text
+    assert "## Figures" not in text
+    assert "## Validity" not in text
+    assert "interrupted: KeyboardInterrupt" in text
+
+
+@pytest.mark.parametrize(
+    ("planned", "note"),
+    [(3, "**2 of 3 cases are missing.**"), (1, None), (None, None)],
+    ids=["missing", "all-there", "unknown"],
+)
+def test_missing_cases_are_noted(planned, note):
+    text = rendered({"planned": planned}, cases=[made.case()])
+    assert note in text if note else "missing" not in text
+
+
+def test_missing_cases_are_noted_also_where_none_finished():
+    assert "3 of 3 cases are missing" in rendered({"planned": 3})
+
+
+def test_a_run_that_never_ended_says_so():
+    assert "not finished" in rendered({"status": "running", "finished": None})
+
+
+def test_pipes_do_not_break_tables():
+    evidence = {"check": "complete", "status": "fail", "evidence": "a | b"}
+    text = rendered(cases=[made.case(status="failed", validity=[evidence])])
+    assert rows(text, "## Validity") == [["p64-c1", "complete", "FAIL", "a \\| b"]]
+
+
+def test_line_breaks_do_not_break_tables():
+    text = rendered({"status": "error", "reason": "RuntimeError: one\ntwo"})
+    assert ["status", "error: RuntimeError: one two"] in rows(text, "CPU cores")
+
+
+def test_null_percentiles_are_dashes_and_zeros_are_not():
+    text = rendered(cases=[made.case(metrics={"itl": made.metric(count=8, mean=0.0, p50=0.0)})])
+    assert rows(text, "### itl (ms)") == [["p64-c1", "8", "0", "0", "–", "–", "–"]]
+
+
+def test_metrics_without_samples_are_left_out():
+    metrics = {"ttft": made.metric(mean=0.25), "handoff": made.metric(count=0)}
+    text = rendered(cases=[made.case(metrics=metrics), made.case("p64-c4", metrics={"handoff": made.metric(count=0)})])
+    assert [row[0] for row in rows(text, "### ttft (ms)")] == ["p64-c1"]
+    assert "### handoff" not in text
+
+
+@pytest.mark.parametrize(
+    ("unit", "mean", "title", "shown"),
+    [
+        pytest.param("s", 0.0123456, "ttft (ms)", "12.3", id="seconds"),
+        pytest.param("B/s", 2.5e9, "ttft (GB/s)", "2.5", id="bandwidth"),
+        pytest.param("1/s", 12.5, "ttft (1/s)", "12.5", id="rate"),
+        pytest.param("J", 1234.5, "ttft (J)", "1234", id="a-plugins-own"),
+    ],
+)
+def test_units_are_scaled(unit, mean, title, shown):
+    text = rendered(cases=[made.case(metrics={"ttft": made.metric(unit, mean=mean)})])
+    assert rows(text, f"### {title}")[0][2] == shown
+
+
+@pytest.mark.parametrize("weights", ["seeded", "dummy", "hub"])
+def test_weights_that_are_not_the_models_are_warned_of(weights):
+    text = rendered({"model": {"name": "m", "weights": weights, "revision": None, "hash": None}})
+    assert ("> The weights are" in text) == (weights != "hub")
+
+
+def test_an_engine_of_another_plugin_can_be_shown():
+    engine = {"name": "mine", "role": "aggregated", "devices": [0], "vllm_config": {}}
+    assert rows(rendered({"engines": [engine]}), "## Engines")[0][:3] == ["mine", "aggregated", "0"]
+
+
+def test_a_report_is_written_beside_the_runs(tmp_path):
+    files = made.on_disk(tmp_path, cases=[made.case()])
+    path = run.write(files, "e0")
+    assert path == tmp_path / "reports" / "r1.md"
+    assert "p64-c1" in path.read_text()
+
+
+def test_no_token_gets_into_a_report(tmp_path, monkeypatch):
+    token = "hf_abcdefgh12345678"
+    check = {"check": "complete", "status": "fail", "evidence": f"401 for {token}"}
+    files = made.on_disk(tmp_path, cases=[made.case(status="failed", validity=[check])], reason=token)
+    monkeypatch.setenv("HF_TOKEN", token)
+    text = run.write(files, "e0").read_text()
+    assert token not in text
+    assert text.count("<HF_TOKEN>") == 2
+
+
+@pytest.mark.parametrize("which", ["metadata", "summary"])
+def test_a_corrupt_artifact_is_named_and_leaves_no_report(tmp_path, which):
+    files = made.on_disk(tmp_path)
+    path = files.metadata if which == "metadata" else files.summary("e0")
+    path.write_text("{")
+    with pytest.raises(UsageProblem, match=f"cannot read {path}: corrupt"):
+        run.write(files, "e0")
+    assert not files.report.exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "allowed", "told"),
+    [
+        ("invalid", False, "**This run does not count: cache failed.**"),
+        ("error", False, "**This run does not count: cache failed.**"),
+        ("completed", True, "**cache failed and was allowed to"),
+    ],
+)
+def test_what_a_failed_check_means_is_said_before_any_figure(status, allowed, told):
+    check = {"check": "cache", "status": "fail", "evidence": "warm"} | ({"allowed": True} if allowed else {})
+    text = rendered({"status": status}, cases=[made.case(validity=[check])])
+    assert told in text.partition("## Cases")[0]

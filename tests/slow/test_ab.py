@@ -1,0 +1,97 @@
+"""A real A/B, killed in its second session: nothing is left running, and the same command goes on."""
+
+import subprocess
+import sys
+
+import psutil
+
+from context_research.records import store
+from context_research.records.files import AbFiles, RunFiles
+from tests.conftest import SMALL
+from tests.slow.test_endings import ended, wait_for
+
+ARMS = ("--baseline=aggregated", "--candidate=aggregated --set engine.max_num_batched_tokens=512")
+COMMAND = [
+    sys.executable,
+    *("-m", "context_research.cli.main", "ab", "e0", "--pairs=1", *ARMS, "--primary=ttft,e2e", "--"),
+    *(option for option in SMALL if not option.startswith(("--repeats", "--concurrency", "--requests"))),
+    *("--concurrency=1", "--requests=8"),
+]
+
+
+def driver(**options):
+    return subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
+    outputs = suite.path / "outputs"
+
+    def record():
+        return next((store.read(path, "ab") for path in outputs.glob("ab/*/ab.json")), None)
+
+    first = driver()
+    try:
+        wait_for(lambda: first.poll() is not None or record(), "the record")
+        second = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=60)
+        assert second.returncode == 2
+        assert "of the same plan is running now" in second.stderr
+        assert len(second.stderr.splitlines()) == 1
+        wait_for(lambda: first.poll() is not None or second_engine_starts(outputs, record()), "the second session")
+        assert first.poll() is None
+        children = psutil.Process(first.pid).children(recursive=True)
+        assert children
+    finally:
+        first.kill()
+        told = first.communicate()[0]
+    assert ended(children), told
+    killed = record()
+    assert [session["status"] for session in killed["sessions"]] == ["completed", "running"]
+
+    resumed = driver()
+    told = resumed.communicate(timeout=120)[0]
+    assert resumed.returncode == 0, told
+    assert f"resuming {killed['ab_id']}: 1 of 2 sessions are there" in told.splitlines()
+    whole = record()
+    assert (whole["status"], whole["reason"]) == ("completed", None)
+    assert [session["status"] for session in whole["sessions"]] == ["completed", "completed"]
+    before, after = ([session["run_id"] for session in each["sessions"]] for each in (killed, whole))
+    assert (before[0], before[1] == after[1]) == (after[0], False)
+    chosen = [store.read(RunFiles(outputs, run_id).metadata, "run_metadata") for run_id in after]
+    assert [run["settings"]["engine"]["max_num_batched_tokens"] for run in chosen] == [None, 512]
+    judged = store.read(AbFiles(outputs, whole["ab_id"]).verdict, "verdict")
+    assert [(each["metric"], each["outcome"]) for each in judged["primary"]] == [
+        ("ttft", "undecided"),
+        ("e2e", "undecided"),
+    ]
+    assert judged["candidate"]["runs"] == [after[1]]
+    assert AbFiles(outputs, whole["ab_id"]).report.is_file()
+
+
+def test_two_arms_side_by_side_have_cores_of_their_own_and_one_parity_reference(suite):
+    command = list(COMMAND)
+    command[command.index("--") : command.index("--")] = ["--device-groups=0;1", "--candidate=aggregated"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert told.returncode == 0, told.stdout + told.stderr
+    outputs = suite.path / "outputs"
+    (path,) = outputs.glob("ab/*/ab.json")
+    sessions = store.read(path, "ab")["sessions"]
+    runs = [RunFiles(outputs, session["run_id"]) for session in sessions]
+    one, other = (store.read(run.metadata, "run_metadata") for run in runs)
+    assert [run["engines"][0]["devices"] for run in (one, other)] == [[0], [1]]
+    assert max(one["started"], other["started"]) < min(one["finished"], other["finished"]), "they ran in turn"
+    (reference,) = {parity(run) for run in runs}
+    assert sum(run.run_id in reference for run in runs) == 1
+
+
+def parity(files):
+    """Against whose reference the run's one case was held."""
+    (case,) = store.read(files.summary("e0"), "summary")["cases"]
+    (check,) = [check for check in case["validity"] if check["check"] == "parity"]
+    assert check["status"] == "pass"
+    return check["evidence"].partition(" alone, in ")[2]
+
+
+def second_engine_starts(outputs, record):
+    """The engine's log is made as it starts."""
+    run_id = record["sessions"][1]["run_id"]
+    return run_id and list(RunFiles(outputs, run_id).logs.glob("*.log"))

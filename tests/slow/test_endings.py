@@ -1,0 +1,205 @@
+"""However a run ends, its record says so, its finished cases are kept, and nothing is left running."""
+
+import json
+import os
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from context_research.records import store
+from tests.conftest import ROOT, SMALL
+
+LONG = ("--seed=0", *SMALL, "--concurrency=1,2,3", "--repeats=2", "--requests=3")
+PATIENCE_S = 90
+
+
+def wait_for(condition, what):
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    pytest.fail(f"waited {PATIENCE_S} s for {what}")
+
+
+def read(folder, name="run_metadata"):
+    return store.read(folder / f"{name}.json", {"e0_summary": "summary"}.get(name, name))
+
+
+def finished_cases(suite):
+    return any(read(run, "e0_summary")["cases"] for run in suite.runs if (run / "e0_summary.json").exists())
+
+
+def engines_of(process):
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in child.name()]
+
+
+def ended(processes):
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    return not alive
+
+
+@pytest.fixture
+def running(suite):
+    """A run in a process of its own, its first case finished and the second, endless but for a signal, under way."""
+    # The last two cases would take minutes.
+    hold = suite.path / "benchmarks" / "e0" / "conftest.py"
+    hold.write_text(
+        "import pytest, time\n"
+        "@pytest.fixture(autouse=True)\n"
+        "def hold(concurrency):\n"
+        "    if concurrency > 1: time.sleep(300)\n"
+    )
+    process = suite.popen(*LONG)
+    wait_for(lambda: process.poll() is not None or finished_cases(suite), "the first case")
+    assert process.poll() is None
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [
+        (signal.SIGINT, "interrupted", 2),
+        (signal.SIGTERM, "interrupted", 128 + signal.SIGTERM),
+        (signal.SIGKILL, "running", -signal.SIGKILL),
+    ],
+    ids=["ctrl-c", "sigterm", "sigkill"],
+)
+def test_a_signal_ends_the_engines_and_keeps_the_finished_case(running, suite, number, status, code):
+    engines = engines_of(running)
+    assert engines
+    os.kill(running.pid, number)
+    assert running.wait(timeout=60) == code
+    assert ended(engines)
+    recorded, summary = read(suite.run), read(suite.run, "e0_summary")
+    assert recorded["status"] == summary["status"] == status
+    assert recorded["pid"] == running.pid
+    assert [case["name"] for case in summary["cases"]] == ["p64-c1"]
+    lines = map(json.loads, (suite.run / "requests.jsonl").read_text().splitlines())
+    assert [line["phase"] for line in lines] == ["warmup"] + ["measured"] * 6
+    assert (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").exists() == (number != signal.SIGKILL)
+
+
+def test_an_engine_that_dies_fails_its_case_by_name_and_the_next_case_runs(suite):
+    """Decode is killed in the first case and prefill in the second; the third finds them running again."""
+    (suite.path / "benchmarks" / "e0" / "conftest.py").write_text(
+        """
+import os, signal, threading, time
+import pytest
+
+@pytest.fixture(autouse=True)
+def kill(serving, concurrency):
+    victim = {1: "decode", 2: "prefill"}.get(concurrency)
+    if victim:
+        engine = serving.engine(victim)
+        before = engine.counters.generated
+        def strike():
+            while engine.dead or engine.counters.generated == before:
+                time.sleep(0.005)
+            os.kill(engine.describe()["pids"][0], signal.SIGKILL)
+        threading.Thread(target=strike, daemon=True).start()
+"""
+    )
+    result = suite.outside(*LONG, "--serving=disaggregated", "--requests=20", "--output-tokens=30", timeout=240)
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*p64-c1: complete: * requests finished*decode engine 'decode' died*",
+            "*p64-c2: complete: * requests finished*prefill engine 'prefill' died*",
+            "restarted the engines: decode had died",
+            "restarted the engines: prefill had died",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+    cases = {case["name"]: case for case in read(suite.run, "e0_summary")["cases"]}
+    assert read(suite.run)["status"] == "invalid"
+    assert [cases[f"p64-c{n}"]["status"] for n in (1, 2, 3)] == ["invalid", "invalid", "passed"]
+    assert "decode engine 'decode' died" in cases["p64-c1"]["failure"]
+    assert cases["p64-c3"]["requests"] == {"asked": 40, "finished": 40, "around": 10}
+    assert not list((suite.path / ".benchmarks").glob("*/*.json")), (
+        "an invalid run has no rows, not even its sound case's"
+    )
+
+
+def test_an_engine_that_cannot_start_is_quoted_and_ends_the_run(suite):
+    """Its weights are no weights, which only the engine's own process finds out."""
+    shutil.copytree(ROOT / "configs" / "models" / "tiny-qwen3", suite.path / "broken")
+    (suite.path / "broken" / "model.safetensors").write_bytes(b"not a header" * 99)
+    result = suite.outside("--seed=0", *SMALL, "--model-name=broken", "--weights=hub")
+    result.assert_outcomes(failed=1)
+    line = "vLLM engine 'aggregated' could not start: *SafetensorError: *eader*"
+    result.stdout.fnmatch_lines([line])
+    assert "Traceback" not in result.stdout.str()
+    assert result.ret != 0
+    recorded = read(suite.run)
+    assert recorded["status"] == "error"
+    assert recorded["reason"].startswith("vLLM engine 'aggregated' could not start: ")
+    assert read(suite.run, "e0_summary")["cases"] == []
+
+
+def test_an_unknown_engine_argument_is_named_with_the_nearest(suite):
+    (suite.path / "own.yaml").write_text(
+        """
+experiment: e0
+model: {name: tiny-qwen3, weights: seeded, max_model_len: 8192}
+engine: {kv_cache_memory_bytes: 100000000, args: {max_num_batched_token: 512}}
+workload: {prompt_lengths: [64], concurrency: [1]}
+"""
+    )
+    result = suite.outside("--seed=0", "--experiment-config=own.yaml")
+    result.stdout.fnmatch_lines(
+        ["engine.args.max_num_batched_token: vLLM has no such engine argument; is it max_num_batched_tokens[?]"]
+    )
+    assert result.ret != 0
+
+
+def test_a_failing_test_fails_the_run_and_keeps_its_figures(suite, aggregated):
+    test = suite.path / "benchmarks" / "e0" / "test_e0.py"
+    test.write_text(test.read_text() + "    assert concurrency == 1, 'only one'\n")
+    suite.inside("--seed=0", *SMALL, lend=[aggregated]).assert_outcomes(passed=1, failed=1)
+    summary = read(suite.run, "e0_summary")
+    assert summary["status"] == "failed"
+    assert [case["status"] for case in summary["cases"]] == ["passed", "failed"]
+    assert "only one" in summary["cases"][1]["failure"]
+    assert summary["cases"][1]["metrics"]["ttft"]["count"] == 2
+
+
+def test_stopping_at_the_first_failure_leaves_an_honest_record(suite, aggregated):
+    test = suite.path / "benchmarks" / "e0" / "test_e0.py"
+    test.write_text(test.read_text() + "    assert False\n")
+    suite.inside("--seed=0", "-x", *SMALL, lend=[aggregated]).assert_outcomes(failed=1)
+    recorded = read(suite.run)
+    assert (recorded["status"], recorded["planned"], list(recorded["cases"])) == ("failed", 2, ["p64-c1"])
+
+
+def test_an_internal_error_is_an_error(suite, aggregated):
+    class Broken:
+        def pytest_context_research_case_finished(self):
+            raise RuntimeError("a plugin broke")
+
+    suite.inside("--seed=0", *SMALL, lend=[aggregated], plugins=[Broken()])
+    recorded = read(suite.run)
+    assert recorded["status"] == "error"
+    assert "a plugin broke" in recorded["reason"]
+    assert len(read(suite.run, "e0_summary")["cases"]) == 1
+
+
+def test_a_run_planned_by_init_run_is_adopted(suite, aggregated):
+    from click.testing import CliRunner
+
+    from context_research.cli.main import main
+
+    config = str(ROOT / "configs" / "experiments" / "e0_smoke.yaml")
+    made = CliRunner().invoke(main, ["init-run", "--config-path", config, "--model-name", "tiny-qwen3"])
+    run_id = made.output.strip()
+    assert read(suite.run)["status"] == "incomplete"
+    other = suite.inside("--seed=0", f"--run-id={run_id}", "--serving=disaggregated", *SMALL)
+    other.stderr.fnmatch_lines(["ERROR: run * was planned with serving mode aggregated, not disaggregated"])
+    suite.inside("--seed=0", f"--run-id={run_id}", *SMALL, lend=[aggregated]).assert_outcomes(passed=2)
+    assert suite.run.name == run_id
+    assert read(suite.run)["status"] == "completed"

@@ -1,0 +1,266 @@
+"""Every way in which a run lies in silence, planted in running engines: the check named for it must catch it.
+
+A pair that a defect breaks is restarted by the next test that needs it; `disaggregated` and `aggregated` stay sound.
+"""
+
+import asyncio
+import gc
+import os
+import signal
+import time
+from contextlib import closing
+
+import pytest
+
+from context_research.engines.vllm import handoff
+from context_research.measure.case import measure
+from context_research.measure.checks import evidence
+from context_research.models import hub
+from context_research.records.files import RunFiles
+from context_research.workload.case import Case
+from tests.conftest import Changed, resolve, start
+
+CASE = Case("e0", 300, 2)
+
+
+def small(serving="disaggregated", **values):
+    return resolve(
+        serving, **({"workload__requests": 5, "workload__repeats": 1, "workload__output_tokens": 8} | values)
+    )
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """Runs a small case and returns its result; the parity reference is made anew."""
+
+    def run(topology, chosen=None, case=CASE):
+        chosen = chosen or small()
+        model = hub.resolve(chosen.model)
+        standing = evidence.standing(chosen, model, [case], RunFiles(tmp_path, "planted"))
+        return measure(case, chosen, model, topology, standing)
+
+    return run
+
+
+def failed(result):
+    return {check.check: check.evidence for check in result.checks if check.status == "fail"}
+
+
+def failed_twice(judge, *run):
+    """What failed in a sound run, made again, once, where `client` alone did: a shared machine stalls, now and then."""
+    found = failed(judge(*run))
+    return failed(judge(*run)) if set(found) == {"client"} else found
+
+
+@pytest.fixture(scope="module")
+def victim(tmp_path_factory):
+    """A pair for defects that break it; its KV leases end after 3 s."""
+    chosen = small(serving__handoff__extra_config={"kv_lease_duration": 3})
+    topology = start(chosen, tmp_path_factory.mktemp("victim"))
+    yield topology
+    topology.close()
+
+
+@pytest.fixture
+def pair(victim):
+    """`victim`, whole again."""
+    victim.revive()
+    return victim
+
+
+def with_engines(topology, *engines, timeout_s=20):
+    return type(topology)(engines, timeout_s)
+
+
+def kill(engine):
+    for process in engine._cores:
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("serving", ["disaggregated", "aggregated"])
+@pytest.mark.parametrize("seed", range(10))
+def test_ten_clean_runs_pass(request, judge, serving, seed):
+    assert failed_twice(judge, request.getfixturevalue(serving), small(serving, seed=seed)) == {}
+
+
+def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):
+    """`recompute` hides a transfer that fails, here as the prefill engine is killed before decode fetches."""
+    chosen = small(serving__handoff__load_failure_policy="recompute")
+    with closing(start(chosen, tmp_path)) as topology:
+
+        class Decode(Changed):
+            async def serve(self, request, leg, **options):
+                if "repeat" in request.id:
+                    kill(topology.engine("prefill"))
+                await self._engine.serve(request, leg, **options)
+
+        planted = with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
+        assert "disaggregated" in failed(judge(planted, chosen, Case("e0", 300, 1)))
+
+
+def test_a_decode_leg_without_parameters_is_caught(disaggregated, judge, monkeypatch):
+    monkeypatch.setattr(handoff, "PREFILL_PARAMETERS", {})
+    monkeypatch.setattr(handoff, "guarded", lambda _: {})
+    found = failed(judge(disaggregated))
+    assert "0 of " in found["disaggregated"]
+
+
+def swapping(topology):
+    """Two requests of one length get each other's KV: every count is right, and every token is wrong."""
+    waiting = []
+
+    class Decode(Changed):
+        async def serve(self, request, leg, *, handoff, **options):
+            if handoff and waiting:
+                other, partner = waiting.pop()
+                partner.set_result(handoff)
+                handoff = other
+            elif handoff:
+                mine = asyncio.get_running_loop().create_future()
+                waiting.append((handoff, mine))
+                handoff = await mine
+            await self._engine.serve(request, leg, handoff=handoff, **options)
+
+    return with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
+
+
+def test_another_requests_kv_is_caught(disaggregated, judge):
+    assert set(failed(judge(swapping(disaggregated)))) - {"client"} == {"parity"}
+
+
+def test_another_requests_kv_is_caught_in_sixteen_bits_too(tmp_path, judge):
+    """Where near-ties pass."""
+    chosen = small(model__dtype="bfloat16")
+    with closing(start(chosen, tmp_path)) as topology:
+        assert set(failed(judge(topology, chosen))) - {"client"} == set()
+        assert set(failed(judge(swapping(topology), chosen))) - {"client"} == {"parity"}
+
+
+def test_an_expired_lease_is_caught(pair, judge):
+    class Decode(Changed):
+        async def serve(self, request, leg, **options):
+            if request.id.endswith("repeat0-0002"):
+                await asyncio.sleep(5)
+            await self._engine.serve(request, leg, **options)
+
+    planted = with_engines(pair, pair.engine("prefill"), Decode(pair.engine("decode")), timeout_s=8)
+    found = failed(judge(planted, case=Case("e0", 300, 1)))
+    assert "expir" in found["disaggregated"]
+
+
+def test_outputs_cut_short_are_caught(aggregated, judge):
+    class Short(Changed):
+        async def serve(self, request, leg, *, output_tokens, **options):
+            await self._engine.serve(request, leg, output_tokens=max(1, output_tokens - 1), **options)
+
+    found = failed(judge(with_engines(aggregated, Short(aggregated.engine("aggregated"))), small("aggregated")))
+    assert "7 of 8 tokens" in found["complete"]
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_a_prefill_engine_killed_around_a_transfer_is_caught(pair, judge, when):
+    prefill = pair.engine("prefill")
+
+    class Decode(Changed):
+        async def serve(self, request, leg, **options):
+            doomed = request.id.endswith("repeat0-0001")
+            if doomed and when == "before":
+                kill(prefill)
+            served = asyncio.create_task(self._engine.serve(request, leg, **options))
+            if doomed and when != "before":
+                while when == "after" and not leg.token_times:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0)  # the request is on its way
+                kill(prefill)
+            await served
+
+    planted = with_engines(pair, prefill, Decode(pair.engine("decode")))
+    found = failed(judge(planted, case=Case("e0", 300, 1)))
+    assert "prefill" in found["complete"]
+    assert "died" in found["complete"]
+
+
+def test_a_decode_engine_killed_is_caught(pair, judge):
+    class Decode(Changed):
+        async def serve(self, request, leg, **options):
+            if request.id.endswith("repeat0-0001"):
+                kill(self._engine)
+            await self._engine.serve(request, leg, **options)
+
+    found = failed(judge(with_engines(pair, pair.engine("prefill"), Decode(pair.engine("decode")))))
+    assert "decode engine 'decode' died" in found["complete"]
+
+
+def test_a_warm_cache_claimed_cold_is_caught(aggregated, judge):
+    class Kept(Changed):
+        async def reset_prefix_cache(self):
+            return True
+
+    planted = with_engines(aggregated, Kept(aggregated.engine("aggregated")))
+    judge(planted, small("aggregated", seed=77))
+    found = failed(judge(planted, small("aggregated", seed=77)))
+    assert "8 of 8 requests had others, such as 256" in found["cache"]
+
+
+def test_a_cache_that_can_not_be_emptied_is_caught(aggregated, judge, monkeypatch):
+    class Pinned(Changed):
+        async def reset_prefix_cache(self):
+            return False
+
+    monkeypatch.setattr(evidence, "_SETTLE_S", 0.2)
+    planted = with_engines(aggregated, Pinned(aggregated.engine("aggregated")))
+    assert "could not be emptied" in failed(judge(planted, small("aggregated")))["cache"]
+
+
+def test_a_blocked_client_is_caught(aggregated, judge):
+    class Blocking(Changed):
+        async def serve(self, request, leg, **options):
+            if request.id.endswith("repeat0-0003"):
+                time.sleep(0.2)
+            await self._engine.serve(request, leg, **options)
+
+    planted = with_engines(aggregated, Blocking(aggregated.engine("aggregated")))
+    assert "event loop" in failed(judge(planted, small("aggregated")))["client"]
+
+
+def test_collecting_garbage_amid_requests_does_not_block_the_client(aggregated, judge):
+    """A full collection that walked all that vLLM and torch imported would take half a second."""
+
+    class Collecting(Changed):
+        async def serve(self, request, leg, **options):
+            gc.collect()
+            await self._engine.serve(request, leg, **options)
+
+    planted = with_engines(aggregated, Collecting(aggregated.engine("aggregated")))
+    assert failed_twice(judge, planted, small("aggregated")) == {}
+
+
+def test_a_transport_over_tcp_is_caught(tmp_path, judge, monkeypatch):
+    monkeypatch.setenv("UCX_TLS", "tcp,self")
+    with closing(start(small(), tmp_path)) as topology:
+        found = failed(judge(topology))
+    assert "tcp" in found["transport"]
+    assert "UCX_TLS" in found["transport"]
+
+
+def test_a_slowed_transport_is_caught(tmp_path, judge):
+    chosen = small(serving__handoff__connector_module="tests.support.slow_nixl")
+    with closing(start(chosen, tmp_path)) as topology:
+        found = failed(judge(topology, chosen))
+    assert "slower than" in found["transport"]
+
+
+def test_a_preemption_is_caught_unless_declared(tmp_path, judge):
+    """Two requests that grow to three blocks each, in a pool of four."""
+    chosen = small(
+        "aggregated",
+        workload__output_tokens=200,
+        workload__requests=2,
+        model__max_model_len=384,
+        engine__kv_cache_memory_bytes=5 * 128 * 4096,
+    )
+    with closing(start(chosen, tmp_path)) as topology:
+        case = Case("e0", 64, 2)
+        assert "pressure" in failed(judge(topology, chosen, case))
+        declared = chosen.workload.model_copy(update={"allow_preemptions": True})
+        assert "pressure" not in failed(judge(topology, chosen.model_copy(update={"workload": declared}), case))

@@ -1,0 +1,162 @@
+"""Hand-made runs and A/Bs on disk, whole enough to be compared, judged and reported; written by the runs' own writers.
+
+A run's `figures` are case -> metric -> one value for each repeat.
+"""
+
+import random
+
+from context_research.compare import comparison
+from context_research.compare.ab import plan as ab_plan
+from context_research.measure import metrics
+from context_research.measure.metrics import METRICS
+from context_research.records import store
+from context_research.records.files import AbFiles, RunFiles
+from tests.support import made
+
+CASE = "p64-c1"
+FLAT = {CASE: {"ttft": [0.1], "tpot": [0.01]}}
+MODES = {"baseline": "aggregated", "candidate": "disaggregated"}
+_METRICS = {metric.name: metric for metric in METRICS}
+
+
+def change(tree, dotted, value):
+    """Set `a.b.0.c` in nested dicts and lists."""
+    *groups, leaf = dotted.split(".")
+    for group in groups:
+        tree = tree[int(group) if isinstance(tree, list) else group]
+    tree[leaf] = value
+
+
+def run(outputs, run_id="r1", figures=None, *, serving="aggregated", seed=0, requests=2, changes=None, **values):
+    """A completed run's folder. `changes`: dotted key of run_metadata.json -> value; `values` replace whole keys."""
+    files = RunFiles(outputs, run_id)
+    figures = figures or FLAT
+    metadata = made.metadata(run_id, settings=made.chosen(serving, seed=seed).model_dump(mode="json"), seed=seed)
+    metadata |= {"status": "completed", "serving": {"mode": serving}, "engines": [made.engine()], "exit_status": 0}
+    metadata["finished"] = metadata["started"]
+    metadata |= values
+    for dotted, value in (changes or {}).items():
+        change(metadata, dotted, value)
+    store.write(files.metadata, "run_metadata", metadata)
+    shared = ("status", "experiment", "backend", "device", "seed", "serving", "model")
+    cases = [_case(name, of) for name, of in figures.items()]
+    summary = made.summary(run_id, cases, **{key: metadata[key] for key in shared})
+    store.write(files.summary(metadata["experiment"]), "summary", summary)
+    for case, of in figures.items():
+        records = [
+            {"case": case, **timeline.as_json(0.0)} for timeline in _timelines(case, of, requests, tokens=4, seed=seed)
+        ]
+        store.append_lines(files.requests, records)
+    return files
+
+
+def loaded(outputs, *arguments, **values):
+    return comparison.load(run(outputs, *arguments, **values))
+
+
+def pair(outputs, baseline=None, candidate=None, **values):
+    """Two runs of either mode, loaded."""
+    one = loaded(outputs, "r1", baseline, **values)
+    return one, loaded(outputs, "r2", candidate, serving="disaggregated", **values)
+
+
+def summarize(name, value):
+    """A metric's entry in a summary: every figure is `value`."""
+    metric = _METRICS[name]
+    own = {"lower_is_better": metric.lower_is_better, "statistic": metric.statistic}
+    if value is None:
+        return metrics.summarize([], metric.unit) | own
+    return metrics.summarize([value] * 1000, metric.unit) | own
+
+
+def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, changes=None, figures=None, **plan):
+    """A completed A/B of `pairs`: the candidate's TTFT is `ratio` × the baseline's, with a scatter of `noise`.
+
+    `arms`: arm -> serving mode; `changes`: arm -> what its runs' metadata have otherwise.
+    """
+    files, generator = AbFiles(outputs, ab_id), random.Random(0)
+    planned = {
+        **{"experiment": "e0", "pairs": pairs, "seed": 0, "repeats": 1, "pytest_options": [], "practical": 0.03},
+        **{"primary": ["ttft", "tpot"], "allow_different": [], "device_groups": []},
+        "settings": {arm: {"arm": text} for arm, text in arms.items()},
+        **arms,
+    } | plan
+    made_plan = ab_plan.Plan(**planned)
+    sessions = list(made_plan.sessions())
+    for number, session in enumerate(sessions):
+        arm = session["arm"]
+        run_id = f"{ab_id}-{number:02}-{arm}"
+        factor = (ratio if arm == "candidate" else 1.0) * generator.lognormvariate(0, noise)
+        own = (figures or FLAT).items()
+        scaled = {name: {metric: [v * factor for v in values] for metric, values in of.items()} for name, of in own}
+        run(
+            outputs,
+            run_id,
+            scaled,
+            serving=arms[arm].split()[0],
+            seed=session["seed"],
+            changes=(changes or {}).get(arm),
+            started=f"2026-11-23T10:{number:02}:00+00:00",
+        )
+        session |= {"run_id": run_id, "status": "completed", "seconds": 1.0}
+    record(files, planned, sessions)
+    return files
+
+
+def record(files, plan, sessions, **values):
+    """ab.json."""
+    payload = {"schema_version": 1, "ab_id": files.ab_id, "status": "completed", "reason": None, "pid": None}
+    payload |= {"started": "2026-11-23T10:00:00+00:00", "finished": None, "plan": plan, "sessions": sessions} | values
+    store.write(files.record, "ab", payload)
+
+
+def edit(path, kind, **changes):
+    """Change dotted keys (`__` for a dot) of an artifact on disk."""
+    payload = store.read(path, kind)
+    for dotted, value in changes.items():
+        change(payload, dotted.replace("__", "."), value)
+    store.write(path, kind, payload)
+
+
+def cut(files, session):
+    """Have one of an A/B's sessions be one that ran when everything was killed."""
+    edit(files.record, "ab", **{f"sessions__{session}__status": "running"})
+    run_id = store.read(files.record, "ab")["sessions"][session]["run_id"]
+    edit(RunFiles(files.outputs, run_id).metadata, "run_metadata", status="running")
+
+
+def _case(name, of):
+    count = max(map(len, of.values()))
+    return made.case(
+        name,
+        metrics={metric: summarize(metric, values[0]) for metric, values in of.items()},
+        repeats=[
+            {"seconds": 1.0, "steady_seconds": 1.0, "finished": 2, "output_tokens": 8}
+            | {"metrics": {metric: summarize(metric, values[index]) for metric, values in of.items()}}
+            for index in range(count)
+        ],
+    )
+
+
+def _timelines(case, of, requests, tokens, seed):
+    generator = random.Random(seed)
+    count = max(map(len, of.values()))
+    for repeat in range(count):
+        # A fourth of a figure's size apart, and every request after the last: it is a closed loop.
+        ttft, tpot = (of.get(name, [None] * count)[repeat] or 0.01 for name in ("ttft", "tpot"))
+        due = 100.0 * repeat
+        for number in range(requests):
+            first = due + ttft * generator.uniform(0.9, 1.1)
+            times = [first + tpot * index for index in range(tokens)]
+            yield made.timeline(
+                times,
+                scheduled=due,
+                request=f"{case}-{repeat}-{number}",
+                repeat=repeat,
+                prefill_queued=due,
+                prefill_started=due,
+                prefill_finished=first,
+                finished=times[-1],
+                prompt_tokens=int(case.partition("-")[0].removeprefix("p") or 8),
+            )
+            due = times[-1]

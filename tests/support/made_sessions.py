@@ -1,0 +1,63 @@
+"""A/Bs whose sessions write artifacts instead of running; real ones: tests/test_ab.py."""
+
+from types import SimpleNamespace
+
+from context_research.compare.ab import plan as ab_plan
+from context_research.compare.ab.sessions import Ab
+from context_research.records import store
+from tests.support import made_runs
+from tests.support.made_runs import FLAT
+
+DEFAULTS = {
+    "baseline": "aggregated",
+    "candidate": "disaggregated",
+    "pairs": 3,
+    "seed": 5,
+    "repeats": 1,
+    "pytest_options": (),
+    "allow_different": (),
+}
+ENDED = {"send_signal": lambda _: None, "wait": lambda: None}
+"""Of a process that has."""
+
+
+class Sessions:
+    """Stands for ab_processes.begin: writes the artifacts of a run, and notes what it was asked."""
+
+    def __init__(self, outputs):
+        self._outputs, self.ran, self.before = outputs, [], lambda _: None
+        self.changes = lambda _: {}
+
+    def __call__(self, arguments, log, _, group):
+        return SimpleNamespace(returncode=(code := self.run(arguments, log, group)), poll=lambda: code, **ENDED)
+
+    def run(self, arguments, log, group):
+        given = dict(word.lstrip("-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+        self.ran.append({"arguments": arguments, "log": log, "group": group, **given})
+        number = len(self.ran)
+        if (code := self.before(number)) is not None:
+            return code
+        made_runs.run(
+            self._outputs,
+            given["run-id"],
+            FLAT,
+            serving=given["serving"],
+            seed=int(given["seed"]),
+            changes=self.changes(number),
+        )
+        return 0
+
+
+def plan(**values):
+    return ab_plan.plan("e0", **(DEFAULTS | values))
+
+
+def recorded(outputs):
+    (path,) = (outputs / "ab").glob("*/ab.json")
+    return store.read(path, "ab")
+
+
+def run(outputs, **values):
+    said = []
+    Ab.open(outputs, plan(**values)).run(said.append)
+    return said
