@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from context_research.compare.observations import Arm
-from context_research.compare.statistics import ALPHA, MIN_PAIRS
+from context_research.compare.statistics import ALPHA, MIN_PAIRS, sign_flip
 from context_research.measure import metrics
 from context_research.measure.metrics import Repeat
 
@@ -66,7 +66,7 @@ def decide(found: Sequence[Map]) -> list[NDArray[np.int8]]:
     """
     differences = [one.candidate - one.baseline for one in found]
     testable = [np.count_nonzero(each, axis=0) >= MIN_PAIRS for each in differences]
-    p = [_sign_flip(each[:, cells]) for each, cells in zip(differences, testable, strict=True) if cells.any()]
+    p = [_p_values(each[:, cells]) for each, cells in zip(differences, testable, strict=True) if cells.any()]
     adjusted = stats.false_discovery_control(np.concatenate(p)) if p else np.empty(0)
     outcomes, seen = [], 0
     for each, cells in zip(differences, testable, strict=True):
@@ -122,17 +122,7 @@ def _within(values: Floats, ttft: Floats, tpot: Floats) -> NDArray[np.int64]:
     return counts.cumsum(axis=0).cumsum(axis=1)[:CELLS, :CELLS]
 
 
-def _sign_flip(differences: Floats) -> Floats:
-    """Two-sided p of each column's mean. Neighbouring cells often hold the same requests: each column once."""
+def _p_values(differences: Floats) -> Floats:
+    """Of each column's mean, by sign flips. Neighbouring cells often hold the same requests: each column once."""
     columns, inverse = np.unique(differences, axis=1, return_inverse=True)
-    p = stats.permutation_test(
-        (columns,),
-        np.mean,
-        permutation_type="samples",
-        vectorized=True,
-        axis=0,
-        n_resamples=_RESAMPLES,
-        batch=256,
-        rng=np.random.default_rng(0),
-    ).pvalue
-    return np.asarray(p, dtype=float)[inverse.ravel()]
+    return sign_flip(columns, _RESAMPLES)[inverse.ravel()]

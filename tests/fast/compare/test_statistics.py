@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from context_research.compare.statistics import ALPHA, Pairs, decide, describe, pairs_for, pairs_to_decide_alone
+from context_research.compare.statistics import (
+    ALPHA,
+    Pairs,
+    decide,
+    describe,
+    pairs_for,
+    pairs_to_decide_alone,
+    sign_flip,
+)
 
 SLOWER = (1.10, 1.12, 1.08, 1.11, 1.09, 1.10, 1.12, 1.08, 1.11, 1.09)
 """Consistent: with n of them p is 2^(1−n)."""
@@ -56,6 +64,13 @@ def simulated(generator, pairs, noise=0.05, effect=1.0):
 def test_p_is_the_share_of_sign_flips_at_least_as_extreme(signs, p):
     ratios = logs_to_ratios(*(0.1 if sign == "+" else -0.1 for sign in signs))
     assert describe(paired(ratios)).p == pytest.approx(p)
+
+
+@pytest.mark.parametrize("pairs", [6, 10, 12])
+def test_p_of_each_column_is_its_p_alone(pairs):
+    """A verdict tests one list of pairs, a goodput map hundreds at once: the same test."""
+    columns = np.random.default_rng(pairs).normal(0.3, 1.0, (pairs, 5))
+    assert sign_flip(columns, 2**10).tolist() == [float(sign_flip(column, 2**10)) for column in columns.T]
 
 
 def test_p_is_never_zero_where_not_every_flip_is_tried():

@@ -18,7 +18,7 @@ def missing(monkeypatch, *packages):
 
 def installed(monkeypatch, *names, number="0.32.0"):
     distributions = [(name, number) for name in names]
-    monkeypatch.setattr(preflight, "_installed", lambda name: dict(distributions).get(name))
+    monkeypatch.setattr(preflight, "version_of", lambda name: dict(distributions).get(name))
 
 
 @pytest.mark.parametrize("value", [None, "", "0", "true", "yes", "True", "1 ", "01"])

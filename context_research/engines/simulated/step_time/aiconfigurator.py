@@ -6,7 +6,6 @@ import csv
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from context_research.engines.simulated.profiles import AIConfigurator, DevicePr
 from context_research.engines.simulated.step_time.base import StepTime
 from context_research.errors import UsageProblem
 from context_research.hardware.devices import Placement
+from context_research.hardware.manifest import version_of
 from context_research.models.model import Model
 
 DISTRIBUTION = "aiconfigurator-core"
@@ -125,7 +125,7 @@ class AIConfiguratorStepTime:
         return {
             "source": "aiconfigurator",
             "calibrated": bool(self._steps.calibrated),
-            "package": f"{DISTRIBUTION} {version(DISTRIBUTION)}",
+            "package": f"{DISTRIBUTION} {installed()}",
             "system": self._steps.system,
             "kernels": f"vllm {self._backend_version}",
             "tensor_parallel": self._devices,
@@ -166,10 +166,7 @@ def of_profile(
 
 def installed() -> str | None:
     """The version of the package, or None."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return None
+    return version_of(DISTRIBUTION)
 
 
 @dataclass(frozen=True, slots=True)
