@@ -9,8 +9,8 @@ from context_research.engines import step_records
 from context_research.engines.loop import session_loop
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
-from tests.conftest import resolve, start
-from tests.engines.test_vllm import generate, prompt
+from tests.support.engines import generate, prompt, start
+from tests.support.settings import tolerant
 
 
 def steps_of(engine, since=0.0, expected=None):
@@ -53,7 +53,7 @@ def test_their_seconds_are_those_the_client_saw(aggregated):
 
 def test_requests_of_one_step_are_counted_together(aggregated, tiny):
     engine, began = aggregated.decoders[0], time.perf_counter()
-    workload = resolve(workload__requests=3, workload__output_tokens=16).workload
+    workload = tolerant(workload__requests=3, workload__output_tokens=16).workload
     batch = requests(Case("e0", 64, 3), workload, 8, tiny.vocabulary, 0)[:3]
 
     async def together():
@@ -68,7 +68,7 @@ def test_requests_of_one_step_are_counted_together(aggregated, tiny):
 
 def test_the_two_engines_of_a_pair_record_their_own_parts(disaggregated, tiny):
     began = time.perf_counter()
-    workload = resolve("disaggregated", workload__output_tokens=6).workload
+    workload = tolerant("disaggregated", workload__output_tokens=6).workload
     (one, *_) = requests(Case("e0", 300, 1), workload, 9, tiny.vocabulary, 0)
     timeline = session_loop().run(disaggregated.serve(one, 0, 0.0))
     assert timeline.error is None
@@ -86,7 +86,7 @@ def test_the_two_engines_of_a_pair_record_their_own_parts(disaggregated, tiny):
 
 @pytest.mark.parametrize("scheduler", [None, "vllm.v1.core.sched.scheduler.Scheduler"], ids=["ours", "given"])
 def test_a_restart_appends_and_a_scheduler_of_your_own_is_left_alone(tmp_path, scheduler):
-    topology = start(resolve(engine__args={} if scheduler is None else {"scheduler_cls": scheduler}), tmp_path)
+    topology = start(tolerant(engine__args={} if scheduler is None else {"scheduler_cls": scheduler}), tmp_path)
     engine = topology.decoders[0]
     try:
         described = engine.describe()

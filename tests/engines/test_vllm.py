@@ -9,22 +9,9 @@ import pytest
 from context_research.engines.loop import session_loop
 from context_research.engines.vllm.engine import VllmEngine
 from context_research.engines.vllm.handoff import connector
-from context_research.request import Leg, Request
+from context_research.request import Leg
 from context_research.settings.schema import Handoff
-
-
-def request(name, prompt, output_tokens=8):
-    return Request(name, prompt, output_tokens, seed=1, temperature=0.0, sha256="")
-
-
-def prompt(salt, length=1000):
-    return [(i * 7919 + salt * 104729) % 16000 + 256 for i in range(length)]
-
-
-def generate(engine, name, ids, output_tokens=8):
-    leg = Leg(engine.name)
-    session_loop().run(engine.serve(request(name, ids), leg, output_tokens=output_tokens, handoff=None))
-    return leg
+from tests.support.engines import generate, prompt, request
 
 
 def test_generates_exactly_the_tokens_asked_for(aggregated):

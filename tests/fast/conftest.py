@@ -8,3 +8,10 @@ def plain_environment(monkeypatch):
     """No setting, token or device choice of the machine that runs the tests."""
     for name in [name for name in os.environ if name.startswith(("CONTEXT_RESEARCH_", "HF_", "HUGGING", "CUDA_"))]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The test's folder, as working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from context_research.hardware.devices import visible_gpus
-from tests.conftest import ROOT
+from tests.support.suite import ROOT
 
-pytestmark = pytest.mark.gpu
 KV_BYTES_PER_TOKEN = 147_456
 """2 (K, V) × 36 layers × 8 KV heads × 128 × 2 bytes."""
 SMALL = (

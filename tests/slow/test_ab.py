@@ -7,8 +7,8 @@ import psutil
 
 from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles
-from tests.conftest import SMALL
-from tests.slow.test_endings import ended, wait_for
+from tests.support.processes import ended, wait_for
+from tests.support.suite import SMALL
 
 ARMS = ("--baseline=aggregated", "--candidate=aggregated --set engine.max_num_batched_tokens=512")
 COMMAND = [

@@ -4,25 +4,15 @@ import json
 import os
 import shutil
 import signal
-import time
 
 import psutil
 import pytest
 
 from context_research.records import store
-from tests.conftest import ROOT, SMALL
+from tests.support.processes import ended, wait_for
+from tests.support.suite import ROOT, SMALL
 
 LONG = ("--seed=0", *SMALL, "--concurrency=1,2,3", "--repeats=2", "--requests=3")
-PATIENCE_S = 90
-
-
-def wait_for(condition, what):
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    pytest.fail(f"waited {PATIENCE_S} s for {what}")
 
 
 def read(folder, name="run_metadata"):
@@ -35,11 +25,6 @@ def finished_cases(suite):
 
 def engines_of(process):
     return [child for child in psutil.Process(process.pid).children(recursive=True) if "EngineCore" in child.name()]
-
-
-def ended(processes):
-    _, alive = psutil.wait_procs(processes, timeout=20)
-    return not alive
 
 
 @pytest.fixture

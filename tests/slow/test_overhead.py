@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.support.suite import ROOT
 
 SMALL = ("--pairs=5", "--prompt-tokens=64", "--output-tokens=4", "--concurrency=2", "--requests=1", "--max-others=1")
 

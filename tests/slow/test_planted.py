@@ -18,15 +18,10 @@ from context_research.measure.checks import evidence
 from context_research.models import hub
 from context_research.records.files import RunFiles
 from context_research.workload.case import Case
-from tests.conftest import Changed, resolve, start
+from tests.support.engines import Changed, start
+from tests.support.settings import small
 
 CASE = Case("e0", 300, 2)
-
-
-def small(serving="disaggregated", **values):
-    return resolve(
-        serving, **({"workload__requests": 5, "workload__repeats": 1, "workload__output_tokens": 8} | values)
-    )
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.suite import ROOT
+
 SMALL = ["--device-profile", "h200", "--prompt-lengths", "64", "--concurrency", "1", "--requests", "8"]
 
 

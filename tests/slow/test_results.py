@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tarfile
 from itertools import permutations
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +14,8 @@ from click.testing import CliRunner
 from context_research.cli import main as cli
 from context_research.engines.base import MOST_ALTERNATIVES
 from context_research.measure.checks import output_parity
+from tests.support.suite import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 TWO_GPUS = ("h200-2x-e0/chunk-4096", "h200-2x-e0/chunk-2048")
 ONE_GPU = ("h200-e0/whole", "h200-e0/four-cases")
 FOLDERS = (*ONE_GPU, *TWO_GPUS)

@@ -4,7 +4,7 @@ import json
 
 from context_research.engines import step_records
 from context_research.records import store
-from tests.conftest import SMALL
+from tests.support.suite import SMALL
 
 
 def sent(folder):

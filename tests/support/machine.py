@@ -7,7 +7,7 @@ import yaml
 from context_research.engines.loop import session_loop
 from context_research.models import hub
 from context_research.request import Request, add_reads
-from tests.conftest import resolve
+from tests.support.settings import tolerant
 
 BLOCK = 128
 KV = 4096
@@ -41,7 +41,7 @@ def link(tokens, others=0):
 
 def profile(path, device="cpu", count=2, ranges=None, contention=None, between_steps=False, **changes):
     """Write such a machine's profile; each role of one device, and an aggregated engine of every number of them."""
-    label = hub.resolve(resolve().model).label
+    label = hub.resolve(tolerant().model).label
     fits = [
         {
             "model": label,
@@ -98,7 +98,7 @@ def settings(path, serving="aggregated", device="cpu", **values):
         "engine__max_num_seqs": 16,
         "engine__max_num_batched_tokens": 2048,
     }
-    return resolve(serving, **(given | values))
+    return tolerant(serving, **(given | values))
 
 
 def request(name, prompt, output, *, token=None):

@@ -1,50 +1,21 @@
-"""Hand-made inputs for the unit tests: settings, models, timelines, and artifacts that fit their schema."""
+"""Hand-made records of runs, cases and engines that fit their schemas. `made_runs` has whole runs on disk."""
 
 import copy
 import functools
-import time
 
-from context_research.measure.metrics import Repeat
-from context_research.models import hub
 from context_research.records import store
 from context_research.records.files import RunFiles
 from context_research.records.run import new_metadata
-from context_research.request import Timeline
-from context_research.settings import sources
-from context_research.settings.schema import ModelSettings
-from context_research.settings.sources import Layer
+from tests.support.settings import resolve_model, resolved
 
-
-def resolved(serving="aggregated", device="cpu", **values):
-    """E0 on `device`; `model__weights="dummy"` sets model.weights."""
-    given = {key.replace("__", "."): value for key, value in values.items()}
-    layer = Layer("test", {"serving": serving, "device": device, "seed": 0} | given)
-    return sources.resolve("e0", [layer], "cpu", "unit test")
-
-
-def chosen(serving="aggregated", device="cpu", **values):
-    return resolved(serving, device, **values).settings
-
-
-def model(name="tiny-qwen3", weights="seeded", **values):
-    return hub.resolve(ModelSettings(name=name, weights=weights, **values))
-
-
-def timeline(times=(), *, asked=None, scheduled=0.0, **values):
-    """A request whose tokens came at `times`; complete unless `asked` says otherwise."""
-    times = list(times)
-    base = {"request": "r", "prompt_sha256": "0", "repeat": 0, "sent": scheduled, "prompt_tokens": 8}
-    given = base | {"output_tokens_asked": len(times) if asked is None else asked} | values
-    return Timeline(scheduled=scheduled, token_times=times, **({"token_ids": list(range(len(times)))} | given))
-
-
-def two_slots(**values):
-    """Two slots half a second apart, 2 s and two tokens a request: one a second. Three end in the window of 2.5 s."""
-    ramp, measured, drain = (
-        [timeline([start + 1, end], scheduled=start) for start, end in spans]
-        for spans in (((0, 2), (0, 2.5)), ((2, 4), (2.5, 4.5)), ((4, 6),))
-    )
-    return Repeat(2, 4.5, measured, [*ramp, *measured, *drain], **values)
+MACHINE = {
+    "cpu": {"model": "A CPU", "cores": [0, 1], "memory_bytes": 8 << 30},
+    "gpus": [],
+    "driver": None,
+    "topology": {},
+}
+GPUS = MACHINE | {"gpus": [{"name": "NVIDIA H200", "memory_bytes": 150754820096}]}
+"""What environment_manifest has of a machine with two cores, and of one with a GPU beside them."""
 
 
 def metadata(run_id="r1", **values):
@@ -54,7 +25,7 @@ def metadata(run_id="r1", **values):
 
 @functools.cache
 def _metadata():
-    return new_metadata(RunFiles(None, "r1"), resolved(), model(), ["pytest", "benchmarks/e0"])
+    return new_metadata(RunFiles(None, "r1"), resolved(), resolve_model(), ["pytest", "benchmarks/e0"])
 
 
 def summary(run_id="r1", cases=(), **values):
@@ -108,13 +79,3 @@ def on_disk(outputs, run_id="r1", cases=(), **values):
     shared = {key: values[key] for key in ("status", "device") if key in values}
     store.write(files.summary("e0"), "summary", summary(run_id, cases, **shared))
     return files
-
-
-def until(condition, seconds=5.0):
-    """Wait for something outside this process; False if it did not happen."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)
-    return True

@@ -12,6 +12,8 @@ from context_research.measure.metrics import METRICS
 from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles
 from tests.support import made
+from tests.support.settings import chosen
+from tests.support.timelines import timeline
 
 CASE = "p64-c1"
 FLAT = {CASE: {"ttft": [0.1], "tpot": [0.01]}}
@@ -31,7 +33,7 @@ def run(outputs, run_id="r1", figures=None, *, serving="aggregated", seed=0, req
     """A completed run's folder. `changes`: dotted key of run_metadata.json -> value; `values` replace whole keys."""
     files = RunFiles(outputs, run_id)
     figures = figures or FLAT
-    metadata = made.metadata(run_id, settings=made.chosen(serving, seed=seed).model_dump(mode="json"), seed=seed)
+    metadata = made.metadata(run_id, settings=chosen(serving, seed=seed).model_dump(mode="json"), seed=seed)
     metadata |= {"status": "completed", "serving": {"mode": serving}, "engines": [made.engine()], "exit_status": 0}
     metadata["finished"] = metadata["started"]
     metadata |= values
@@ -148,7 +150,7 @@ def _timelines(case, of, requests, tokens, seed):
         for number in range(requests):
             first = due + ttft * generator.uniform(0.9, 1.1)
             times = [first + tpot * index for index in range(tokens)]
-            yield made.timeline(
+            yield timeline(
                 times,
                 scheduled=due,
                 request=f"{case}-{repeat}-{number}",

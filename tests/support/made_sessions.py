@@ -1,4 +1,4 @@
-"""A/Bs whose sessions write artifacts instead of running; real ones: tests/test_ab.py."""
+"""A/Bs whose sessions write artifacts instead of running; real ones: tests/slow/test_ab.py."""
 
 from types import SimpleNamespace
 

@@ -34,7 +34,7 @@ from context_research.models import hub
 from context_research.models.model import Model
 from context_research.request import Request
 from context_research.settings.schema import Settings
-from tests.conftest import resolve
+from tests.support.settings import tolerant
 
 BLOCK = 32
 """Tokens of a KV block: the smallest that vLLM's attention on CPU takes."""
@@ -270,7 +270,7 @@ def _simulated(settings: Settings, model: Model, placement: Placement, log: Path
 
 
 def settings_of(mode: str, shape: Shape, **more: Any) -> Settings:
-    return resolve(
+    return tolerant(
         mode,
         model__max_model_len=LENGTH,
         engine__block_size=BLOCK,

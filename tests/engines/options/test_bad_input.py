@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.support.suite import SMALL
 
 OWN = """
 experiment: e0

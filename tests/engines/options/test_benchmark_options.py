@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import SMALL
+from tests.support.suite import SMALL
 
 
 def saved(suite):

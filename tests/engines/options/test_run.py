@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from context_research.records import store
-from tests.conftest import SMALL
+from tests.support.suite import SMALL
 
 
 def summary(folder):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, SMALL
+from tests.support.suite import ROOT, SMALL
 
 
 def test_collecting_imports_neither_torch_nor_vllm():

@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 from context_research.errors import UsageProblem
-from tests.conftest import SMALL
 from tests.support.machine import profile
+from tests.support.suite import SMALL
 
 pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("vllm_imported")]
 FLAG = "CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND"

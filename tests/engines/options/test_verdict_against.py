@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from context_research.records.store import SCHEMA_VERSION
-from tests.conftest import SMALL
+from tests.support.suite import SMALL
 
 FEW = ("--seed=0", *SMALL, "--concurrency=1", "--requests=8", "--repeats=2")
 ENOUGH = (*FEW, "--repeats=6")

@@ -11,7 +11,7 @@ from context_research.measure import case as measure
 from context_research.measure import waterfall
 from context_research.models import hub
 from context_research.workload.case import Case
-from tests.conftest import start
+from tests.support.engines import start
 from tests.support.machine import DELIVER, KV, POLL, link, profile, request, serve, settings, step, submit, whole
 
 pytestmark = pytest.mark.simulated

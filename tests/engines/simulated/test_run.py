@@ -6,8 +6,8 @@ import pytest
 
 from context_research.cli.main import main as cli
 from context_research.records import store
-from tests.conftest import SMALL
 from tests.support.machine import profile
+from tests.support.suite import SMALL
 
 pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("vllm_imported")]
 CPU = ("--seed=0", "--device-profile=cpu-2core", "--prompt-lengths=256", *SMALL[1:])

@@ -2,39 +2,19 @@ import json
 import os
 
 import pytest
-from click.testing import CliRunner
 
-from context_research.cli import main as cli
 from context_research.records import store
 from context_research.records.files import PLANNED, RunFiles
 from context_research.settings.schema import CONFIGS
 from tests.support import made
+from tests.support.commands import refused, run
 
+pytestmark = pytest.mark.usefixtures("here")
 SMOKE = str(CONFIGS / "experiments" / "e0_smoke.yaml")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def run(*arguments):
-    return CliRunner().invoke(cli.main, list(map(str, arguments)))
 
 
 def init(*arguments):
     return run("init-run", "--config-path", SMOKE, *arguments)
-
-
-def refused(result, told):
-    """One line, exit code 2, nothing on stdout, no traceback."""
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert result.stderr.startswith("ERROR: ")
-    assert len(result.stderr.splitlines()) == 1
-    assert told in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["init-run", "--help"], ["report", "--help"]], ids=" ".join)

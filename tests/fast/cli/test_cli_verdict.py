@@ -7,11 +7,11 @@ import pytest
 
 from context_research.records import store
 from context_research.records.files import AbFiles
-from tests.fast.cli.test_cli import here, refused, run
 from tests.support import made_runs
+from tests.support.commands import refused, run
 from tests.support.made_runs import CASE, FLAT
 
-__all__ = ["here"]  # a fixture
+pytestmark = pytest.mark.usefixtures("here")
 AA = {"baseline": "aggregated", "candidate": "aggregated"}
 
 

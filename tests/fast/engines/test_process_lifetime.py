@@ -9,7 +9,7 @@ import pytest
 
 from context_research.engines.vllm import process_lifetime
 from context_research.engines.vllm.process_lifetime import PARENT, dies_with_parent
-from tests.support.made import until
+from tests.support.processes import until
 
 FORKS = """
 import os, signal, sys, time

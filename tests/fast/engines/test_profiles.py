@@ -10,10 +10,9 @@ from context_research.engines.batch import Batch
 from context_research.engines.simulated import profiles
 from context_research.engines.simulated.step_time import aiconfigurator, model_of
 from context_research.errors import UsageProblem
-from context_research.hardware import devices
 from context_research.models.model import Model
 from context_research.settings.schema import ModelSettings
-from tests.support import made
+from tests.support.settings import placement, resolve_model
 
 needs_aiconfigurator = pytest.mark.skipif(
     aiconfigurator.installed() is None, reason="aiconfigurator-core is not installed (context-research[simulated])"
@@ -21,19 +20,15 @@ needs_aiconfigurator = pytest.mark.skipif(
 SHIPPED = ["a100-40gb", "a100-80gb", "cpu-2core", "h100", "h200"]
 
 
-def placement(serving="aggregated", number=0, cores=(0, 1), device="cpu"):
-    return devices.place(made.chosen(serving, device), cores)[number]
-
-
 def qwen():
-    return made.model("Qwen/Qwen3-8B", dtype="bfloat16")
+    return resolve_model("Qwen/Qwen3-8B", dtype="bfloat16")
 
 
 def steps_of(name, **values):
     profile = profiles.load(name)
     if profile.step_time.source == "aiconfigurator":
         return model_of(profile, qwen(), placement(cores=(0,), **values))
-    return model_of(profile, made.model(dtype="float32"), placement(**values))
+    return model_of(profile, resolve_model(dtype="float32"), placement(**values))
 
 
 def prefill(tokens, before=0):
@@ -46,7 +41,7 @@ def decode(requests, before):
 
 def linear(**values):
     fit = {
-        "model": made.model(dtype="float32").label,
+        "model": resolve_model(dtype="float32").label,
         "dtype": "float32",
         "role": "aggregated",
         "devices": 2,
@@ -90,14 +85,14 @@ def test_more_work_takes_longer(name):
 
 
 def test_the_cpu_profile_has_every_role():
-    profile, model = profiles.load("cpu-2core"), made.model(dtype="float32")
+    profile, model = profiles.load("cpu-2core"), resolve_model(dtype="float32")
     model_of(profile, model, placement())
     for number in (0, 1):
         model_of(profile, model, placement("disaggregated", number))
 
 
 def test_a_fit_is_the_sum_of_coefficient_times_feature():
-    steps = model_of(linear(), made.model(dtype="float32"), placement())
+    steps = model_of(linear(), resolve_model(dtype="float32"), placement())
     assert steps.of(Batch.of([(3, 10), (1, 5), (1, 6)])).seconds == pytest.approx(1e-3 + 36e-6 + 2e-4)
     assert steps.describe()["runs"] == ["r1"]
 
@@ -107,7 +102,7 @@ def test_a_fit_is_the_sum_of_coefficient_times_feature():
     [(prefill(100), False), (prefill(101), True), (decode(4, 9), False), (decode(5, 9), True)],
 )
 def test_outside_its_ranges_a_fit_extrapolates(batch, extrapolated):
-    assert model_of(linear(), made.model(dtype="float32"), placement()).of(batch).extrapolated is extrapolated
+    assert model_of(linear(), resolve_model(dtype="float32"), placement()).of(batch).extrapolated is extrapolated
 
 
 @pytest.mark.parametrize(
@@ -117,7 +112,7 @@ def test_outside_its_ranges_a_fit_extrapolates(batch, extrapolated):
 )
 def test_no_fit_for_this_engine_is_one_line_with_what_there_is(other):
     with pytest.raises(UsageProblem) as problem:
-        model_of(linear(**other), made.model(dtype="float32"), placement())
+        model_of(linear(**other), resolve_model(dtype="float32"), placement())
     assert "aggregated on 2 devices, only for" in str(problem.value)
     assert str(next(iter(other.values()))) in str(problem.value)
     assert "calibrate" in str(problem.value)
@@ -220,7 +215,7 @@ def test_aiconfigurator_s_scale_and_overhead():
 @pytest.mark.parametrize(
     ("model", "cores", "problem"),
     [
-        (lambda: made.model(dtype="float32"), (0,), "float32"),
+        (lambda: resolve_model(dtype="float32"), (0,), "float32"),
         (qwen, (0, 1, 2), "divisible by tp_size 3"),
         (lambda: Model(ModelSettings(name="no/such"), None, qwen().config, None, "0" * 64), (0,), "no/such"),
     ],

@@ -15,8 +15,9 @@ from context_research.engines.simulated.step_time import aiconfigurator, model_o
 from context_research.engines.simulated.step_time.linear import FEATURES
 from context_research.fidelity.fit import fit
 from context_research.records import store
-from tests.fast.engines.test_profiles import placement
 from tests.support import made, made_runs
+from tests.support.made import GPUS, MACHINE
+from tests.support.settings import chosen, placement, resolve_model
 
 PLANTED = {
     "constant": 5e-3,
@@ -26,13 +27,6 @@ PLANTED = {
     "decode_kv_tokens": 1e-6,
 }
 HEADER = "done,seconds,prefill_requests,prefill_tokens,prefill_kv_tokens,prefill_pairs,decode_requests,decode_kv_tokens"
-MACHINE = {
-    "cpu": {"model": "A CPU", "cores": [0, 1], "memory_bytes": 8 << 30},
-    "gpus": [],
-    "driver": None,
-    "topology": {},
-}
-GPUS = MACHINE | {"gpus": [{"name": "NVIDIA H200", "memory_bytes": 150754820096}]}
 
 
 def batches(count=600, seed=0):
@@ -66,14 +60,14 @@ def write_steps(files, engine, several, seconds, done=None):
 
 def run(outputs, run_id, serving="aggregated", *, machine=MACHINE, steps=True, lines=True, model=None, **values):
     """A real run's folder with planted steps: prompts of 64 and 512 tokens, a case of one request in flight each."""
-    model = model or made.model(dtype="float32")
+    model = model or resolve_model(dtype="float32")
     named = {"name": model.settings.name, "weights": model.settings.weights, "revision": None}
     named |= {"hash": model.weights_hash, "label": model.label}
     roles = [("aggregated", [0, 1])] if serving == "aggregated" else [("prefill", [0]), ("decode", [1])]
     if machine is GPUS:
         roles = [(role, [0]) for role, _ in roles]
     engines = [made.engine(name=role, role=role, devices=devices) for role, devices in roles]
-    settings = made.chosen(serving, model__dtype=model.settings.dtype, model__name=model.settings.name)
+    settings = chosen(serving, model__dtype=model.settings.dtype, model__name=model.settings.name)
     settings = settings.model_dump(mode="json") | {"device": "cuda" if machine is GPUS else "cpu"}
     manifest = made.metadata()["environment_manifest"]
     manifest |= {"machine": copy.deepcopy(machine), "versions": manifest["versions"] | {"vllm": "0.24.0"}}
@@ -158,7 +152,7 @@ def test_two_modes_make_one_profile(tmp_path):
     profile = calibrate(tmp_path, "agg", "dis")
     assert (profile.name, profile.device, profile.count, profile.memory_bytes) == ("made", "cpu", 2, 8 << 30)
     assert profile.calibrated
-    model = made.model(dtype="float32")
+    model = resolve_model(dtype="float32")
     truth = Batch.of([(512, 0), (1, 2000)])
     aggregated = model_of(profile, model, placement())
     assert aggregated.of(truth).seconds == pytest.approx(
@@ -207,7 +201,7 @@ def test_of_one_prompt_length_the_base_s_line_is_scaled_whole(tmp_path):
     files.requests.write_text("".join(json.dumps(record) + "\n" for record in lines))
     profile = calibrate(tmp_path, "one", "--device-profile", tmp_path / "base.yaml")
     for tokens in (128, 512, 4096):
-        size = tokens * made.model(dtype="float32").kv_bytes_per_token
+        size = tokens * resolve_model(dtype="float32").kv_bytes_per_token
         assert profile.link.seconds(size, 8) == pytest.approx(2 * base.link.seconds(size, 8), rel=0.01)
         assert profile.client.to_engine_s(tokens) == pytest.approx(2 * base.client.to_engine_s(tokens), rel=0.01)
     assert profile.client.deliver_s == pytest.approx(5e-4, rel=0.01)
@@ -217,7 +211,7 @@ def test_of_one_prompt_length_the_base_s_line_is_scaled_whole(tmp_path):
 
 @pytest.mark.skipif(aiconfigurator.installed() is None, reason="aiconfigurator-core is not installed")
 def test_of_aiconfigurator_scale_and_overhead_are_fitted(tmp_path):
-    model = made.model("Qwen/Qwen3-8B", dtype="bfloat16")
+    model = resolve_model("Qwen/Qwen3-8B", dtype="bfloat16")
     files = run(tmp_path, "gpu", "disaggregated", machine=GPUS, steps=False, model=model)
     steps = model_of(profiles.load("h200"), model, placement(cores=(0,)))
     for role, several in (

@@ -1,4 +1,4 @@
-"""Fidelity: errors, bars, signs, refusals; runs and simulations are made by hand (tests/test_fidelity.py serves)."""
+"""Fidelity: errors, bars, signs, refusals; runs and simulations are made by hand (tests/slow serves)."""
 
 import copy
 import json
@@ -12,12 +12,12 @@ from context_research.fidelity.replay import Replayed
 from context_research.records import store
 from context_research.records.files import AbFiles
 from context_research.settings.options import SIMULATED_OPT_IN
-from tests.fast.cli.test_cli import here, refused, run
-from tests.fast.fidelity.test_calibrate import GPUS, MACHINE
 from tests.support import made, made_runs
+from tests.support.commands import refused, run
+from tests.support.made import GPUS, MACHINE
 from tests.support.made_runs import CASE
 
-__all__ = ["here"]  # a fixture
+pytestmark = pytest.mark.usefixtures("here")
 REPORT = "outputs/reports"
 
 

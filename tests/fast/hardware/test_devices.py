@@ -7,7 +7,7 @@ from context_research.errors import UsageProblem
 from context_research.hardware import devices
 from context_research.hardware.devices import place
 from context_research.settings.schema import EngineSpec, Handoff, Serving
-from tests.support.made import chosen
+from tests.support.settings import chosen
 
 
 def split(own, given, device="cuda", mode="disaggregated"):

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from context_research.measure import client_lag
-from tests.support.made import timeline
+from tests.support.timelines import timeline
 
 
 def lateness(block=0.0, seconds=0.3):

@@ -8,7 +8,7 @@ from context_research.measure.checks.kv_transport import Transport
 from context_research.measure.checks.output_parity import Reference
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
-from tests.support.made import timeline
+from tests.support.timelines import timeline
 
 BLOCK, KV = 16, 1000
 WHOLE = 7 * BLOCK * KV

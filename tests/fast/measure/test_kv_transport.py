@@ -4,7 +4,7 @@ import pytest
 
 from context_research.measure.checks import kv_transport
 from context_research.measure.checks.kv_transport import UNNAMED, Transport, copy_ceiling, seen
-from tests.support.made import chosen
+from tests.support.settings import chosen
 
 HEAD = "[1795451510.550856] [host:24623:0]   "
 

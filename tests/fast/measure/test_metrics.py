@@ -4,7 +4,7 @@ import pytest
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Repeat, samples_needed, summarize
 from context_research.settings.schema import Slo
-from tests.support.made import timeline, two_slots
+from tests.support.timelines import timeline, two_slots
 
 PLAIN = timeline([1.5, 1.75, 2.5], scheduled=1.0)
 """Gaps of 0.25 and 0.75."""

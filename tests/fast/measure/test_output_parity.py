@@ -10,7 +10,7 @@ from context_research.measure.checks import output_parity
 from context_research.measure.checks.output_parity import Kept, sample
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
-from tests.support.made import chosen, model
+from tests.support.settings import chosen, resolve_model
 
 
 class Echo:
@@ -31,7 +31,7 @@ def batch(settings, level=4):
 
 def kept(folder, settings=None, requests=None, dtype="bfloat16"):
     settings = settings or chosen()
-    return Kept(folder, sample(batch(settings)) if requests is None else requests, settings, model(dtype=dtype))
+    return Kept(folder, sample(batch(settings)) if requests is None else requests, settings, resolve_model(dtype=dtype))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from context_research.request import Leg, add_reads, of_aggregated, of_disaggregated
-from tests.support.made import timeline
+from tests.support.timelines import timeline
 
 
 def leg(name, at, tokens=(), **values):

@@ -2,7 +2,7 @@ import pytest
 
 from context_research.measure import utilisation
 from context_research.measure.metrics import Repeat
-from tests.support.made import timeline
+from tests.support.timelines import timeline
 
 
 def test_rates_are_of_the_measured_requests_and_busy_time_is_the_windows():

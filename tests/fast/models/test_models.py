@@ -8,7 +8,7 @@ from huggingface_hub import constants
 from context_research.errors import UsageProblem
 from context_research.models import hub
 from context_research.settings.schema import CONFIGS, ModelSettings
-from tests.support.made import model
+from tests.support.settings import resolve_model
 
 CONFIG = json.loads((CONFIGS / "models" / "tiny-qwen3" / "config.json").read_text())
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def test_the_built_in_model_needs_no_network():
-    tiny = model()
+    tiny = resolve_model()
     assert tiny.path == CONFIGS / "models" / "tiny-qwen3"
     assert (tiny.vocabulary, tiny.max_length, tiny.dtype, tiny.revision) == (16384, 40960, "float32", None)
     assert tiny.label == f"tiny-qwen3 seeded:{tiny.weights_hash[:8]}"
@@ -55,7 +55,7 @@ def test_the_built_in_model_has_no_weights_on_the_hub():
     ],
 )
 def test_kv_bytes_per_token(given, size):
-    assert model(**given).kv_bytes_per_token == size
+    assert resolve_model(**given).kv_bytes_per_token == size
 
 
 @pytest.mark.parametrize(
@@ -69,21 +69,21 @@ def test_kv_bytes_per_token(given, size):
 )
 def test_kv_bytes_follow_the_config(folder, changes, size):
     config = {key: value for key, value in (CONFIG | changes).items() if value is not None}
-    assert model(str(folder(config))).kv_bytes_per_token == size
+    assert resolve_model(str(folder(config))).kv_bytes_per_token == size
 
 
 def test_weight_bytes_of_qwen3_8b():
-    assert model("Qwen/Qwen3-8B", dtype="bfloat16").weight_bytes == pytest.approx(16.38e9, rel=0.01)
+    assert resolve_model("Qwen/Qwen3-8B", dtype="bfloat16").weight_bytes == pytest.approx(16.38e9, rel=0.01)
 
 
 def test_tied_embeddings_count_once(folder):
-    tied = model(str(folder(CONFIG | {"tie_word_embeddings": True}))).weight_bytes
-    assert model().weight_bytes - tied == 16384 * 256 * 4
+    tied = resolve_model(str(folder(CONFIG | {"tie_word_embeddings": True}))).weight_bytes
+    assert resolve_model().weight_bytes - tied == 16384 * 256 * 4
 
 
 @pytest.mark.parametrize(("asked", "length"), [(None, 40960), (8192, 8192), (99999, 40960)])
 def test_max_length_is_the_smaller_of_the_models_and_the_asked(asked, length):
-    assert model(max_model_len=asked).max_length == length
+    assert resolve_model(max_model_len=asked).max_length == length
 
 
 def test_a_local_folder_with_weights(folder):
@@ -96,7 +96,7 @@ def test_a_local_folder_with_weights(folder):
 def test_a_local_folder_without_weights_is_refused_unless_they_are_made(folder):
     path = folder()
     assert problem(path) == f"{path} holds no *.safetensors: add them, or use --weights=seeded"
-    assert model(str(path)).path == path
+    assert resolve_model(str(path)).path == path
 
 
 def test_a_local_folder_without_a_config_is_refused(tmp_path):
@@ -120,29 +120,31 @@ def test_a_broken_config_is_named(folder, config, told):
 
 
 def test_the_language_part_of_a_multimodal_config_counts(folder):
-    assert model(str(folder({"text_config": CONFIG, "model_type": "mm"}))).vocabulary == 16384
+    assert resolve_model(str(folder({"text_config": CONFIG, "model_type": "mm"}))).vocabulary == 16384
 
 
 def test_the_hash_is_stable(folder):
     again = dict(reversed(CONFIG.items()))
-    assert model().weights_hash == model().weights_hash == model(str(folder(again))).weights_hash
-    assert model(max_model_len=64).weights_hash == model().weights_hash
+    assert (
+        resolve_model().weights_hash == resolve_model().weights_hash == resolve_model(str(folder(again))).weights_hash
+    )
+    assert resolve_model(max_model_len=64).weights_hash == resolve_model().weights_hash
 
 
 def test_the_hash_differs_by_what_the_weights_are(folder):
     path = folder(weights=[10])
-    kinds = [model(str(path), weights=kind).weights_hash for kind in ("hub", "seeded", "dummy")]
-    other_config = model(str(folder(CONFIG | {"hidden_size": 512}))).weights_hash
+    kinds = [resolve_model(str(path), weights=kind).weights_hash for kind in ("hub", "seeded", "dummy")]
+    other_config = resolve_model(str(folder(CONFIG | {"hidden_size": 512}))).weights_hash
     (path / "model-1.safetensors").write_bytes(b"more")
-    more_weights = model(str(folder()), weights="hub").weights_hash
+    more_weights = resolve_model(str(folder()), weights="hub").weights_hash
     assert len({*kinds, other_config, more_weights}) == 5
 
 
 def test_the_hash_differs_by_the_seeded_loaders_version(monkeypatch):
-    seeded, dummy = model().weights_hash, model(weights="dummy").weights_hash
+    seeded, dummy = resolve_model().weights_hash, resolve_model(weights="dummy").weights_hash
     monkeypatch.setattr(hub, "SEEDED_VERSION", hub.SEEDED_VERSION + 1)
-    assert model().weights_hash != seeded
-    assert model(weights="dummy").weights_hash == dummy
+    assert resolve_model().weights_hash != seeded
+    assert resolve_model(weights="dummy").weights_hash == dummy
 
 
 class Hub(BaseHTTPRequestHandler):

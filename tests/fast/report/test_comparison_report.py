@@ -8,8 +8,8 @@ import pytest
 from context_research.compare import verdict
 from context_research.compare.comparison import of_ab, of_runs
 from context_research.report import comparison as report
-from tests.fast.report.test_run_report import rows
 from tests.support import made_runs
+from tests.support.artifacts import cells
 from tests.support.made_runs import CASE
 
 SIMULATED = {arm: {"backend": "simulated"} for arm in ("baseline", "candidate")}
@@ -52,7 +52,7 @@ def test_the_headline_counts_cases_by_outcome(tmp_path):
 
 def test_the_verdicts_have_their_figures(tmp_path):
     found = judged(tmp_path, ratio=1.3, noise=0.001)
-    metric, case, outcome, ratio, interval, baseline, candidate, p, why = rows(
+    metric, case, outcome, ratio, interval, baseline, candidate, p, why = cells(
         report.write(found).read_text(), "## Verdict"
     )[0]
     assert (metric, case, outcome, ratio) == ("ttft p50", CASE, "worse", "1.300")
@@ -61,7 +61,7 @@ def test_the_verdicts_have_their_figures(tmp_path):
 
 
 def test_an_undecided_one_says_why_and_what_would_tell(tmp_path):
-    row = rows(written(tmp_path, pairs=2), "## Verdict")[0]
+    row = cells(written(tmp_path, pairs=2), "## Verdict")[0]
     assert row[2] == "undecided"
     assert row[4] == row[7] == "–"
     assert re.fullmatch(r"2 pairs: fewer than 6 decide nothing; at this noise about \d+ pairs would tell", row[8])
@@ -92,7 +92,7 @@ def test_an_allowed_difference_is_shown_before_any_figure(tmp_path):
     changes = {"candidate": {"settings.model.dtype": "bfloat16"}}
     text = written(tmp_path, changes=changes, allow_different=["model.dtype"])
     assert "> **model.dtype differs, and was allowed to:** float32 / bfloat16." in text.partition("## Verdict")[0]
-    assert ["settings.model.dtype", "float32", "bfloat16"] in rows(text, "## What differs")
+    assert ["settings.model.dtype", "float32", "bfloat16"] in cells(text, "## What differs")
 
 
 def test_a_family_named_afterwards_is_no_proof(tmp_path):
@@ -104,7 +104,7 @@ def test_a_family_named_afterwards_is_no_proof(tmp_path):
 def test_bars_and_line_breaks_in_values_break_no_table(tmp_path):
     changes = {"candidate": {"environment_manifest.variables.VLLM_X": "a|b\nc"}}
     text = written(tmp_path, changes=changes)
-    assert ["environment_manifest.variables.VLLM_X"[21:], "–", "a\\|b c"] in rows(text, "## What differs")
+    assert ["environment_manifest.variables.VLLM_X"[21:], "–", "a\\|b c"] in cells(text, "## What differs")
 
 
 @pytest.mark.parametrize("pairs", [1, 6])
@@ -116,11 +116,11 @@ def test_every_table_has_as_many_cells_in_each_row(tmp_path, pairs):
 
 
 def test_validity_counts_cases_and_runs(tmp_path):
-    assert rows(written(tmp_path, pairs=2), "## Validity") == [["complete", "2 pass", "2 pass"]]
+    assert cells(written(tmp_path, pairs=2), "## Validity") == [["complete", "2 pass", "2 pass"]]
 
 
 def test_runs_are_in_the_order_in_which_they_ran(tmp_path):
-    runs = rows(written(tmp_path, pairs=2), "## Runs, in their order")
+    runs = cells(written(tmp_path, pairs=2), "## Runs, in their order")
     arms = [row[1] for row in runs]
     assert {row[3] for row in runs} == {"0,1"}
     assert arms == ["aggregated", "disaggregated", "disaggregated", "aggregated"]
@@ -137,7 +137,7 @@ def test_two_runs_tell_of_the_start_noise_and_are_named_after_both(tmp_path):
 
 
 def test_all_requests_are_those_of_the_files(tmp_path):
-    shown = rows(written(tmp_path, pairs=2), "## All requests")
+    shown = cells(written(tmp_path, pairs=2), "## All requests")
     assert ["ttft", CASE, "aggregated", "4"] in [row[:4] for row in shown]
     assert {row[2] for row in shown} == {"aggregated", "disaggregated"}
 

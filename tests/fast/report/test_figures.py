@@ -11,7 +11,7 @@ from context_research.compare.observations import Arm
 from context_research.measure import metrics, waterfall
 from context_research.measure.metrics import Repeat
 from context_research.report import figures
-from tests.support.made import timeline, two_slots
+from tests.support.timelines import timeline, two_slots
 
 ABOUT = "e0, SIMULATED, tiny"
 

@@ -1,5 +1,3 @@
-import re
-
 import pytest
 
 from context_research.errors import UsageProblem
@@ -7,6 +5,7 @@ from context_research.records import store
 from context_research.report import run
 from context_research.report.run import render
 from tests.support import made
+from tests.support.artifacts import cells
 
 
 def rendered(metadata=None, **summary):
@@ -17,23 +16,16 @@ def rendered(metadata=None, **summary):
     return render(metadata, summary)
 
 
-def rows(text, title):
-    """The cells of the table below `title`."""
-    section = text.partition(f"{title}\n")[2].partition("\n#")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines[2:]]
-
-
 def test_a_completed_run_shows_what_ran_where_and_how_fast():
     ttft = made.metric(count=51, mean=0.25, p50=0.2004, p90=123.4)
     text = rendered({"status": "completed", "engines": [made.engine()]}, cases=[made.case(metrics={"ttft": ttft})])
     assert text.startswith("# e0: aggregated, tiny-qwen3, on ")
     assert "| status" in text
-    assert ["status", "completed"] in rows(text, "CPU cores")
-    assert rows(text, "## Cases") == [["p64-c1", "64", "1", "passed", "2 of 2", "0", "0", "0.0"]]
-    assert rows(text, "### ttft (ms)") == [["p64-c1", "51", "250", "200", "123400", "–", "–"]]
-    assert rows(text, "## Validity") == [["p64-c1", "complete", "pass", "2 of 2 requests"]]
-    assert rows(text, "## Engines") == [["aggregated", "aggregated", "0, 1", "0.50", "128", "2.5"]]
+    assert ["status", "completed"] in cells(text, "CPU cores")
+    assert cells(text, "## Cases") == [["p64-c1", "64", "1", "passed", "2 of 2", "0", "0", "0.0"]]
+    assert cells(text, "### ttft (ms)") == [["p64-c1", "51", "250", "200", "123400", "–", "–"]]
+    assert cells(text, "## Validity") == [["p64-c1", "complete", "pass", "2 of 2 requests"]]
+    assert cells(text, "## Engines") == [["aggregated", "aggregated", "0, 1", "0.50", "128", "2.5"]]
     assert "Measured on the vllm backend on cpu, tiny-qwen3 seeded:" in text
     assert "missing" not in text
 
@@ -52,8 +44,8 @@ def test_the_gpus_are_those_that_the_engines_had():
 def test_a_failed_case_is_shown_with_its_evidence():
     check = {"check": "complete", "status": "fail", "evidence": "1 of 2 requests; died"}
     text = rendered({"status": "failed"}, cases=[made.case(status="failed", validity=[check]), made.case("p64-c4")])
-    assert [row[3:5] for row in rows(text, "## Cases")] == [["failed", "1 of 2"], ["passed", "2 of 2"]]
-    assert rows(text, "## Validity")[0] == ["p64-c1", "complete", "FAIL", "1 of 2 requests; died"]
+    assert [row[3:5] for row in cells(text, "## Cases")] == [["failed", "1 of 2"], ["passed", "2 of 2"]]
+    assert cells(text, "## Validity")[0] == ["p64-c1", "complete", "FAIL", "1 of 2 requests; died"]
 
 
 def test_a_run_without_cases_says_so():
@@ -86,23 +78,23 @@ def test_a_run_that_never_ended_says_so():
 def test_pipes_do_not_break_tables():
     evidence = {"check": "complete", "status": "fail", "evidence": "a | b"}
     text = rendered(cases=[made.case(status="failed", validity=[evidence])])
-    assert rows(text, "## Validity") == [["p64-c1", "complete", "FAIL", "a \\| b"]]
+    assert cells(text, "## Validity") == [["p64-c1", "complete", "FAIL", "a \\| b"]]
 
 
 def test_line_breaks_do_not_break_tables():
     text = rendered({"status": "error", "reason": "RuntimeError: one\ntwo"})
-    assert ["status", "error: RuntimeError: one two"] in rows(text, "CPU cores")
+    assert ["status", "error: RuntimeError: one two"] in cells(text, "CPU cores")
 
 
 def test_null_percentiles_are_dashes_and_zeros_are_not():
     text = rendered(cases=[made.case(metrics={"itl": made.metric(count=8, mean=0.0, p50=0.0)})])
-    assert rows(text, "### itl (ms)") == [["p64-c1", "8", "0", "0", "–", "–", "–"]]
+    assert cells(text, "### itl (ms)") == [["p64-c1", "8", "0", "0", "–", "–", "–"]]
 
 
 def test_metrics_without_samples_are_left_out():
     metrics = {"ttft": made.metric(mean=0.25), "handoff": made.metric(count=0)}
     text = rendered(cases=[made.case(metrics=metrics), made.case("p64-c4", metrics={"handoff": made.metric(count=0)})])
-    assert [row[0] for row in rows(text, "### ttft (ms)")] == ["p64-c1"]
+    assert [row[0] for row in cells(text, "### ttft (ms)")] == ["p64-c1"]
     assert "### handoff" not in text
 
 
@@ -117,7 +109,7 @@ def test_metrics_without_samples_are_left_out():
 )
 def test_units_are_scaled(unit, mean, title, shown):
     text = rendered(cases=[made.case(metrics={"ttft": made.metric(unit, mean=mean)})])
-    assert rows(text, f"### {title}")[0][2] == shown
+    assert cells(text, f"### {title}")[0][2] == shown
 
 
 @pytest.mark.parametrize("weights", ["seeded", "dummy", "hub"])
@@ -128,7 +120,7 @@ def test_weights_that_are_not_the_models_are_warned_of(weights):
 
 def test_an_engine_of_another_plugin_can_be_shown():
     engine = {"name": "mine", "role": "aggregated", "devices": [0], "vllm_config": {}}
-    assert rows(rendered({"engines": [engine]}), "## Engines")[0][:3] == ["mine", "aggregated", "0"]
+    assert cells(rendered({"engines": [engine]}), "## Engines")[0][:3] == ["mine", "aggregated", "0"]
 
 
 def test_a_report_is_written_beside_the_runs(tmp_path):

@@ -5,7 +5,7 @@ from context_research.hardware import devices
 from context_research.models.capacity import ACTIVATIONS, load_bytes, pool_bytes
 from context_research.serving import backends, preflight
 from context_research.serving.preflight import Load, check_backend, check_fit
-from tests.support.made import chosen, model
+from tests.support.settings import chosen, resolve_model
 
 GIB = 1 << 30
 
@@ -107,14 +107,14 @@ def test_nixl_is_needed_only_for_a_handoff(monkeypatch):
 
 def fit(settings, *loads, of=None):
     own = (0,) if settings.device == "cuda" else (0, 1)
-    check_fit(settings, of or model(dtype="float32"), devices.place(settings, own), loads)
+    check_fit(settings, of or resolve_model(dtype="float32"), devices.place(settings, own), loads)
 
 
 def test_a_request_over_the_models_length_is_refused():
     settings = chosen()
-    fit(settings, Load(8192 - 16, 16, 1), of=model(max_model_len=8192))
+    fit(settings, Load(8192 - 16, 16, 1), of=resolve_model(max_model_len=8192))
     with pytest.raises(UsageProblem, match=r"a prompt of 8177 \+ 16 output tokens is over the 8192 that tiny-qwen3"):
-        fit(settings, Load(8177, 16, 1), of=model(max_model_len=8192))
+        fit(settings, Load(8177, 16, 1), of=resolve_model(max_model_len=8192))
 
 
 SMALL = {"engine__kv_cache_memory_bytes": 256 * 4096, "engine__block_size": 16}
@@ -130,7 +130,9 @@ SMALL = {"engine__kv_cache_memory_bytes": 256 * 4096, "engine__block_size": 16}
     ],
 )
 def test_a_load_within_the_pool_is_taken(mode, load):
-    fit(chosen(mode, **SMALL), load, of=model(dtype="float32", max_model_len={"aggregated": 256}.get(mode, 112)))
+    fit(
+        chosen(mode, **SMALL), load, of=resolve_model(dtype="float32", max_model_len={"aggregated": 256}.get(mode, 112))
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_a_load_over_the_pool_is_refused(mode, load, engine):
 def test_a_pool_that_vllm_would_not_start_with_is_refused():
     """vLLM wants room for one request of the greatest length, whatever the cases need."""
     with pytest.raises(UsageProblem, match=r"room for one request of 257 tokens .*model\.max_model_len"):
-        fit(chosen(**SMALL), Load(16, 1, 1), of=model(dtype="float32", max_model_len=257))
+        fit(chosen(**SMALL), Load(16, 1, 1), of=resolve_model(dtype="float32", max_model_len=257))
 
 
 def test_more_in_flight_than_sequences_is_refused():
@@ -197,7 +199,7 @@ def test_a_load_that_fills_the_pool_to_the_last_block_is_refused():
 def test_loads_are_counted_in_whole_blocks(device, size, blocks):
     settings = chosen(device=device, engine__block_size=size)
     (placement,) = devices.place(settings, (0,))
-    one = model(dtype="float32")
+    one = resolve_model(dtype="float32")
     assert load_bytes(settings, one, placement, Load(blocks - 1, 1, 3)) == 3 * blocks * 4096
     assert load_bytes(settings, one, placement, Load(blocks, 1, 3)) == 3 * 2 * blocks * 4096
 
@@ -206,13 +208,13 @@ def test_prefill_holds_one_token_of_the_output():
     settings = chosen("disaggregated", engine__block_size=16)
     prefill, decode = devices.place(settings, (0, 1))
     load = Load(15, 17, 1)
-    assert load_bytes(settings, model(), prefill, load) == 16 * 4096
-    assert load_bytes(settings, model(), decode, load) == 32 * 4096
+    assert load_bytes(settings, resolve_model(), prefill, load) == 16 * 4096
+    assert load_bytes(settings, resolve_model(), decode, load) == 32 * 4096
 
 
 @pytest.fixture
 def qwen():
-    return model("Qwen/Qwen3-8B", dtype="bfloat16")
+    return resolve_model("Qwen/Qwen3-8B", dtype="bfloat16")
 
 
 @pytest.fixture
@@ -256,12 +258,12 @@ def test_an_8b_model_twice_on_one_small_gpu_is_refused(card, qwen):
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_configured_pool_is_shared(device):
     settings = chosen("disaggregated", device, engine__kv_cache_memory_bytes=1000)
-    assert pools(settings, (0,), model()) == [500, 500]
+    assert pools(settings, (0,), resolve_model()) == [500, 500]
 
 
 def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
     settings = chosen("disaggregated", engine__kv_cache_memory_bytes=None)
-    assert sum(pools(settings, (0, 1), model())) <= 0.4 * devices.memory_bytes(settings, 0)
+    assert sum(pools(settings, (0, 1), resolve_model())) <= 0.4 * devices.memory_bytes(settings, 0)
 
 
 def test_a_warm_cache_needs_room_for_a_passes_prompts():
@@ -304,7 +306,7 @@ def dry_run(mode, length, concurrency, **values):
     placements = devices.place(settings, devices.run_devices(settings))
     preflight.check_parallel(settings, placements)
     longest = length + settings.workload.output_tokens
-    qwen = model("Qwen/Qwen3-8B", dtype="bfloat16", max_model_len=longest)  # its shape is here: no hub is asked
+    qwen = resolve_model("Qwen/Qwen3-8B", dtype="bfloat16", max_model_len=longest)  # its shape is here: no hub is asked
     assert qwen.kv_bytes_per_token == 147_456
     assert settings.engine.block_size == 256
     check_fit(settings, qwen, placements, [Load(length, settings.workload.output_tokens, concurrency)])

@@ -9,7 +9,7 @@ import pytest
 
 from context_research.workload.case import Case
 from context_research.workload.prompts import RESERVED_IDS, beginnings, requests
-from tests.support.made import chosen
+from tests.support.settings import chosen
 
 VOCABULARY = 16384
 CASE = Case("e0", 256, 4)

@@ -13,8 +13,9 @@ from context_research.compare.ab import sessions as ab
 from context_research.compare.ab.sessions import Ab
 from context_research.errors import UsageProblem
 from context_research.records.files import AbFiles, RunFiles
-from tests.support import made, made_runs
+from tests.support import made_runs
 from tests.support.made_sessions import DEFAULTS, plan, recorded, run
+from tests.support.processes import until
 
 
 def test_a_failing_session_stops_it_and_is_named_with_its_log(outputs, sessions):
@@ -294,7 +295,7 @@ def test_a_signal_lets_the_session_close_its_engines(here, number):
     )
     driver = subprocess.Popen([sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL)
     try:
-        assert made.until((here / "running").exists, seconds=30)
+        assert until((here / "running").exists, seconds=30)
         (os.killpg if number == signal.SIGINT else os.kill)(driver.pid, number)
         driver.wait(timeout=30)
     finally:

@@ -1,0 +1,48 @@
+"""E0 in a folder of a test's own, run by pytester."""
+
+import shutil
+from pathlib import Path
+
+from tests.support.engines import Lend
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository."""
+SMALL = (
+    "--prompt-lengths=64",
+    "--concurrency=1,2",
+    "--requests=2",
+    "--repeats=1",
+    "--output-tokens=4",
+    "--warmup-requests=1",
+)
+"""E0 cut down to two cases of a second each."""
+
+
+class Suite:
+    """E0 in a folder of its own: `inside` runs it on lent engines, `outside` in a process with engines of its own."""
+
+    def __init__(self, pytester):
+        self._pytester, self.path = pytester, pytester.path
+        shutil.copytree(ROOT / "benchmarks" / "e0", self.path / "benchmarks" / "e0")
+        shutil.copy(ROOT / "conftest.py", self.path)
+        (self.path / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-save-data -p tests.support.stalls\n")
+
+    def inside(self, *options, lend=(), plugins=()):
+        return self._pytester.runpytest_inprocess("benchmarks/e0", *options, plugins=[Lend(*lend), *plugins])
+
+    def outside(self, *options, timeout=120):
+        return self._pytester.runpytest_subprocess("benchmarks/e0", *options, timeout=timeout)
+
+    def popen(self, *options):
+        """E0 in a process of its own, started and left running."""
+        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *options])
+
+    @property
+    def runs(self):
+        return sorted((self.path / "outputs" / "runs").glob("*"), key=lambda folder: folder.stat().st_mtime)
+
+    @property
+    def run(self):
+        """The only run's folder."""
+        (folder,) = self.runs
+        return folder
