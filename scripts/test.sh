@@ -1,24 +1,53 @@
 #!/usr/bin/env bash
-# Everything a change has to pass, up to the first thing that fails. Arguments go to pytest.
+# Everything a change has to pass, up to the first thing that fails.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh"
 
-case ${1:-} in
-    -h | --help)
-        echo 'Usage: scripts/test.sh [pytest options and paths...]'
-        echo
-        echo 'Runs ruff check, ruff format --check, mypy and pytest, up to the first that fails.'
-        exit
-        ;;
-esac
+usage() {
+    cat <<'EOF'
+Usage: scripts/test.sh [fast|engines|slow|gpu|all] [pytest options and paths...]
+
+Runs ruff check, ruff format --check, mypy, lint-imports and pytest, up to the first that fails.
+
+  fast     tests/fast, on every core: no engine, under a minute
+  engines  tests/engines, on engines that the session shares, and simulated ones
+  slow     tests/slow, with engines and processes of the tests' own
+  gpu      tests/gpu, skipped without a CUDA device
+  all      all of them (default)
+
+Without a tier's name, options and paths go to one pytest: scripts/test.sh tests/slow/test_ab.py -x
+EOF
+}
 
 step() {
     echo "== $*"
     "$python" -m "$@"
 }
 
+fast() { step pytest tests/fast -n logical "$@"; }
+
+# What shares engines runs in one process.
+with_engines() { step pytest "$@"; }
+
+tier=all
+case ${1:-} in
+    -h | --help) usage && exit ;;
+    fast | engines | slow | gpu | all) tier=$1 && shift ;;
+    ?*) tier='' ;;
+esac
+
 scripts/bootstrap.sh --dev --quiet
 step ruff check .
 step ruff format --check .
 step mypy
-step pytest "$@"
+echo '== lint-imports'
+"${python%/*}/lint-imports"
+case $tier in
+    '') step pytest "$@" ;;
+    fast) fast "$@" ;;
+    all)
+        fast "$@"
+        with_engines tests/engines tests/slow tests/gpu "$@"
+        ;;
+    *) with_engines "tests/$tier" "$@" ;;
+esac

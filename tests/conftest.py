@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from context_research.hardware.devices import detect
+from tests.support import figures
 from tests.support.engines import start
 from tests.support.settings import resolve_model, tolerant
 from tests.support.suite import ROOT, Suite
@@ -62,6 +63,19 @@ def vllm_imported(tmp_path_factory):
         patched.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
         chosen = tolerant("disaggregated", backend="simulated", device_profile="cpu-2core")
         start(chosen, tmp_path_factory.mktemp("imports")).close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_figures():
+    with figures.blank():
+        yield
+
+
+@pytest.fixture
+def drawn():
+    """Figures are drawn."""
+    with figures.drawn():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,8 @@ def _metadata():
 def summary(run_id="r1", cases=(), **values):
     """A schema-true e0_summary.json."""
     shared = ("schema_version", "status", "experiment", "backend", "device", "seed", "serving", "model")
-    return {key: metadata()[key] for key in shared} | {"run_id": run_id, "cases": list(cases)} | values
+    known = metadata()
+    return {key: known[key] for key in shared} | {"run_id": run_id, "cases": list(cases)} | values
 
 
 def case(name="p64-c1", status="passed", **values):

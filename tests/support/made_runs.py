@@ -3,6 +3,8 @@
 A run's `figures` are case -> metric -> one value for each repeat.
 """
 
+import copy
+import functools
 import random
 
 from context_research.compare import comparison
@@ -33,7 +35,7 @@ def run(outputs, run_id="r1", figures=None, *, serving="aggregated", seed=0, req
     """A completed run's folder. `changes`: dotted key of run_metadata.json -> value; `values` replace whole keys."""
     files = RunFiles(outputs, run_id)
     figures = figures or FLAT
-    metadata = made.metadata(run_id, settings=chosen(serving, seed=seed).model_dump(mode="json"), seed=seed)
+    metadata = made.metadata(run_id, settings=_settings(serving, seed), seed=seed)
     metadata |= {"status": "completed", "serving": {"mode": serving}, "engines": [made.engine()], "exit_status": 0}
     metadata["finished"] = metadata["started"]
     metadata |= values
@@ -125,6 +127,15 @@ def cut(files, session):
     edit(files.record, "ab", **{f"sessions__{session}__status": "running"})
     run_id = store.read(files.record, "ab")["sessions"][session]["run_id"]
     edit(RunFiles(files.outputs, run_id).metadata, "run_metadata", status="running")
+
+
+def _settings(serving, seed):
+    return copy.deepcopy(_resolved(serving, seed))
+
+
+@functools.cache
+def _resolved(serving, seed):
+    return chosen(serving, seed=seed).model_dump(mode="json")
 
 
 def _case(name, of):

@@ -100,7 +100,13 @@ def test_a_copy_in_memory_is_measured():
     assert 1e8 < copy_ceiling(chosen("disaggregated")) < 1e12
 
 
-def test_a_gpu_that_can_not_be_reached_is_told(monkeypatch):
+def test_a_gpu_that_can_not_be_reached_is_told(monkeypatch, tmp_path):
+    """As the copying process says it, which here is another one: torch takes seconds to import."""
+    fails = tmp_path / "python"
+    fails.write_text("#!/bin/sh\necho 'Traceback …\nRuntimeError: no CUDA GPUs are available' >&2\nexit 1\n")
+    fails.chmod(0o755)
     monkeypatch.setattr(kv_transport, "visible_gpus", lambda: ["0"])
-    with pytest.raises(kv_transport.EngineFailure, match="no copy between GPUs 0 and 0 could be measured"):
+    monkeypatch.setattr(kv_transport.sys, "executable", str(fails))
+    told = "no copy between GPUs 0 and 0 could be measured: RuntimeError: no CUDA GPUs are available"
+    with pytest.raises(kv_transport.EngineFailure, match=f"^{told}$"):
         kv_transport._gpu_copy(0, 0)

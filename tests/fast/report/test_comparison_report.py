@@ -1,7 +1,4 @@
-import json
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -71,7 +68,7 @@ def test_a_single_pair_is_reported_all_the_same(tmp_path):
     assert "1 paired session." in written(tmp_path, pairs=1)
 
 
-def test_figures_are_there_and_linked_by_relative_paths(tmp_path):
+def test_figures_are_there_and_linked_by_relative_paths(drawn, tmp_path):
     found = judged(tmp_path)
     path = report.write(found)
     links = re.findall(r"\]\(([^)]+)\)", path.read_text())
@@ -157,56 +154,3 @@ def test_a_noise_floor_is_named_in_the_report(tmp_path):
 
 def test_no_metrics_outside_the_family_leave_no_section(tmp_path):
     assert "## Other metrics" not in written(tmp_path)
-
-
-# Size
-
-TIMESTAMPS = 1_000_000
-SESSIONS, CASES, TOKENS = 12, ("p256-c1", "p256-c4", "p1024-c1", "p1024-c4"), 128
-BAR_S, BAR_BYTES = 10, 1 << 30
-REPORT = """
-import json, re, sys, time
-from pathlib import Path
-from context_research.compare.ab import sessions as ab
-from context_research.records.files import AbFiles
-from context_research.report import comparison
-start = time.perf_counter()
-comparison.write(ab.judge(AbFiles(Path(sys.argv[1]), "ab1")))
-seconds = time.perf_counter() - start
-# Not getrusage's ru_maxrss: a child starts with its parent's, here the test session's with torch in it.
-peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
-print(json.dumps([seconds, peak]))
-"""
-
-
-def _enlarge(outputs):
-    """Every session's requests.jsonl anew, with the timestamps of a day's work."""
-    each = -(-TIMESTAMPS // (SESSIONS * len(CASES) * TOKENS))
-    for path in outputs.glob("runs/*/requests.jsonl"):
-        first = json.loads(path.read_text().splitlines()[0])
-        with path.open("w") as stream:
-            for case in CASES:
-                due = 0.0
-                for number in range(each):
-                    times = [round(due + 0.1 + (0.01 + number * 1e-6) * index, 7) for index in range(TOKENS)]
-                    own = {"case": case, "request": f"{case}-{number}", "scheduled": due, "sent": due}
-                    own |= {"prefill_queued": due, "prefill_started": due, "prefill_finished": times[0]}
-                    own |= {"token_times": times, "token_ids": [1] * TOKENS, "finished": times[-1]}
-                    stream.write(json.dumps(first | own | {"output_tokens_asked": TOKENS}) + "\n")
-                    due = times[-1]
-    return SESSIONS * len(CASES) * each * TOKENS
-
-
-def test_a_report_over_a_million_token_times_takes_seconds_and_no_gibibyte(tmp_path):
-    """In a process of its own, whose peak is its own. Writing the files is not counted; imports are not either."""
-    made_runs.A_B(tmp_path, pairs=SESSIONS // 2, figures=dict.fromkeys(CASES, made_runs.FLAT[CASE]))
-    assert _enlarge(tmp_path) >= TIMESTAMPS
-    told = subprocess.run(
-        [sys.executable, "-c", REPORT, str(tmp_path)], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert told.returncode == 0, told.stderr
-    seconds, peak = json.loads(told.stdout)
-    assert (tmp_path / "reports" / "ab1.md").is_file()
-    assert seconds < BAR_S
-    assert peak < BAR_BYTES
-    print(f"{seconds:.1f} s, {peak / (1 << 20):.0f} MiB")

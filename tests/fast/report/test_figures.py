@@ -16,12 +16,6 @@ from tests.support.timelines import timeline, two_slots
 ABOUT = "e0, SIMULATED, tiny"
 
 
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Draw without rendering, which takes the most time."""
-    monkeypatch.setattr(figures.mpl.Figure, "savefig", lambda *_, **__: None)
-
-
 def request(ttft, gaps, **values):
     """Due at 1 s; first token after `ttft`, then the others `gaps` apart (s)."""
     moments = {"prefill_started": 1 + ttft / 4, "prefill_finished": 1 + ttft / 2} | values
@@ -40,7 +34,7 @@ def arm(label="aggregated", units=1, cases=("p1024-c1", "p4096-c8"), **values):
     return Arm(label, (unit,) * units)
 
 
-def test_one_arm_has_every_figure_but_the_comparison(tmp_path):
+def test_one_arm_has_every_figure_but_the_comparison(drawn, tmp_path):
     drawn = figures.draw([arm()], tmp_path / "new" / "folder", ABOUT)
     assert [figure.stem for figure in drawn] == ["latency", "waterfall", "gaps"]
     for figure in drawn:
@@ -48,7 +42,7 @@ def test_one_arm_has_every_figure_but_the_comparison(tmp_path):
         assert xml.parse(tmp_path / f"new/folder/{figure.stem}.svg").getroot().tag.endswith("svg")
 
 
-def test_two_arms_are_drawn_alike_each_time_and_leave_matplotlib_alone(tmp_path):
+def test_two_arms_are_drawn_alike_each_time_and_leave_matplotlib_alone(drawn, tmp_path):
     pair = [arm(units=6, cases=["p64-c1"]), arm("disaggregated", units=6, cases=["p64-c1"], ttft=0.3)]
     before = dict(matplotlib.rcParams)
     drawn = figures.draw(pair, tmp_path / "1", ABOUT)
@@ -59,7 +53,7 @@ def test_two_arms_are_drawn_alike_each_time_and_leave_matplotlib_alone(tmp_path)
         assert (tmp_path / f"1/{figure.stem}.svg").read_bytes() == (tmp_path / f"2/{figure.stem}.svg").read_bytes()
 
 
-def test_captions_carry_counts_and_say_what_intervals_mean(unsaved, tmp_path):
+def test_captions_carry_counts_and_say_what_intervals_mean(tmp_path):
     latency, bars, gaps, goodputs = figures.draw([arm(units=6), arm("other", units=5)], tmp_path, ABOUT)
     assert "95% interval" in latency.caption
     for caption in (latency.caption, bars.caption):
@@ -80,23 +74,23 @@ def test_captions_carry_counts_and_say_what_intervals_mean(unsaved, tmp_path):
     ],
     ids=["other names", "no case in common", "an arm without units", "nothing completed in one arm"],
 )
-def test_odd_cases_are_drawn(arms, unsaved, tmp_path):
+def test_odd_cases_are_drawn(arms, tmp_path):
     stems = [figure.stem for figure in figures.draw(arms, tmp_path, "")]
     assert stems[:3] == ["latency", "waterfall", "gaps"]
 
 
-def test_without_requests_nothing_is_drawn(unsaved, tmp_path):
+def test_without_requests_nothing_is_drawn(tmp_path):
     assert figures.draw([arm(count=0)], tmp_path, ABOUT) == []
     assert figures.draw([Arm("empty", ()), Arm("empty", ())], tmp_path, ABOUT) == []
 
 
-def test_single_tokens_have_neither_gaps_nor_tpot(unsaved, tmp_path):
+def test_single_tokens_have_neither_gaps_nor_tpot(tmp_path):
     requests = [request(0.2, []), request(0.3, [])]
     one = Arm("one token", ({"p64-c1": [Repeat(0.0, 10.0, requests, requests)]},) * 6)
     assert [f.stem for f in figures.draw([one, one], tmp_path, ABOUT)] == ["latency", "waterfall", "goodput"]
 
 
-def test_gaps_of_zero_are_counted_and_a_case_of_only_such_is_named(unsaved, tmp_path):
+def test_gaps_of_zero_are_counted_and_a_case_of_only_such_is_named(tmp_path):
     chunked, whole = [request(0.2, [0.0, 0.01, 0.01, 0.02])], [request(0.2, [0.0])]
     unit = {"p64-c1": [Repeat(0.0, 10.0, chunked, chunked)], "p64-c2": [Repeat(0.0, 10.0, whole, whole)]}
     gaps = figures.draw([Arm("chunked", (unit,))], tmp_path, ABOUT)[2]

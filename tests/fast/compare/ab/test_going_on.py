@@ -1,8 +1,6 @@
 """What goes wrong, and going on from there."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 
@@ -15,7 +13,6 @@ from context_research.errors import UsageProblem
 from context_research.records.files import AbFiles, RunFiles
 from tests.support import made_runs
 from tests.support.made_sessions import DEFAULTS, plan, recorded, run
-from tests.support.processes import until
 
 
 def test_a_failing_session_stops_it_and_is_named_with_its_log(outputs, sessions):
@@ -264,41 +261,3 @@ def test_a_metric_that_no_session_has_is_refused_after_the_first(outputs, sessio
     with pytest.raises(UsageProblem, match="--primary latency: no such metric"):
         run(outputs, primary=["latency"])
     assert len(sessions.ran) == 1
-
-
-SLOW = """
-import time, pytest
-from pathlib import Path
-@pytest.fixture
-def engine():
-    yield
-    time.sleep(1)  # engines take their time to close
-    Path("closed").touch()
-def test_long(engine):
-    Path("running").touch()
-    time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_signal_lets_the_session_close_its_engines(here, number):
-    """A terminal's Ctrl-C goes to the whole process group: the session must not get a second signal while it ends."""
-    (here / "test_slow.py").write_text(SLOW)
-    arguments = ["-p", "no:cacheprovider", "test_slow.py"]
-    script = (
-        "from pathlib import Path; from types import SimpleNamespace as Running\n"
-        "from context_research.compare.ab import processes as ab_processes\n"
-        "running = []\n"
-        "with ab_processes.ended_with_us(running):\n"
-        f"    running.append(Running(process=ab_processes.begin({arguments}, Path('log'), 'cpu', None)))\n"
-        "    ab_processes.first_to_end(running)\n"
-    )
-    driver = subprocess.Popen([sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL)
-    try:
-        assert until((here / "running").exists, seconds=30)
-        (os.killpg if number == signal.SIGINT else os.kill)(driver.pid, number)
-        driver.wait(timeout=30)
-    finally:
-        driver.kill()
-        driver.wait()
-    assert (here / "closed").exists(), (here / "log").read_text()
