@@ -5,6 +5,6 @@ import pytest
 pytestmark = pytest.mark.experiment("e0")
 
 
-def test_e0(serving_run, prompt_tokens, concurrency):
-    result = serving_run(prompt_tokens=prompt_tokens, concurrency=concurrency)
+def test_e0(serving_run, case):
+    result = serving_run(case)
     assert all(repeat.output_tokens for repeat in result.repeats)

@@ -221,6 +221,7 @@ def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
         "device": settings["device"],
         **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
         **{f"workload.{key}": value for key, value in settings["workload"].items() if key != "request_timeout_s"},
+        "axes": settings.get("axes", {}),
     }
 
 

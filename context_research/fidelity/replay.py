@@ -26,7 +26,7 @@ from context_research.records.files import RunFiles
 from context_research.serving import build, preflight
 from context_research.serving.topology import Topology
 from context_research.settings.schema import ModelSettings, Settings
-from context_research.workload.case import Case
+from context_research.workload.case import Case, at
 from context_research.workload.prompts import requests
 
 Cases = dict[str, list[Repeat]]
@@ -89,7 +89,7 @@ def _served(run: Run, real: Cases, settings: Settings, topology: Topology, files
     model = _model(run)
     for summary in run.summary["cases"]:
         case = _case(settings, summary)
-        result = measure(case, settings, model, topology, repeats=len(real[case.name]))
+        result = measure(case, model, topology, repeats=len(real[case.name]))
         if result.failure:
             raise UsageProblem(
                 f"run {run.files.run_id}: its simulation is invalid, case {case.name}: {result.failure[:300]}"
@@ -101,7 +101,7 @@ def _served(run: Run, real: Cases, settings: Settings, topology: Topology, files
 
 
 def _case(settings: Settings, summary: Mapping[str, Any]) -> Case:
-    return Case(settings.experiment, summary["params"]["prompt_tokens"], summary["params"]["concurrency"])
+    return at(settings, summary["params"])
 
 
 def _settings(run: Run, profile: str) -> Settings:
@@ -142,18 +142,19 @@ def _preflight(settings: Settings, model: Model, cases: Sequence[Case]) -> None:
     preflight.check_backend(settings)
     placements = devices.place(settings, devices.run_devices(settings))
     preflight.check_parallel(settings, placements)
-    preflight.check_fit(settings, model, placements, [case.load(settings.workload) for case in cases])
+    preflight.check_fit(settings, model, placements, [case.load for case in cases])
 
 
 def _check_same_requests(run: Run, real: Cases, settings: Settings, model: Model) -> None:
     """What was measured must be what will be simulated: another version may draw other prompts."""
+    settings = settings.model_copy(update={"seed": run.metadata["seed"]})
     for summary in run.summary["cases"]:
         case = _case(settings, summary)
         sent = {(t.repeat, t.prompt_sha256) for repeat in real[case.name] for t in repeat.timelines}
         again = {
             (number, request.sha256)
             for number in range(len(real[case.name]))
-            for request in requests(case, settings.workload, run.metadata["seed"], model.vocabulary, number)
+            for request in requests(case, model.vocabulary, number)
             if request.phase == "measured"
         }
         if sent != again:

@@ -80,7 +80,7 @@ class CaseResult:
         transfers = decode.transfers if decode else []
         return {
             "name": self.case.name,
-            "params": {"prompt_tokens": self.case.prompt_tokens, "concurrency": self.case.concurrency},
+            "params": dict(self.case.axes),
             "requests": {
                 "asked": self.asked,
                 "finished": sum(timeline.complete for timeline in sent if timeline.phase == "measured"),
@@ -159,27 +159,22 @@ def _summarized(of: Sequence[Metric], repeats: Sequence[Repeat]) -> dict[str, An
 
 def measure(
     case: Case,
-    settings: Settings,
     model: Model,
     topology: Topology,
     standing: Standing | None = None,
     while_waiting: Callable[[Progress], None] = lambda _: None,
     repeats: int | None = None,
 ) -> CaseResult:
-    """Measure `case` on running engines; `repeats` overrides the settings'.
+    """Measure `case` on running engines, by its own settings; `repeats` overrides theirs.
 
     The first request that fails ends the case, with what it had. Raises UsageProblem for a kept parity reference that
     is corrupt or of something else.
     """
-    workload, count = settings.workload, repeats or settings.workload.repeats
-    if settings.seed is None:
-        raise ValueError("a case needs a seed")  # the plugin has refused such a run already
+    settings, count = case.settings, repeats or case.settings.workload.repeats
     # All prompts exist before the clock starts.
-    warmup, *batches = (
-        requests(case, workload, settings.seed, model.vocabulary, repeat) for repeat in (None, *range(count))
-    )
+    warmup, *batches = (requests(case, model.vocabulary, repeat) for repeat in (None, *range(count)))
     progress = Progress(case.name, sum(map(len, (warmup, *batches))))
-    proof = Proof(case, settings, model, topology, standing or Standing())
+    proof = Proof(case, model, topology, standing or Standing())
     proof.before(batches[0])
     loop = session_loop(settings.simulated)
     origin = loop.time()

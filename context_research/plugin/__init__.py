@@ -30,7 +30,7 @@ from context_research.serving.build import make_engine
 from context_research.settings.options import OPTIONS, share
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Resolved
-from context_research.workload.case import Case
+from context_research.workload.case import Case, parameters
 
 pytest_plugins = ["context_research.plugin.fixtures"]
 MARKERS = {
@@ -127,7 +127,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             if against:
                 raise UsageProblem("--verdict-against: no experiment is selected, name one: pytest benchmarks/e0")
             return
-        _ = ours.resolved
+        _ = ours.cases
         if session.config.getoption("dist", "no") != "no" and not ours.idle:
             preflight.check_backend(ours.resolved.settings)
             lender = Lender(session.config, ours)
@@ -161,18 +161,21 @@ def _simulated(resolved: Resolved) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give `prompt_tokens` and `concurrency` of an experiment's tests the cases of its settings."""
-    if metafunc.definition.get_closest_marker("experiment") is None:
+    """Give an experiment's test each `case` of its settings, and the value of each axis that it takes by name."""
+    if metafunc.definition.get_closest_marker("experiment") is None or "case" not in metafunc.fixturenames:
         return
-    if not {"prompt_tokens", "concurrency"} <= set(metafunc.fixturenames):
-        return
+    session = metafunc.config.stash[SESSION]
     try:
-        cases = metafunc.config.stash[SESSION].cases
+        cases = session.cases
+        if missing := sorted(set(parameters(session.resolved.settings)) - set(metafunc.fixturenames)):
+            test = metafunc.definition.name
+            raise UsageProblem(f"axes.{missing[0]}: neither a setting (a dotted key) nor an argument of {test}")
     except UsageProblem as problem:
-        raise pytest.UsageError(str(problem)) from None
+        raise pytest.Collector.CollectError(str(problem)) from None
+    named = [axis for axis in cases[0].axes if axis in metafunc.fixturenames]
     metafunc.parametrize(
-        ("prompt_tokens", "concurrency"),
-        [(case.prompt_tokens, case.concurrency) for case in cases],
+        ("case", *named),
+        [(case, *(case.axes[axis] for axis in named)) for case in cases],
         ids=[case.name for case in cases],
     )
 
@@ -210,13 +213,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def _cases(session: Session) -> list[Case]:
     """The cases of the selected items; an experiment's test need not be one."""
-    parameters = (getattr(getattr(item, "callspec", None), "params", {}) for item in session.selected)
-    experiment = session.resolved.settings.experiment
-    return [
-        Case(experiment, given["prompt_tokens"], given["concurrency"])
-        for given in parameters
-        if {"prompt_tokens", "concurrency"} <= set(given)
-    ]
+    given = (getattr(getattr(item, "callspec", None), "params", {}).get("case") for item in session.selected)
+    return [case for case in given if isinstance(case, Case)]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,18 +10,15 @@ import pytest
 
 from context_research.engines.base import Engine
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.hardware.devices import Placement
 from context_research.measure import metrics, waterfall
 from context_research.measure.case import CaseResult, measure
-from context_research.measure.checks import evidence
 from context_research.measure.metrics import Metric
-from context_research.models import hub
 from context_research.plugin.benchmark_rows import disabled
+from context_research.plugin.engines import SessionEngines
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import SESSION, Session
 from context_research.report import labels
 from context_research.request import Timeline
-from context_research.serving import build
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings, Workload
 from context_research.workload.case import Case
@@ -50,19 +47,18 @@ def workload(settings: Settings) -> Workload:
 
 
 @pytest.fixture(scope="session")
-def serving(request: pytest.FixtureRequest, pytestconfig: pytest.Config, settings: Settings) -> Iterator[Topology]:
+def context_research_engines(pytestconfig: pytest.Config) -> Iterator[SessionEngines]:
+    """The session's engines; closed with it."""
+    engines = SessionEngines(pytestconfig, pytestconfig.stash[SESSION])
+    yield engines
+    engines.close()
+
+
+@pytest.fixture(scope="session")
+def serving(request: pytest.FixtureRequest, settings: Settings, context_research_engines: SessionEngines) -> Topology:
     """The serving mode at work: its engines, started when a test first asks for them, closed with the session."""
-    session = pytestconfig.stash[SESSION]
-    ProgressLine(pytestconfig).note(f"starting {settings.serving.mode} serving, log in {session.logs}")
     with _ends_session(request):
-        # Engines on a GPU would be in the way of what is measured here.
-        session.standing = evidence.standing(settings, session.model, session.cases, session.files)
-        topology = _build(pytestconfig, session)
-        # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
-        pytestconfig.add_cleanup(topology.close)
-        topology.start()
-    yield topology
-    topology.close()
+        return context_research_engines.of(settings)
 
 
 @pytest.fixture(scope="session")
@@ -72,8 +68,10 @@ def engine(serving: Topology) -> Engine:
 
 
 @pytest.fixture
-def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[..., CaseResult]:
-    """Measures one case: ``serving_run(prompt_tokens=1024, concurrency=4)``, once a test.
+def serving_run(
+    request: pytest.FixtureRequest, benchmark: Any, context_research_engines: SessionEngines
+) -> Callable[[Case], CaseResult]:
+    """Measures one case: ``serving_run(case)``, once a test, on engines that have its settings.
 
     Fails the test if a validity check fails, with its evidence. With --benchmark-disable: one repeat, no rows.
     """
@@ -82,13 +80,16 @@ def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
     config = request.config
     session = config.stash[SESSION]
 
-    def run(prompt_tokens: int, concurrency: int) -> CaseResult:
-        chosen, line = session.resolved.settings, ProgressLine(config)
-        case = Case(chosen.experiment, prompt_tokens, concurrency)
-        topology, repeats = _running(request, line), 1 if disabled(config) else None
+    def run(case: Case) -> CaseResult:
+        if CASE in request.node.stash:
+            pytest.fail(
+                "serving_run measures one case a test: its figures would replace the first one's", pytrace=False
+            )
+        line, repeats = ProgressLine(config), 1 if disabled(config) else None
         try:
             with _ends_session(request):
-                result = measure(case, chosen, session.model, topology, session.standing, line.show, repeats)
+                topology, model = context_research_engines.of(case.settings), session.model_of(case.settings)
+                result = measure(case, model, topology, session.standing, line.show, repeats)
         finally:
             line.clear()
         request.node.stash[CASE] = _payload(request.node, session, result, topology)
@@ -96,39 +97,11 @@ def serving_run(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
             pytest.fail(f"{case.name}: {result.failure}", pytrace=False)
         return result
 
-    def once(prompt_tokens: int, concurrency: int) -> CaseResult:
-        result: CaseResult = benchmark.pedantic(run, args=(prompt_tokens, concurrency), rounds=1, iterations=1)
+    def once(case: Case) -> CaseResult:
+        result: CaseResult = benchmark.pedantic(run, args=(case,), rounds=1, iterations=1)
         return result
 
     return once
-
-
-def _build(config: pytest.Config, session: Session) -> Topology:
-    chosen = session.resolved.settings
-    model = session.model if chosen.simulated else hub.download(session.model)
-
-    def make_engine(placement: Placement) -> Engine:
-        made: Engine = config.hook.pytest_context_research_make_engine(
-            settings=chosen, model=model, placement=placement, log=session.logs / f"{placement.spec.name}.log"
-        )
-        return made
-
-    topology = build.build(chosen, make_engine)
-    for engine in topology.engines:
-        if missing := [
-            name for name in ("log", "counters", "serve", "reset_prefix_cache") if not hasattr(engine, name)
-        ]:
-            raise UsageProblem(f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)} (engines/base.py)")
-    return topology
-
-
-def _running(request: pytest.FixtureRequest, line: ProgressLine) -> Topology:
-    """The session's topology, its engines started, or restarted where that is due."""
-    topology: Topology = request.getfixturevalue("serving")
-    with _ends_session(request):
-        if why := topology.revive():
-            line.note(f"restarted the engines: {why}")
-    return topology
 
 
 @contextlib.contextmanager
@@ -151,7 +124,7 @@ def all_metrics(config: pytest.Config, settings: Settings) -> tuple[Metric, ...]
 
 
 def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: Topology) -> dict[str, Any]:
-    chosen = session.resolved.settings
+    chosen = result.case.settings
     kinds = all_metrics(session.config, chosen)
     samples = result.samples(kinds)
     connector = chosen.serving.handoff.connector if chosen.serving.handoff else None

@@ -92,8 +92,7 @@ class Recorder:
         failure = None if report.passed else str(report.longrepr).strip()[-2000:]
         status = "passed" if report.passed else "invalid" if payload["invalid"] else "failed"
         self._cases.append(payload["summary"] | {"status": status, "failure": failure})
-        known = {(engine["name"], tuple(engine["pids"])) for engine in self._metadata["engines"]}
-        self._metadata["engines"] += [e for e in payload["engines"] if (e["name"], tuple(e["pids"])) not in known]
+        self._metadata["engines"] += [each for each in payload["engines"] if each not in self._metadata["engines"]]
         if report.passed:
             self._rows.add(payload)
         elif payload["invalid"]:

@@ -13,6 +13,7 @@ from context_research.engines.simulated import profiles
 from context_research.engines.simulated.step_time import model_of
 from context_research.errors import UsageProblem
 from context_research.hardware import devices
+from context_research.hardware.devices import Placement
 from context_research.measure.checks.evidence import Standing
 from context_research.models import hub
 from context_research.models.model import Model
@@ -21,8 +22,9 @@ from context_research.records.files import RunFiles, check_run_id, is_planned, n
 from context_research.serving import backends, preflight
 from context_research.settings import sources
 from context_research.settings.options import OPTIONS, from_environment
+from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer, Resolved
-from context_research.workload.case import Case
+from context_research.workload.case import Case, at, cases
 
 
 class Session:
@@ -99,6 +101,12 @@ class Session:
         """The model, its config read. Raises UsageProblem; may ask the hub."""
         return hub.resolve(self.resolved.settings.model, config_only=self.resolved.settings.simulated)
 
+    def model_of(self, settings: Settings) -> Model:
+        """The model of one case, where it is an axis; else the run's. Raises UsageProblem as `model` does."""
+        if settings.model == self.resolved.settings.model:
+            return self.model
+        return hub.resolve(settings.model, config_only=settings.simulated)
+
     @cached_property
     def files(self) -> RunFiles:
         """Where this run's files go. Workers are told by their controller."""
@@ -117,10 +125,8 @@ class Session:
 
     @cached_property
     def cases(self) -> list[Case]:
-        """Every case of the settings, whether selected or not."""
-        chosen = self.resolved.settings
-        lengths, levels = chosen.workload.prompt_lengths, chosen.workload.concurrency
-        return [Case(chosen.experiment, tokens, level) for tokens in lengths for level in levels]
+        """Every case of the settings, whether selected or not. Raises UsageProblem."""
+        return cases(self.resolved.settings)
 
     def _check_plan(self) -> None:
         """Refuse to adopt a run that was planned as another one. Raises UsageProblem."""
@@ -154,13 +160,21 @@ class Session:
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
             own = backends.resolve(chosen.experiment, layers).settings
-            placements = devices.place(own, devices.run_devices(own))
-            preflight.check_parallel(own, placements)
-            if own.simulated:
-                profile = profiles.load(str(own.device_profile))
-                for placement in placements:
-                    model_of(profile, self.model, placement)
-            preflight.check_fit(own, self.model, placements, [case.load(own.workload) for case in cases])
+            self._check_engines(own)
+            for case in cases:
+                fits = at(own, case.axes)
+                placements = self._check_engines(fits.settings)
+                preflight.check_fit(fits.settings, self.model_of(fits.settings), placements, [fits.load])
+
+    def _check_engines(self, settings: Settings) -> list[Placement]:
+        """Where the engines of these settings go, once nothing speaks against starting them there."""
+        placements = devices.place(settings, devices.run_devices(settings))
+        preflight.check_parallel(settings, placements)
+        if settings.simulated:
+            profile = profiles.load(str(settings.device_profile))
+            for placement in placements:
+                model_of(profile, self.model_of(settings), placement)
+        return placements
 
 
 SESSION = pytest.StashKey[Session]()

@@ -94,11 +94,11 @@ def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     note = f"\n\n**{missing} of {planned} cases are missing.**" if missing > 0 else ""
     if not summary["cases"]:
         return f"## Cases\n\nNo case finished.{note}"
+    axes = list(dict.fromkeys(axis for case in summary["cases"] for axis in case["params"]))
     rows = [
         (
             case["name"],
-            case["params"]["prompt_tokens"],
-            case["params"]["concurrency"],
+            *(case["params"].get(axis, "–") for axis in axes),
             case["status"],
             f"{case['requests']['finished']} of {case['requests']['asked']}",
             case["tokens"]["prompt_external"],
@@ -107,7 +107,8 @@ def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         )
         for case in summary["cases"]
     ]
-    header = ("case", "prompt tokens", "concurrency", "status", "requests", "external tokens", "transfers", "MB moved")
+    named = (axis.replace("_", " ") for axis in axes)
+    header = ("case", *named, "status", "requests", "external tokens", "transfers", "MB moved")
     failures = [f"- **{case['name']}** failed: {case['failure']}" for case in summary["cases"] if case.get("failure")]
     return "\n\n".join(part for part in (f"## Cases\n\n{table(rows, header)}{note}", "\n".join(failures)) if part)
 

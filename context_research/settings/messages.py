@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from context_research.errors import UsageProblem
 from context_research.settings.options import flag_of, name_in
@@ -16,6 +14,7 @@ from context_research.settings.schema import Section, Settings
 
 
 def validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sources: Mapping[str, str]) -> Settings:
+    """The settings in `tree`. Raises UsageProblem with the first wrong key, and where it was given."""
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -28,6 +27,28 @@ def validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sourc
         if first["loc"][:1] == ("serving",) and serving_path is not None:
             key, origin = key.removeprefix("serving."), str(serving_path)
         raise UsageProblem(f"{name_in(origin, given) or f'{origin}: {key}'}: {_explain(first, key)}") from None
+
+
+def with_values(settings: Settings, values: Mapping[str, Any], prefix: str = "") -> Settings:
+    """`settings` with these dotted keys changed. Raises UsageProblem: no such key, a value that it can't have."""
+    if not values:
+        return settings
+    tree = settings.model_dump()
+    for key, value in values.items():
+        *groups, leaf = key.split(".")
+        node: Any = tree
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise UsageProblem(f"{prefix}{key}: there is no {'.'.join(groups)} in these settings")
+        node[leaf] = value
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        given = next((name for name in values if key.startswith(name) or name.startswith(key)), key)
+        raise UsageProblem(f"{prefix}{given}: {_explain(first, key)}") from None
 
 
 def _and_above(key: str) -> Iterable[str]:

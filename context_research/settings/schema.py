@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -168,6 +169,14 @@ class Serving(Section):
         return self
 
 
+def _flat_lists(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat_lists(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 class Settings(Section):
     """One run's settings, as resolved. `device_profile`: the simulated machine, of configs/devices or a YAML file."""
 
@@ -185,6 +194,23 @@ class Settings(Section):
     allow_invalid: tuple[CheckName, ...] = ()
     """Checks that may fail: for research on broken systems, and shown wherever a figure is."""
     device_profile: Annotated[str, Field(min_length=1)] | None = None
+    axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """What is varied besides prompt length and concurrency: a dotted key of these settings, or a parameter of the
+    experiment's test -> its values, a case for each."""
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        """Keys may be nested in YAML, and come so from --set."""
+        return dict(_flat_lists(value)) if isinstance(value, dict) else value
+
+    @field_validator("axes")
+    @classmethod
+    def _some_values(cls, axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in axes.items():
+            if not values or any(value in values[:index] for index, value in enumerate(values)):
+                raise ValueError(f"{key} needs values that differ")
+        return axes
 
     @property
     def simulated(self) -> bool:

@@ -1,30 +1,147 @@
-"""One case: a point of an experiment's axes."""
+"""One case: a point of an experiment's axes, and the settings that hold at it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import product
+from typing import Any
 
+from context_research.errors import UsageProblem
 from context_research.models.capacity import Load
-from context_research.settings.schema import Workload
+from context_research.settings.messages import with_values
+from context_research.settings.schema import Settings
+
+LENGTHS, LEVELS = "workload.prompt_lengths", "workload.concurrency"
+"""The settings whose every value is a case of every experiment; `Settings.axes` names others."""
+_OF_THE_RUN = (
+    "experiment",
+    "backend",
+    "device",
+    "devices",
+    "device_profile",
+    "seed",
+    "outputs",
+    "allow_invalid",
+    "axes",
+)
+"""Settings that are the whole run's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prompt length at one concurrency."""
+    """`axes`: name -> value, such as ``{"prompt_tokens": 1024, "concurrency": 4}``. `settings` hold for this case."""
 
-    experiment: str
-    prompt_tokens: int
-    concurrency: int
+    axes: Mapping[str, Any]
+    settings: Settings
 
     @property
     def name(self) -> str:
-        return f"p{self.prompt_tokens}-c{self.concurrency}"
+        """``p1024-c4``; axes beyond E0's follow by name, ``p1024-c4-output_tokens_16``."""
+        more = (f"-{axis}_{_slug(value)}" for axis, value in self.axes.items() if axis not in _SHORT)
+        return f"p{self.prompt_tokens}-c{self.concurrency}{''.join(more)}"
 
-    def load(self, workload: Workload) -> Load:
-        return Load(self.prompt_tokens, workload.output_tokens, self.concurrency)
+    @property
+    def prompt_tokens(self) -> int:
+        return self.settings.workload.prompt_lengths[0]
 
-    def seed(self, run_seed: int, part: str) -> int:
-        """A seed of this case's own, so that no case's requests depend on which others run, or in which process."""
-        text = f"{run_seed}:{self.experiment}:{self.name}:{part}"
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight."""
+        return self.settings.workload.concurrency[0]
+
+    @property
+    def load(self) -> Load:
+        """What the case asks of the KV cache at its busiest."""
+        return Load(self.prompt_tokens, self.settings.workload.output_tokens, self.concurrency)
+
+    def seed(self, part: str) -> int:
+        """A seed of this case's own, so that no case's requests depend on which others run, or in which process.
+
+        Raises ValueError where the settings have no seed; the plugin refuses such a run before it begins.
+        """
+        if self.settings.seed is None:
+            raise ValueError("a case needs a seed")
+        text = f"{self.settings.seed}:{self.settings.experiment}:{self.name}:{part}"
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+_SHORT = ("prompt_tokens", "concurrency")
+
+
+def cases(settings: Settings) -> list[Case]:
+    """Every case of a run's settings: the product of its axes, those that need engines of their own varying slowest.
+
+    Raises UsageProblem: an axis that is no setting's, or is the whole run's; a value that its setting can't have; two
+    cases of one name.
+    """
+    axes: dict[str, tuple[Any, ...]] = {
+        LENGTHS: settings.workload.prompt_lengths,
+        LEVELS: settings.workload.concurrency,
+        **settings.axes,
+    }
+    found = [_at(settings, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
+    names = [case.name for case in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageProblem(f"two cases are called {twice}: the values of an axis must differ in letters or digits")
+    order = list(dict.fromkeys(engine_settings(case.settings) for case in found))
+    return sorted(found, key=lambda case: order.index(engine_settings(case.settings)))
+
+
+def at(settings: Settings, axes: Mapping[str, Any]) -> Case:
+    """The case at one point, axes by their names: one that was measured earlier. Raises UsageProblem: no such axis."""
+    keys = {axis_name(key, settings): key for key in (LENGTHS, LEVELS, *settings.axes)}
+    if unknown := sorted(set(axes) - set(keys)):
+        raise UsageProblem(f"axis {unknown[0]}: these settings have {', '.join(keys)}")
+    return _at(settings, {keys[name]: value for name, value in axes.items()})
+
+
+def point(settings: Settings, prompt_tokens: int, concurrency: int) -> Case:
+    """The case of one prompt length at one concurrency, of settings without further axes."""
+    return at(settings, {"prompt_tokens": prompt_tokens, "concurrency": concurrency})
+
+
+def engine_settings(settings: Settings) -> str:
+    """What an engine is started with, as text: cases that differ in it need engines of their own."""
+    engines = settings.model_dump_json(exclude={"workload", "slo", "axes", "seed", "outputs", "allow_invalid"})
+    return f"{engines} {settings.workload.request_timeout_s}"
+
+
+def axis_name(key: str, settings: Settings) -> str:
+    """An axis' name in cases, rows and reports: the last part of its key, all of it where two axes share that."""
+    if key in (LENGTHS, LEVELS):
+        return {LENGTHS: "prompt_tokens", LEVELS: "concurrency"}[key]
+    leaf = key.rpartition(".")[2]
+    alike = [other for other in settings.axes if other.rpartition(".")[2] == leaf]
+    return leaf if len(alike) == 1 and leaf not in _SHORT else key.replace(".", "_")
+
+
+def parameters(settings: Settings) -> list[str]:
+    """Axes that are no settings: the experiment's test has to take them as arguments."""
+    return [key for key in settings.axes if not _is_setting(key)]
+
+
+def _at(settings: Settings, values: Mapping[str, Any]) -> Case:
+    axes = {axis_name(key, settings): value for key, value in values.items()}
+    # The two lists hold one value each; what the load is made of reads them like any other setting.
+    own = {key: (value,) if key in (LENGTHS, LEVELS) else value for key, value in values.items() if _is_setting(key)}
+    if twice := [key for key in settings.axes if key in (LENGTHS, LEVELS)]:
+        raise UsageProblem(f"axes.{twice[0]}: every value of {twice[0]} is a case already; give the list there")
+    if fixed := [key for key in own if key.partition(".")[0] in _OF_THE_RUN]:
+        raise UsageProblem(f"axes.{fixed[0]}: that is the whole run's, and can't differ between its cases")
+    return Case(axes, with_values(settings.model_copy(update={"axes": {}}), own, "axes."))
+
+
+def _is_setting(key: str) -> bool:
+    return "." in key or key in Settings.model_fields
+
+
+def _slug(value: Any) -> str:
+    """A value in a test's name: letters, digits, dots."""
+    return "_".join(_words(value)) or "none"
+
+
+def _words(value: Any) -> Iterator[str]:
+    yield from re.findall(r"[\w.]+", str(value).lower())

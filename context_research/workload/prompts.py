@@ -16,17 +16,18 @@ RESERVED_IDS = 256
 """Ids below this are not drawn: special tokens live there in models whose vocabulary we don't read."""
 
 
-def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, repeat: int | None) -> list[Request]:
+def requests(case: Case, vocabulary: int, repeat: int | None) -> list[Request]:
     """The requests of one repeat, or of the warm-up (`repeat` None): unique prompts, in the order of arrival.
 
     A repeat's measured requests have others before and after them, so that the load is whole while they are served:
     those that are sent together at the start (`ramp`), and those that keep every slot busy to the end (`drain`).
     Token ids are uniform over the vocabulary: no two prompts share a cache block, within a repeat or across repeats.
     """
+    workload = case.settings.workload
     part = "warmup" if repeat is None else f"repeat{repeat}"
     warmup: list[Phase] = ["warmup"] * workload.warmup_requests
     phases = warmup if repeat is None else in_a_pass(workload, case.concurrency)
-    seed = case.seed(run_seed, part)
+    seed = case.seed(part)
     rng = np.random.default_rng(seed)
     prompts = rng.integers(
         min(RESERVED_IDS, vocabulary - 1), vocabulary, size=(len(phases), case.prompt_tokens), dtype=np.int64
@@ -38,7 +39,7 @@ def requests(case: Case, workload: Workload, run_seed: int, vocabulary: int, rep
         sent = f"{workload.output_tokens}:{workload.temperature}:{own_seed}:".encode() + prompt.astype("<i8").tobytes()
         made.append(
             Request(
-                id=f"{case.experiment}-{case.name}-{part}-{index:04d}",
+                id=f"{case.settings.experiment}-{case.name}-{part}-{index:04d}",
                 prompt=prompt.tolist(),
                 output_tokens=workload.output_tokens,
                 seed=own_seed,

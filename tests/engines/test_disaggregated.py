@@ -6,25 +6,25 @@ from context_research.engines.loop import session_loop
 from context_research.engines.vllm import handoff
 from context_research.measure.case import measure
 from context_research.request import Leg
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from context_research.workload.prompts import requests
 from tests.support.settings import tolerant
 
-CASE = Case("e0", 300, 3)
 
-
-def two_repeats(serving):
-    return tolerant(serving, workload__requests=6, workload__repeats=2, workload__output_tokens=12)
+def case(serving, **values):
+    """Three requests of 300 tokens in flight."""
+    small = {"workload__requests": 6, "workload__repeats": 2, "workload__output_tokens": 12}
+    return point(tolerant(serving, **(small | values)), 300, 3)
 
 
 @pytest.fixture(scope="module")
 def split(disaggregated, tiny):
-    return measure(CASE, two_repeats("disaggregated"), tiny, disaggregated)
+    return measure(case("disaggregated"), tiny, disaggregated)
 
 
 @pytest.fixture(scope="module")
 def whole(aggregated, tiny):
-    return measure(CASE, two_repeats("aggregated"), tiny, aggregated)
+    return measure(case("aggregated"), tiny, aggregated)
 
 
 def test_every_request_finishes_with_the_asked_tokens(split, whole):
@@ -78,7 +78,7 @@ def test_an_aggregated_timeline_has_no_handoff(whole):
 
 
 def test_prefill_alone_says_where_its_kv_is(disaggregated, tiny):
-    (request, *_) = requests(CASE, two_repeats("disaggregated").workload, 5, tiny.vocabulary, 0)
+    (request, *_) = requests(case("disaggregated", seed=5), tiny.vocabulary, 0)
     prefill, leg = disaggregated.engine("prefill"), Leg("prefill")
     session_loop().run(prefill.serve(request, leg, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS))
     parameters = handoff.guarded(leg.handoff)
@@ -92,7 +92,7 @@ def test_prefill_alone_says_where_its_kv_is(disaggregated, tiny):
 
 def test_a_prefill_answer_without_kv_never_reaches_decode(disaggregated, tiny, monkeypatch):
     """A prefill leg that asks for no handoff is answered without parameters; decode would recompute in silence."""
-    (request, *_) = requests(CASE, two_repeats("disaggregated").workload, 6, tiny.vocabulary, 0)
+    (request, *_) = requests(case("disaggregated", seed=6), tiny.vocabulary, 0)
     monkeypatch.setattr(handoff, "PREFILL_PARAMETERS", {})
     before = disaggregated.engine("decode").counters.snapshot()
     timeline = session_loop().run(disaggregated.serve(request, 0, 0.0))
@@ -101,8 +101,8 @@ def test_a_prefill_answer_without_kv_never_reaches_decode(disaggregated, tiny, m
 
 
 def test_a_request_that_does_not_end_in_time_is_cut_off_and_named(disaggregated, tiny, monkeypatch):
-    workload = two_repeats("disaggregated").workload.model_copy(update={"output_tokens": 4000})
-    (request, *_) = requests(CASE, workload, 7, tiny.vocabulary, 0)
+    endless = case("disaggregated", seed=7, workload__output_tokens=4000)
+    (request, *_) = requests(endless, tiny.vocabulary, 0)
     monkeypatch.setattr(disaggregated, "_timeout_s", 1.0)
     timeline = session_loop().run(disaggregated.serve(request, 0, 0.0))
     assert timeline.error == "no end after 1 s (on decode engine 'decode')"

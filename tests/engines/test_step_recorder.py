@@ -7,7 +7,7 @@ import pytest
 
 from context_research.engines import step_records
 from context_research.engines.loop import session_loop
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from context_research.workload.prompts import requests
 from tests.support.engines import generate, prompt, start
 from tests.support.settings import tolerant
@@ -53,8 +53,8 @@ def test_their_seconds_are_those_the_client_saw(aggregated):
 
 def test_requests_of_one_step_are_counted_together(aggregated, tiny):
     engine, began = aggregated.decoders[0], time.perf_counter()
-    workload = tolerant(workload__requests=3, workload__output_tokens=16).workload
-    batch = requests(Case("e0", 64, 3), workload, 8, tiny.vocabulary, 0)[:3]
+    chosen = tolerant(seed=8, workload__requests=3, workload__output_tokens=16)
+    batch = requests(point(chosen, 64, 3), tiny.vocabulary, 0)[:3]
 
     async def together():
         await asyncio.gather(*(aggregated.serve(one, index, 0.0) for index, one in enumerate(batch)))
@@ -68,8 +68,8 @@ def test_requests_of_one_step_are_counted_together(aggregated, tiny):
 
 def test_the_two_engines_of_a_pair_record_their_own_parts(disaggregated, tiny):
     began = time.perf_counter()
-    workload = tolerant("disaggregated", workload__output_tokens=6).workload
-    (one, *_) = requests(Case("e0", 300, 1), workload, 9, tiny.vocabulary, 0)
+    chosen = tolerant("disaggregated", seed=9, workload__output_tokens=6)
+    (one, *_) = requests(point(chosen, 300, 1), tiny.vocabulary, 0)
     timeline = session_loop().run(disaggregated.serve(one, 0, 0.0))
     assert timeline.error is None
     prefill = steps_of(disaggregated.engine("prefill"), began, expected=1)

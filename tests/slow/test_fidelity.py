@@ -15,11 +15,11 @@ from context_research.records.files import RunFiles
 from context_research.serving import build
 from context_research.settings.options import SIMULATED_OPT_IN
 from context_research.settings.schema import CONFIGS
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from tests.support import made
 from tests.support.settings import tolerant
 
-CASES = (Case("e0", 64, 1), Case("e0", 256, 2))
+CASES = ((64, 1), (256, 2))
 WORKLOAD = {
     "workload__prompt_lengths": [64, 256],
     "workload__concurrency": [1, 2],
@@ -43,8 +43,9 @@ def record(files, chosen):
     topology = build.build(chosen, lambda p: build.make_engine(chosen, model, p, files.logs / f"{p.spec.name}.log"))
     topology.start()
     cases = []
-    for case in CASES:
-        result = measure(case, chosen, model, topology)
+    for tokens, level in CASES:
+        case = point(chosen, tokens, level)
+        result = measure(case, model, topology)
         assert result.failure is None
         cases.append(result.summary(METRICS, None) | {"status": "passed", "failure": None})
         lines = ({"case": case.name, **timeline.as_json(result.origin)} for timeline in result.timelines)

@@ -17,11 +17,12 @@ from context_research.measure.case import measure
 from context_research.measure.checks import evidence
 from context_research.models import hub
 from context_research.records.files import RunFiles
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from tests.support.engines import Changed, start
 from tests.support.settings import small
 
-CASE = Case("e0", 300, 2)
+CASE = (300, 2)
+"""Prompt tokens, in flight."""
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def judge(tmp_path):
     def run(topology, chosen=None, case=CASE):
         chosen = chosen or small()
         model = hub.resolve(chosen.model)
-        standing = evidence.standing(chosen, model, [case], RunFiles(tmp_path, "planted"))
-        return measure(case, chosen, model, topology, standing)
+        at = point(chosen, *case)
+        standing = evidence.standing(model, [at], RunFiles(tmp_path, "planted"))
+        return measure(at, model, topology, standing)
 
     return run
 
@@ -90,7 +92,7 @@ def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):
                 await self._engine.serve(request, leg, **options)
 
         planted = with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
-        assert "disaggregated" in failed(judge(planted, chosen, Case("e0", 300, 1)))
+        assert "disaggregated" in failed(judge(planted, chosen, (300, 1)))
 
 
 def test_a_decode_leg_without_parameters_is_caught(disaggregated, judge, monkeypatch):
@@ -139,7 +141,7 @@ def test_an_expired_lease_is_caught(pair, judge):
             await self._engine.serve(request, leg, **options)
 
     planted = with_engines(pair, pair.engine("prefill"), Decode(pair.engine("decode")), timeout_s=8)
-    found = failed(judge(planted, case=Case("e0", 300, 1)))
+    found = failed(judge(planted, case=(300, 1)))
     assert "expir" in found["disaggregated"]
 
 
@@ -170,7 +172,7 @@ def test_a_prefill_engine_killed_around_a_transfer_is_caught(pair, judge, when):
             await served
 
     planted = with_engines(pair, prefill, Decode(pair.engine("decode")))
-    found = failed(judge(planted, case=Case("e0", 300, 1)))
+    found = failed(judge(planted, case=(300, 1)))
     assert "prefill" in found["complete"]
     assert "died" in found["complete"]
 
@@ -255,7 +257,7 @@ def test_a_preemption_is_caught_unless_declared(tmp_path, judge):
         engine__kv_cache_memory_bytes=5 * 128 * 4096,
     )
     with closing(start(chosen, tmp_path)) as topology:
-        case = Case("e0", 64, 2)
+        case = (64, 2)
         assert "pressure" in failed(judge(topology, chosen, case))
         declared = chosen.workload.model_copy(update={"allow_preemptions": True})
         assert "pressure" not in failed(judge(topology, chosen.model_copy(update={"workload": declared}), case))

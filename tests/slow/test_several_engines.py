@@ -10,11 +10,12 @@ from context_research.errors import UsageProblem
 from context_research.measure.case import measure
 from context_research.serving import build
 from context_research.settings import sources
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from tests.support.engines import start
 from tests.support.settings import tolerant
 
-CASE = Case("e0", 300, 3)
+CASE = (300, 3)
+"""Prompt tokens, in flight."""
 
 
 def engines(**roles):
@@ -42,7 +43,7 @@ def several(request, tmp_path_factory):
 
 def test_every_request_finishes_and_every_check_holds(several, tiny):
     topology, settings = several
-    result = measure(CASE, settings, tiny, topology)
+    result = measure(point(settings, *CASE), tiny, topology)
     assert result.failure is None
     counted = result.proof.counted
     assert set(counted) == {"prefill", "decode"}
@@ -52,7 +53,7 @@ def test_every_request_finishes_and_every_check_holds(several, tiny):
 def test_the_least_loaded_engine_gets_the_next(several, tiny):
     """Three in flight over two engines: both work, and neither ever has all three."""
     topology, settings = several
-    result = measure(CASE, settings, tiny, topology)
+    result = measure(point(settings, *CASE), tiny, topology)
     role = "prefill" if len(topology.of_role("prefill")) == 2 else "decode"
     served = Counter(getattr(timeline, f"{role}_engine") for timeline in result.timelines)
     assert set(served) == {f"{role}-0", f"{role}-1"}
@@ -63,7 +64,7 @@ def test_the_least_loaded_engine_gets_the_next(several, tiny):
 def test_in_turn_each_gets_every_other_request(several, tiny):
     topology, settings = several
     in_turn = type(topology)(topology.engines, 60, "round_robin")
-    result = measure(CASE, settings, tiny, in_turn)
+    result = measure(point(settings, *CASE), tiny, in_turn)
     assert result.failure is None
     role = "prefill" if len(topology.of_role("prefill")) == 2 else "decode"
     served = Counter(getattr(timeline, f"{role}_engine") for timeline in result.timelines)
@@ -76,7 +77,7 @@ def test_a_dead_engine_among_several_is_named(several, tiny):
     for process in engine._cores:
         os.kill(process.pid, signal.SIGKILL)
     try:
-        result = measure(CASE, settings, tiny, topology)
+        result = measure(point(settings, *CASE), tiny, topology)
         assert f"{engine.role} engine {engine.name!r}" in result.failure
     finally:
         topology.close()
@@ -87,7 +88,7 @@ def test_two_replicas_share_the_load(tmp_path, tiny):
     settings = chosen(tmp_path, aggregated=2)
     topology = start(settings, tmp_path)
     try:
-        result = measure(CASE, settings, tiny, topology)
+        result = measure(point(settings, *CASE), tiny, topology)
     finally:
         topology.close()
     assert result.failure is None

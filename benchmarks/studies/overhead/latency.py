@@ -26,7 +26,7 @@ from context_research.measure import metrics
 from context_research.measure.case import measure
 from context_research.models import hub
 from context_research.settings.schema import Settings
-from context_research.workload.case import Case
+from context_research.workload.case import point
 
 E2E = Bar(low=0.98, high=1.02)
 _VOCABULARY = 10_000
@@ -87,11 +87,11 @@ def run_ours(settings: Settings, result: Path) -> dict[str, Any]:
     """Our path, as a benchmark's case runs it."""
     model = hub.download(hub.resolve(settings.model))
     topology, engine = build(settings, model, result.with_suffix(".engine.log"))
-    case = Case(settings.experiment, settings.workload.prompt_lengths[0], 1)
+    case = point(settings, settings.workload.prompt_lengths[0], 1)
     _import_vllm(engine)
     try:
         topology.start()
-        measured = measure(case, settings, model, topology, repeats=1)
+        measured = measure(case, model, topology, repeats=1)
         if measured.failure:
             raise EngineFailure(measured.failure)
         latencies = [metrics.e2e(timeline) for timeline in measured.repeats[0].timelines]

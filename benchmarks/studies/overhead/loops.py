@@ -25,7 +25,7 @@ from context_research.request import Request
 from context_research.serving.build import build as build_topology
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings, Workload
-from context_research.workload.case import Case
+from context_research.workload.case import Case, point
 from context_research.workload.prompts import requests
 
 THROUGHPUT, TTFT, GAP = Bar(low=0.99), Bar(high=1.01), Bar(high=1.01)
@@ -83,17 +83,16 @@ def _at(
     max_others: float,
     deadline: float,
 ) -> list[Comparison]:
-    case = Case(settings.experiment, settings.workload.prompt_lengths[0], concurrency)
     per_slot = settings.workload.requests
     workload = settings.workload.model_copy(update={"requests": per_slot * concurrency, "warmup_requests": 0})
 
     def ours(pair: int) -> Pass:
-        return _taken(measure(case, _seeded(settings, workload, pair), model, topology, repeats=1))
+        return _taken(measure(_case(concurrency, _seeded(settings, workload, pair)), model, topology, repeats=1))
 
     def bare(pair: int) -> Pass:
         _reset(engine)
-        asked, counted = _seeded(settings, workload, pair), engine.counters.snapshot()
-        batch = requests(case, workload, asked.seed or 0, model.vocabulary, 0)
+        counted, case = engine.counters.snapshot(), _case(concurrency, _seeded(settings, workload, pair))
+        batch = requests(case, model.vocabulary, 0)
         with client_lag.frozen_heap():  # as ours
             made = session_loop().run(_bare_loop(engine._llm, batch, concurrency))
         _reset(engine)  # a round trip: the engine's counts are all in after it
@@ -105,13 +104,17 @@ def _at(
     for warm_up in (ours, bare):
         warm_up(pairs)
     results = in_pairs(f"bare loop, {concurrency} at a time", ours, bare, pairs, max_others, deadline)
-    load = f"{case.prompt_tokens} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
+    load = f"{workload.prompt_lengths[0]} in, {workload.output_tokens} out, {concurrency} at a time × {per_slot}"
 
     return [
         _compared(results, load, "throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
         _compared(results, load, "TTFT p50", "s", lambda made: median(made.ttfts), TTFT),
         _compared(results, load, "token gap p50", "s", lambda made: median(made.gaps), GAP),
     ]
+
+
+def _case(concurrency: int, settings: Settings) -> Case:
+    return point(settings, settings.workload.prompt_lengths[0], concurrency)
 
 
 def _compared(

@@ -30,7 +30,6 @@ from context_research.models import hub, model
 from context_research.serving import preflight
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
-from context_research.workload.case import Case
 
 THROUGHPUT = Bar(low=0.995)
 HOOKED = (1, 16, 128)
@@ -155,9 +154,10 @@ def _at(
 def _pass(
     concurrency: int, settings: Settings, model: model.Model, topology: Topology, pair: int, per_slot: int
 ) -> loops.Pass:
-    case = Case(settings.experiment, settings.workload.prompt_lengths[0], concurrency)
     workload = settings.workload.model_copy(update={"requests": per_slot * concurrency, "warmup_requests": 0})
-    return loops._taken(measure(case, loops._seeded(settings, workload, pair), model, topology, repeats=1))
+    return loops._taken(
+        measure(loops._case(concurrency, loops._seeded(settings, workload, pair)), model, topology, repeats=1)
+    )
 
 
 class _Scheduler:

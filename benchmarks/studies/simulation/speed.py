@@ -21,7 +21,7 @@ from context_research.measure.case import measure
 from context_research.models import hub
 from context_research.serving import backends, build
 from context_research.settings.sources import Layer
-from context_research.workload.case import Case
+from context_research.workload.case import point
 
 LOADS = {
     "32k × 8": {"prompt": 32768, "concurrency": 8, "output": 256, "requests": 64},
@@ -78,7 +78,7 @@ def _measured(load: dict[str, int], serving: str, profiled: bool, device_profile
         profiler, began = cProfile.Profile(), time.perf_counter()
         if profiled:
             _on_the_loop(profiler.enable)
-        result = measure(Case("e0", load["prompt"], load["concurrency"]), chosen, model, topology)
+        result = measure(point(chosen, load["prompt"], load["concurrency"]), model, topology)
         wall = time.perf_counter() - began
         if profiled:
             _on_the_loop(profiler.disable)

@@ -18,6 +18,7 @@ from context_research.serving import backends
 from context_research.settings import sources
 from context_research.settings.options import OPTIONS, from_environment
 from context_research.settings.schema import Settings
+from context_research.workload.case import cases
 
 ARMS = ("baseline", "candidate")
 _OURS = {option.flag for option in OPTIONS} | {"--set"}
@@ -49,8 +50,7 @@ class Plan:
     @property
     def family(self) -> int:
         """How many verdicts there will be, unless -k selects among the cases."""
-        workload = self.settings["baseline"]["workload"]
-        return len(self.primary) * len(workload["prompt_lengths"]) * len(workload["concurrency"])
+        return len(self.primary) * len(cases(Settings.model_validate(self.settings["baseline"])))
 
     def sessions(self) -> Iterator[dict[str, Any]]:
         """ABBA: what drifts steadily weighs on both arms alike. Pair i has the seed `seed` + i in both arms."""
@@ -117,6 +117,8 @@ def plan(
         if not metric or (dot and statistic not in STATISTICS):
             raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
     resolved = {arm: _resolve(made, arm) for arm in ARMS}
+    for chosen in resolved.values():
+        cases(chosen)  # axes that can't be are refused here
     made = replace(made, settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()})
     if device_groups is not None:
         made = replace(made, device_groups=_groups(device_groups, resolved["baseline"]))

@@ -60,22 +60,23 @@ class Standing:
     """What this took, the copy ceiling apart."""
 
 
-def standing(settings: Settings, model: Model, cases: Sequence[Case], files: RunFiles) -> Standing:
+def standing(model: Model, cases: Sequence[Case], files: RunFiles) -> Standing:
     """Found out before any engine starts: on a GPU they would be in each other's way. Nothing, of simulated engines."""
+    busiest = max(cases, key=lambda case: case.concurrency)
+    settings = busiest.settings
     if settings.simulated:
         return Standing(files.run_id)
-    busiest = max(cases, key=lambda case: case.concurrency)
     began = time.perf_counter()
-    self_test = _self_test(busiest, settings, model)
+    self_test = _self_test(busiest, model)
     seconds = time.perf_counter() - began
     ceiling = kv_transport.copy_ceiling(settings) if settings.serving.handoff else None
     return Standing(files.run_id, files.outputs / "references", self_test, ceiling, seconds)
 
 
-def _self_test(case: Case, settings: Settings, model: Model) -> Lag:
+def _self_test(case: Case, model: Model) -> Lag:
     """Replay the case's schedule on engines that compute nothing: what is late then is the client's own."""
-    topology = build.build(settings, lambda placement: NullEngine(placement, _NULL_GAP_S))
-    batch = requests(case, settings.workload, settings.seed or 0, model.vocabulary, 0)
+    topology = build.build(case.settings, lambda placement: NullEngine(placement, _NULL_GAP_S))
+    batch = requests(case, model.vocabulary, 0)
     timelines: list[Timeline] = []
     lateness: list[float] = []
 
@@ -99,7 +100,6 @@ class Proof:
     """One case's. In order: `before`, `start`, the measured passes, `end`, `checks`."""
 
     case: Case
-    settings: Settings
     model: Model
     topology: Topology
     standing: Standing
@@ -174,6 +174,10 @@ class Proof:
                 own = replace(engine.counters, steps=steps, extrapolated=extrapolated)
                 counted = own.since(self._before[engine.name])
                 self.counted[engine.role] = self.counted.get(engine.role, Counters()) + counted
+
+    @property
+    def settings(self) -> Settings:
+        return self.case.settings
 
     @property
     def faults(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure import case as measure
 from context_research.measure import waterfall
 from context_research.models import hub
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from tests.support.engines import start
 from tests.support.machine import DELIVER, KV, POLL, link, profile, request, serve, settings, step, submit, whole
 
@@ -202,7 +202,7 @@ def test_a_prefix_that_is_cached_is_not_computed(running):
 def test_a_case_that_declares_a_warm_cache_finds_one(running, tmp_path):
     topology = running(workload__cache="warm", workload__requests=2, workload__repeats=1, workload__output_tokens=2)
     chosen = topology.engines[0]._settings
-    result = measure.measure(Case("e0", 256, 1), chosen, hub.resolve(chosen.model), topology)
+    result = measure.measure(point(chosen, 256, 1), hub.resolve(chosen.model), topology)
     (cache,) = [check for check in result.checks if check.check == "cache"]
     assert (cache.status, result.failure) == ("pass", None)
     measured = [one for one in result.timelines if one.phase == "measured"]

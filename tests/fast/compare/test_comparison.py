@@ -135,6 +135,7 @@ DIFFERENCES = {
     "workload.temperature": {"settings.workload.temperature": 1.0},
     "workload.cache": {"settings.workload.cache": "warm"},
     "workload.allow_preemptions": {"settings.workload.allow_preemptions": True},
+    "axes": {"settings.axes": {"workload.output_tokens": [1]}},
     "seed": {"seed": 1},
 }
 

@@ -8,7 +8,7 @@ import pytest
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure.checks import output_parity
 from context_research.measure.checks.output_parity import Kept, sample
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from context_research.workload.prompts import requests
 from tests.support.settings import chosen, resolve_model
 
@@ -26,7 +26,7 @@ class Echo:
 
 
 def batch(settings, level=4):
-    return requests(Case("e0", 64, level), settings.workload, 0, 16384, 0)
+    return requests(point(settings.model_copy(update={"seed": 0}), 64, level), 16384, 0)
 
 
 def kept(folder, settings=None, requests=None, dtype="bfloat16"):
@@ -66,7 +66,7 @@ def test_a_reference_is_read_back(made, tmp_path):
     ],
 )
 def test_what_may_change_an_output_changes_the_name(made, tmp_path, settings):
-    other = requests(Case("e0", 64, 4), settings.workload, settings.seed, 16384, 0)
+    other = requests(point(settings, 64, 4), 16384, 0)
     assert kept(tmp_path, settings, sample(other)).path != made.path
 
 

@@ -6,18 +6,20 @@ import sys
 
 import pytest
 
-from context_research.workload.case import Case
+from context_research.workload.case import point
 from context_research.workload.prompts import RESERVED_IDS, beginnings, requests
 from tests.support.settings import chosen
 from tests.support.suite import ROOT
 
 VOCABULARY = 16384
-CASE = Case("e0", 256, 4)
+CASE = (256, 4)
+"""Prompt tokens, in flight."""
 WORKLOAD = chosen().workload
 
 
-def made(case=CASE, workload=WORKLOAD, seed=0, vocabulary=VOCABULARY, repeat=0):
-    return requests(case, workload, seed, vocabulary, repeat)
+def made(case=CASE, workload=WORKLOAD, seed=0, experiment="e0", vocabulary=VOCABULARY, repeat=0):
+    settings = chosen().model_copy(update={"workload": workload, "seed": seed, "experiment": experiment})
+    return requests(point(settings, *case), vocabulary, repeat)
 
 
 def prompts(**keywords):
@@ -30,7 +32,7 @@ def digest(seed=0):
 
 @pytest.mark.parametrize("tokens", [1, 255, 256, 1024])
 def test_prompts_have_exactly_the_tokens_asked_for(tokens):
-    batch = made(Case("e0", tokens, 1))
+    batch = made((tokens, 1))
     assert len(batch) == WORKLOAD.requests
     assert {len(request.prompt) for request in batch} == {tokens}
     assert {request.output_tokens for request in batch} == {WORKLOAD.output_tokens}
@@ -43,7 +45,7 @@ def test_the_warm_up_has_its_own_number_of_requests():
 
 @pytest.mark.parametrize(("level", "ramp", "drain"), [(1, 0, 0), (2, 2, 1), (4, 4, 3)])
 def test_more_than_one_in_flight_get_company_before_and_after(level, ramp, drain):
-    phases = [request.phase for request in made(Case("e0", 64, level))]
+    phases = [request.phase for request in made((64, level))]
     assert phases == ["ramp"] * ramp + ["measured"] * WORKLOAD.requests + ["drain"] * drain
 
 
@@ -53,7 +55,7 @@ def test_beginnings_are_the_first_tokens_under_another_name():
 
 
 def test_token_ids_are_plain_and_in_range():
-    ids = [token for prompt in prompts(case=Case("e0", 4096, 1)) for token in prompt]
+    ids = [token for prompt in prompts(case=(4096, 1)) for token in prompt]
     assert {type(token) for token in ids} == {int}
     assert RESERVED_IDS <= min(ids) < RESERVED_IDS + 50
     assert VOCABULARY - 50 < max(ids) < VOCABULARY
@@ -65,7 +67,7 @@ def test_a_tiny_vocabulary_still_gives_valid_ids(vocabulary):
 
 
 def test_no_prompt_shares_its_first_block_with_any_other():
-    cases = [Case("e0", tokens, level) for tokens in (256, 1024) for level in (1, 4)]
+    cases = [(tokens, level) for tokens in (256, 1024) for level in (1, 4)]
     batches = [made(case, repeat=repeat) for case in cases for repeat in (None, 0, 1, 2)]
     blocks = [tuple(request.prompt[:16]) for batch in batches for request in batch]
     assert len(set(blocks)) == len(blocks) == 4 * 3 * WORKLOAD.requests + 2 * 3 * (4 + 3) + 4 * WORKLOAD.warmup_requests
@@ -82,8 +84,8 @@ def test_one_seed_gives_the_same_bytes_in_every_process():
     "other",
     [
         pytest.param({"seed": 1}, id="seed"),
-        pytest.param({"case": Case("e1", 256, 4)}, id="experiment"),
-        pytest.param({"case": Case("e0", 256, 1)}, id="concurrency"),
+        pytest.param({"experiment": "e1"}, id="experiment"),
+        pytest.param({"case": (256, 1)}, id="concurrency"),
         pytest.param({"repeat": 1}, id="repeat"),
         pytest.param({"repeat": None}, id="warm-up"),
     ],
@@ -110,7 +112,7 @@ def test_serving_mode_and_other_cases_do_not_change_the_requests():
 
 
 def test_requests_are_named_apart():
-    batch = made() + made(repeat=1) + made(repeat=None) + made(Case("e0", 256, 1))
+    batch = made() + made(repeat=1) + made(repeat=None) + made((256, 1))
     assert len({request.id for request in batch}) == len(batch)
     assert made()[3].id == "e0-p256-c4-repeat0-0003"
 
@@ -156,6 +158,6 @@ def test_the_hash_covers_every_token(monkeypatch):
 
 
 def test_a_case_tells_its_load():
-    load = CASE.load(WORKLOAD)
-    assert dataclasses.astuple(load) == (256, WORKLOAD.output_tokens, 4)
-    assert CASE.name == "p256-c4"
+    case = point(chosen(), *CASE)
+    assert dataclasses.astuple(case.load) == (256, WORKLOAD.output_tokens, 4)
+    assert case.name == "p256-c4"

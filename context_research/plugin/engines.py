@@ -1,0 +1,76 @@
+"""The engines of one pytest session: started when a case first needs them, replaced where one needs others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from context_research.engines.base import Engine
+from context_research.errors import UsageProblem
+from context_research.hardware.devices import Placement
+from context_research.measure.checks import evidence
+from context_research.models import hub
+from context_research.plugin.progress import ProgressLine
+from context_research.plugin.session import Session
+from context_research.serving import build
+from context_research.serving.topology import Topology
+from context_research.settings.schema import Settings
+from context_research.workload.case import engine_settings
+
+
+class SessionEngines:
+    """One topology at a time: cases whose axes change what an engine is started with get engines of their own."""
+
+    def __init__(self, config: pytest.Config, session: Session) -> None:
+        self._config, self._session, self._line = config, session, ProgressLine(config)
+        self._topology: Topology | None = None
+        self._started_with = ""
+        # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
+        config.add_cleanup(self.close)
+
+    def of(self, settings: Settings) -> Topology:
+        """Running engines of these settings; restarted where one died. Raises EngineFailure, UsageProblem."""
+        wanted = engine_settings(settings)
+        if self._topology is not None and wanted == self._started_with:
+            if why := self._topology.revive():
+                self._line.note(f"restarted the engines: {why}")
+            return self._topology
+        first = self._topology is None
+        self.close()
+        self._line.note(f"starting {settings.serving.mode} serving, log in {self._session.logs}")
+        if first:  # engines on a GPU would be in the way of what is measured here
+            session = self._session
+            session.standing = evidence.standing(session.model, session.cases, session.files)
+        self._topology, self._started_with = self._build(settings), wanted
+        self._topology.start()
+        return self._topology
+
+    def close(self) -> None:
+        if self._topology is not None:
+            self._topology.close()
+        self._topology = None
+
+    def _build(self, settings: Settings) -> Topology:
+        model = self._session.model_of(settings)
+        model = model if settings.simulated else hub.download(model)
+        hook: Any = self._config.hook
+
+        def make_engine(placement: Placement) -> Engine:
+            made: Engine = hook.pytest_context_research_make_engine(
+                settings=settings,
+                model=model,
+                placement=placement,
+                log=self._session.logs / f"{placement.spec.name}.log",
+            )
+            return made
+
+        topology = build.build(settings, make_engine)
+        for engine in topology.engines:
+            if missing := [
+                name for name in ("log", "counters", "serve", "reset_prefix_cache") if not hasattr(engine, name)
+            ]:
+                raise UsageProblem(
+                    f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)} (engines/base.py)"
+                )
+        return topology
