@@ -15,7 +15,7 @@ case ${1:-} in
         echo '                                    [--as-is] [-- pytest options of the A/B...]'
         echo
         echo 'Runs what E0 on a GPU needs, within the budget (480 s), and packs it; the same command goes on.'
-        echo 'Exit status 75: call again. --as-is installs nothing. docs/gpu-reference.md says what to expect.'
+        echo 'Exit status 75: call again. --as-is installs nothing. docs/gpu-reference.md is its page.'
         [[ -n ${1:-} ]] && exit
         exit 2
         ;;

@@ -56,7 +56,7 @@ class EngineSettings(Section):
     """vLLM's engine arguments, for every engine of the run alike; `args` holds other fields of its AsyncEngineArgs.
 
     Memory is shared by the engines on a device: `gpu_memory_utilization` of each card, or `kv_cache_memory_bytes`, of
-    each card or of the machine's CPU. `batch_invariant` is VLLM_BATCH_INVARIANT, on CUDA (docs/validity.md).
+    each card or of the machine's CPU. `batch_invariant` is VLLM_BATCH_INVARIANT, on CUDA (docs/why-validity.md).
     """
 
     block_size: Positive | None = None

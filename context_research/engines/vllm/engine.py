@@ -162,7 +162,7 @@ class VllmEngine:
                 "OMP_NUM_THREADS": str(len(cores)),
                 "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
                 # OpenMP threads that spin for long starve each other once anything else runs: on a busy machine a token
-                # took about three times as long with libgomp's default (docs/how-it-works.md). Yours wins.
+                # took about three times as long with libgomp's default (docs/results/cpu-spincount.md). Yours wins.
                 "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "1000"),
                 # Lets vLLM keep the in-process executor on CPU. AsyncLLM still runs the EngineCore in a child.
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -30,7 +30,7 @@ SAMPLE = 3
 NEAR_TIE = 0.75
 """Log-probability, in nats, by which the reference may have preferred its token where a 16-bit output first differs.
 
-More than another order of summing was seen to turn, and less than what MOST_ALTERNATIVES tokens span: docs/validity.md.
+More than another order of summing was seen to turn, less than MOST_ALTERNATIVES tokens span: docs/why-validity.md.
 """
 
 
@@ -54,7 +54,7 @@ def inapplicable(settings: Settings) -> str | None:
 def is_exact(model: Model) -> bool:
     """Whether outputs must be equal to the last token: float32.
 
-    In 16 bits a near-tie may turn, with batch-invariant kernels as well (docs/validity.md).
+    In 16 bits a near-tie may turn, with batch-invariant kernels as well (docs/why-validity.md).
     """
     return model.dtype == "float32"
 

@@ -1,0 +1,162 @@
+"""Pages in docs/ are reachable, short and current, and every link leads somewhere. No network."""
+
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).parents[3]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page
+    for page in [
+        *ROOT.glob("*.md"),
+        *(p for f in ("docs", "benchmarks", "tests", "examples", ".benchmarks") for p in (ROOT / f).rglob("*.md")),
+    ]
+    if "golden" not in page.parts
+)
+SOURCES = sorted(
+    source
+    for folder in ("context_research", "scripts", "benchmarks", "configs", "tests", "examples")
+    for source in (ROOT / folder).rglob("*")
+    if source.suffix in {".py", ".sh", ".yaml", ".toml"} and source != Path(__file__)
+)
+RESULTS = DOCS / "results"
+
+
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+@cache
+def tokens(page):
+    return [
+        inner
+        for token in MarkdownIt("gfm-like", {"linkify": False}).parse(read(page))
+        for inner in (token, *(token.children or ()))
+    ]
+
+
+def links(page):
+    for token in tokens(page):
+        if target := token.attrs.get("href") or token.attrs.get("src"):
+            yield str(target)
+
+
+@cache
+def anchors(page):
+    """As GitHub makes them of headings."""
+    made = []
+    for token, following in zip(tokens(page), tokens(page)[1:], strict=False):
+        if token.type == "heading_open":
+            text = "".join(child.content for child in following.children)
+            slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            made.append(f"{slug}-{made.count(slug)}" if slug in made else slug)
+    return set(made)
+
+
+def wrong(page, target):
+    """Why a link of `page` leads nowhere, or None."""
+    path, _, anchor = target.partition("#")
+    there = (page.parent / path).resolve() if path else page
+    if not there.exists():
+        return f"{name(page)}: no {target}"
+    if anchor and there.suffix == ".md" and anchor not in anchors(there):
+        return f"{name(page)}: no heading for {target}"
+    return None
+
+
+def by_purpose():
+    """The index's sections: purpose -> pages."""
+    sections, purpose = {}, ""
+    for token, following in zip(tokens(DOCS / "README.md"), tokens(DOCS / "README.md")[1:], strict=False):
+        if token.type == "heading_open":
+            purpose = following.content
+        elif token.type == "link_open":
+            sections.setdefault(purpose, []).append((DOCS / token.attrs["href"].partition("#")[0]).resolve())
+    return sections
+
+
+def test_links():
+    found = [wrong(page, target) for page in PAGES for target in links(page) if not re.match(r"\w+:", target)]
+    assert len(found) > 100
+    assert [problem for problem in found if problem] == []
+
+
+def test_pages_named_in_the_code():
+    """Docstrings, comments and messages say docs/metrics.md and the like, from the repository's root."""
+    found = [
+        (source, target)
+        for source in SOURCES
+        for target in re.findall(r"\bdocs/[\w/.-]+\.md(?:#[\w-]+)?", read(source))
+    ]
+    assert len(found) > 10
+    assert [name(source) + ": " + target for source, target in found if wrong(ROOT / "README.md", target)] == []
+
+
+def test_every_page_is_in_the_index_once():
+    listed = [page for pages in by_purpose().values() for page in pages]
+    assert sorted(listed) == sorted({*DOCS.glob("*.md"), RESULTS / "README.md"} - {DOCS / "README.md"})
+
+
+def test_every_result_is_in_the_index_of_results():
+    listed = {(RESULTS / target).resolve() for target in links(RESULTS / "README.md")}
+    assert sorted({*RESULTS.glob("*.md")} - listed - {RESULTS / "README.md"}) == []
+
+
+def test_pages_are_short():
+    """What is read while working: first steps, how-to, reference."""
+    limited = [page for purpose in ("First steps", "How to", "Reference") for page in by_purpose()[purpose]]
+    assert len(limited) > 8
+    assert {name(page): count for page in limited if (count := read(page).count("\n")) > 150} == {}
+
+
+def test_lines_are_short():
+    """Outside tables, which can't be wrapped, lines that are one link, and reports that the package wrote."""
+    own = [page for page in PAGES if RESULTS not in page.parent.parents or page.name == "README.md"]
+    long = [
+        f"{name(page)}:{number}"
+        for page in own
+        for number, line in enumerate(read(page).splitlines(), 1)
+        if len(line) > 120 and not line.lstrip().startswith("|") and not re.fullmatch(r"!?\[.*\]\(\S+\)", line)
+    ]
+    assert long == []
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """scripts/make_reference.py."""
+    spec = importlib.util.spec_from_file_location("make_reference", ROOT / "scripts" / "make_reference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_current(reference):
+    """Else: python scripts/make_reference.py"""
+    generated = [page for page in DOCS.glob("*.md") if reference.MARK.search(read(page))]
+    assert len(generated) >= 3
+    assert [name(page) for page in generated if reference.rendered(read(page)) != read(page)] == []
+
+
+def test_generated_parts_name_what_the_code_has(reference):
+    assert "`CONTEXT_RESEARCH_PROMPT_LENGTHS`" in reference.options()
+    assert "`--device-groups '0;1'`" in reference.session_options()
+    assert "| `routing` | `round_robin`, `least_loaded` | `least_loaded` |" in reference.settings()
+    assert "## `verdict`" in reference.cli()
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [("metrics.md#rates", None), ("metrics.md#none", "no heading"), ("none.md", "no none.md"), ("#how-to", None)],
+)
+def test_a_link_that_leads_nowhere_is_found(target, problem):
+    found = wrong(DOCS / "README.md", target)
+    assert found is None if problem is None else problem in found
