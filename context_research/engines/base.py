@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -13,26 +14,60 @@ MOST_ALTERNATIVES = 100
 """Likeliest tokens whose log-probabilities `Engine.serve` may be asked for. vLLM's default is 20."""
 
 
+class Evidence(StrEnum):
+    """Kinds of evidence that validity checks rest on. An engine or a backend says which it gives."""
+
+    COUNTS = "counts"
+    """`Counters`, of every step."""
+    TRANSFERS = "transfers"
+    """`Counters.transfers` and `reads`: seconds and bytes of each KV transfer, and when it happened."""
+    CACHED_TOKENS = "cached tokens"
+    """`Leg.cached_tokens`, of each request."""
+    RESETS = "resets"
+    """A prefix cache that can be emptied, and says whether it was."""
+    CLOCK = "clock"
+    """The engine's own moments of each request (`Leg.queued`, `started`, `first_token`), on the client's clock."""
+    LOG = "log"
+    """What the connector writes into the engine's log of the way that KV takes."""
+    OUTPUTS = "outputs"
+    """Tokens of a model: the same request, served greedily again, has the same ones."""
+    ALTERNATIVES = "alternatives"
+    """Log-probabilities of the likeliest tokens."""
+    WALL_TIME = "wall time"
+    """A client in real time, which can be late. The backend's to give."""
+    ENERGY = "energy"
+    """Joules of the devices that serve. The backend's to give."""
+
+
+ENGINE_EVIDENCE = frozenset(Evidence) - {Evidence.WALL_TIME, Evidence.ENERGY}
+"""All that an engine can give; one that says nothing is held to it."""
+
+
+def _count() -> int:
+    """A field of `Counters` that is added up over engines, and whose difference is what happened in between."""
+    number: int = field(default=0, metadata={"count": True})
+    return number
+
+
 @dataclass(slots=True)
 class Counters:
     """An engine's own counts since it started, from its per-step statistics.
 
     `transfers` holds the connector's own records of completed KV transfers, (seconds, bytes) each; `reads` when each
-    request's KV was read, (request id, started, finished) in perf_counter seconds; `faults` counts what went wrong with
-    others (failed transfers, expired leases, …) by the connector's names. `kv_usage_max` is a share of the pool; who
-    wants another span's sets it to 0 first. `steps`, and those of them whose duration is `extrapolated`, are a
-    simulated engine's.
+    request's KV was read, (request id, started, finished) in perf_counter seconds; `faults` counts what else went
+    wrong (failed transfers, expired leases, …) by the connector's names. `kv_usage_max` is the peak share of the pool
+    since last set to 0. `steps`, and those of them whose duration is `extrapolated`, are a simulated engine's.
     """
 
-    prompt_computed: int = 0
-    prompt_cached: int = 0
-    prompt_external: int = 0
-    generated: int = 0
-    cache_queries: int = 0
-    cache_hits: int = 0
-    preemptions: int = 0
-    steps: int = 0
-    extrapolated: int = 0
+    prompt_computed: int = _count()
+    prompt_cached: int = _count()
+    prompt_external: int = _count()
+    generated: int = _count()
+    cache_queries: int = _count()
+    cache_hits: int = _count()
+    preemptions: int = _count()
+    steps: int = _count()
+    extrapolated: int = _count()
     kv_usage_max: float = 0.0
     transfers: list[tuple[float, int]] = field(default_factory=list)
     reads: list[tuple[str, float, float]] = field(default_factory=list)
@@ -64,7 +99,7 @@ class Counters:
         )
 
 
-_COUNTS = tuple(one.name for one in fields(Counters) if one.type == "int")
+_COUNTS = tuple(entry.name for entry in fields(Counters) if entry.metadata.get("count"))
 
 
 FirstLeg: TypeAlias = tuple[Request, int, Mapping[str, Any] | None]
