@@ -97,10 +97,15 @@ def load(files: RunFiles) -> Run:
         why = f" ({metadata['reason']})" if metadata.get("reason") else ""
         raise UsageProblem(f"run {files.run_id} is in no comparison: its status is {metadata['status']}{why}")
     summary = store.read(files.summary(metadata["experiment"]), "summary")
-    failed = {check["check"] for case in summary["cases"] for check in case["validity"] if check["status"] == "fail"}
+    failed = {check["check"] for check in _checks(summary) if check["status"] == "fail"}
     if failed:
         raise UsageProblem(f"run {files.run_id} is in no comparison: {', '.join(sorted(failed))} failed")
     return Run(files, metadata, summary)
+
+
+def _checks(summary: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for case in summary["cases"]:
+        yield from case["validity"]
 
 
 def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Comparison:
@@ -210,6 +215,7 @@ ALLOW = " (--allow-different {key} compares them all the same)"
 FROM_RUNS = (
     *("model.revision", "model.hash", "hardware.gpus", "hardware.cpu", "hardware.driver", "hardware.devices"),
     *("vllm", "engine.dtype", "engine.quantization", "engine.cache_dtype", "engine.block_size", "cases", "seed"),
+    "not_provable",
 )
 """The facts that only a run knows."""
 
@@ -249,6 +255,8 @@ def facts(run: Run) -> dict[str, Any]:
         "engine.block_size": _resolved(engines, "cache", "block_size"),
         "cases": sorted(run.cases),
         "seed": run.metadata["seed"],
+        # Checks whose evidence can't be had: proof of another kind is no proof against the other side's.
+        "not_provable": sorted({c["check"] for c in _checks(run.summary) if c["status"] == "not provable"}),
         **_profile(run),
     }
 

@@ -114,6 +114,8 @@ class Engine(Protocol):
     log: Path
     """The file that gets what the engine and the libraries below it print."""
     counters: Counters
+    capabilities: frozenset[Evidence]
+    """The evidence that it gives. Optional: `ENGINE_EVIDENCE` where it doesn't say."""
 
     def start(self) -> None:
         """Start, and return when the engine can serve. Raises EngineFailure, quoting the engine's own reason."""
@@ -151,3 +153,8 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Placement, start time and the resolved engine configuration, as plain data."""
+
+
+def capabilities(engine: Engine) -> frozenset[Evidence]:
+    """The evidence that an engine gives; one that does not say so is held to all of it."""
+    return getattr(engine, "capabilities", ENGINE_EVIDENCE)

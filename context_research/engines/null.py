@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from context_research.engines.base import Counters, FirstLeg
+from context_research.engines.base import Counters, Evidence, FirstLeg
 from context_research.hardware.devices import Placement
 from context_research.request import Leg, Request
 
@@ -31,6 +31,7 @@ class NullEngine:
         self.role: str = placement.spec.role
         self.log = Path(os.devnull)
         self.counters = Counters()
+        self.capabilities = frozenset[Evidence]()
         self.dead = False
         self._gap = gap
 

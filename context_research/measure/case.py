@@ -11,8 +11,9 @@ from typing import Any
 from context_research.engines.loop import EventLoop, session_loop
 from context_research.hardware import devices
 from context_research.measure import client_lag, metrics, utilisation, waterfall
+from context_research.measure.checks import evidence
 from context_research.measure.checks.evidence import Proof, Standing
-from context_research.measure.checks.judge import Check
+from context_research.measure.checks.registry import CheckResult
 from context_research.measure.metrics import Metric, Repeat
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
@@ -47,12 +48,12 @@ class CaseResult:
     repeats: list[Repeat]
     whole: list[Repeat]
     timelines: list[Timeline]
-    checks: list[Check]
+    checks: list[CheckResult]
     proof: Proof
     origin: float
 
     @property
-    def failed(self) -> list[Check]:
+    def failed(self) -> list[CheckResult]:
         """Checks that failed and may not."""
         return [check for check in self.checks if check.status == "fail" and not check.allowed]
 
@@ -174,33 +175,31 @@ def measure(
     # All prompts exist before the clock starts.
     warmup, *batches = (requests(case, model.vocabulary, repeat) for repeat in (None, *range(count)))
     progress = Progress(case.name, sum(map(len, (warmup, *batches))))
-    proof = Proof(case, model, topology, standing or Standing())
-    proof.before(batches[0])
+    proof = evidence.begun(case, model, topology, standing or Standing(), batches[0])
     loop = session_loop(settings.simulated)
     origin = loop.time()
     timelines = _pass(case, topology, loop, warmup, -1, progress, while_waiting)
-    proof.start()
     steady, whole = list[Repeat](), list[Repeat]()
-    for number, batch in enumerate(batches):
-        if any(timeline.error for timeline in timelines):
-            break
-        proof.prime(batch)
-        seen, used = [len(engine.counters.transfers) for engine in topology.decoders], _joules(settings)
-        passed = _pass(case, topology, loop, batch, number, progress, while_waiting, proof.lateness)
-        timelines += passed
-        pairs = zip(topology.decoders, seen, strict=True)
-        transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
-        more = {
-            "transfers": tuple(transfers),
-            "devices": _serving_devices(settings),
-            "joules": None if used is None or (now := _joules(settings)) is None else now - used,
-            "slo": settings.slo,
-        }
-        steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
-        whole.append(Repeat.of(passed, passed, **more))
-    proof.end(timelines)
+    with proof.counting(timelines):
+        for number, batch in enumerate(batches):
+            if any(timeline.error for timeline in timelines):
+                break
+            proof.prime(batch)
+            seen, used = [len(engine.counters.transfers) for engine in topology.decoders], _joules(settings)
+            passed = _pass(case, topology, loop, batch, number, progress, while_waiting, proof.lateness)
+            timelines += passed
+            pairs = zip(topology.decoders, seen, strict=True)
+            transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
+            more = {
+                "transfers": tuple(transfers),
+                "devices": _serving_devices(settings),
+                "joules": None if used is None or (now := _joules(settings)) is None else now - used,
+                "slo": settings.slo,
+            }
+            steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
+            whole.append(Repeat.of(passed, passed, **more))
     asked = sum(request.phase == "measured" for batch in batches for request in batch)
-    checks = proof.checks(asked, timelines, steady, whole)
+    checks = proof.judge(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
 
 

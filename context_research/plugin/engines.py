@@ -41,7 +41,7 @@ class SessionEngines:
         self._line.note(f"starting {settings.serving.mode} serving, log in {self._session.logs}")
         if first:  # engines on a GPU would be in the way of what is measured here
             session = self._session
-            session.standing = evidence.standing(session.model, session.cases, session.files)
+            session.standing = evidence.standing(session.model, session.cases, session.files, session.checks)
         self._topology, self._started_with = self._build(settings), wanted
         self._topology.start()
         return self._topology

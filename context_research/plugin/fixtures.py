@@ -131,6 +131,8 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
     work = f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out"
     if allowed := [check.check for check in result.checks if check.status == "fail" and check.allowed]:
         work += f", INVALID: {', '.join(allowed)}"
+    if lacking := [check.check for check in result.checks if check.status == "not provable"]:
+        work += f", NOT PROVABLE: {', '.join(lacking)}"
     summary, engines = result.summary(kinds, connector), [engine.describe() for engine in topology.engines]
     if labels.extrapolated(summary):
         work += ", EXTRAPOLATED"

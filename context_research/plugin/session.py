@@ -14,7 +14,10 @@ from context_research.engines.simulated.step_time import model_of
 from context_research.errors import UsageProblem
 from context_research.hardware import devices
 from context_research.hardware.devices import Placement
+from context_research.measure.checks import registry
+from context_research.measure.checks.builtin import BUILT_IN
 from context_research.measure.checks.evidence import Standing
+from context_research.measure.checks.registry import Check
 from context_research.models import hub
 from context_research.models.model import Model
 from context_research.records import store
@@ -94,7 +97,14 @@ class Session:
         """The experiment's settings. Raises UsageProblem."""
         if self.experiment is None:
             raise UsageProblem("no experiment is selected: name one, such as pytest benchmarks/e0")
-        return backends.resolve(self.experiment, self.layers)
+        resolved = backends.resolve(self.experiment, self.layers)
+        registry.check_allowed(resolved, self.checks)
+        return resolved
+
+    @cached_property
+    def checks(self) -> tuple[Check, ...]:
+        """The validity checks of a run, in the order in which they are shown."""
+        return BUILT_IN
 
     @cached_property
     def model(self) -> Model:

@@ -1,45 +1,76 @@
-"""The validity of a run as tables: short for the terminal, whole for the report."""
+"""The validity of a run as tables, short for the terminal and whole for the report, and what must be said first."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from tabulate import tabulate
 
-from context_research.settings.schema import CheckName
+from context_research.measure.checks.registry import STATUSES
 
+Case = Mapping[str, Any]
+"""A case's entry in a summary."""
 _WIDTH = 100
 
 
-def terminal_table(cases: Sequence[Mapping[str, Any]]) -> str:
+def names(cases: Iterable[Case]) -> list[str]:
+    """The checks that cases have, in the order of the registry that judged them."""
+    return list(dict.fromkeys(check["check"] for case in cases for check in case["validity"]))
+
+
+def terminal_table(cases: Sequence[Case]) -> str:
     """One line a check over all cases: the worst status, with the evidence of a case that has it."""
     rows = []
-    for name in get_args(CheckName):
-        found = [(case["name"], check) for case in cases for check in case["validity"] if check["check"] == name]
-        if not found:
-            continue
-        status = next(status for status in ("fail", "pass", "n/a") if any(c["status"] == status for _, c in found))
-        those = [(case, check) for case, check in found if check["status"] == status]
+    for name in names(cases):
+        results = [(case["name"], check) for case in cases for check in case["validity"] if check["check"] == name]
+        status = next(status for status in STATUSES if any(check["status"] == status for _, check in results))
+        those = [(case, check) for case, check in results if check["status"] == status]
         case, check = those[0] if status == "fail" else those[-1]
-        where = f"{len(those)} of {len(found)} cases; {case}: " if status != "n/a" else ""
+        where = f"{len(those)} of {len(results)} cases; {case}: " if status != "n/a" else ""
         rows.append((name, shown(check), where + check["evidence"]))
     header = ("check", "status", "evidence")
     return str(tabulate(rows, header, maxcolwidths=[None, None, _WIDTH], disable_numparse=True))
 
 
 def shown(check: Mapping[str, Any]) -> str:
-    """A check's status for readers: a failed one stands out, also where it was allowed to fail."""
+    """A check's status for readers: a failed one stands out, also where it was allowed to fail; so does one without
+    proof."""
     if check["status"] == "fail":
         return "FAIL, allowed" if check.get("allowed") else "FAIL"
-    return str(check["status"])
+    return "NOT PROVABLE" if check["status"] == "not provable" else str(check["status"])
 
 
-def warning(summary: Mapping[str, Any]) -> str:
+def unproven(cases: Iterable[Case]) -> list[str]:
+    """The checks whose evidence could not be had, in any of the cases."""
+    cases = list(cases)
+    lacking = {c["check"] for case in cases for c in case["validity"] if c["status"] == "not provable"}
+    return [name for name in names(cases) if name in lacking]
+
+
+def label(cases: Iterable[Case]) -> str:
+    """What stands before a figure of cases without proof, or nothing: ``NOT PROVABLE (cache, pressure): ``."""
+    return f"NOT PROVABLE ({', '.join(lacking)}): " if (lacking := unproven(cases)) else ""
+
+
+def warning(cases: Sequence[Case]) -> str:
     """What a reader must know before any figure, or nothing."""
-    failed = [check for case in summary["cases"] for check in case["validity"] if check["status"] == "fail"]
+    return "\n\n".join(filter(None, (_failed(cases), _unproven(cases))))
+
+
+def _failed(cases: Sequence[Case]) -> str:
+    failed = [check for case in cases for check in case["validity"] if check["status"] == "fail"]
     if wrong := sorted({check["check"] for check in failed if not check.get("allowed")}):
         return f"> **This run does not count: {', '.join(wrong)} failed.** Its figures are in no comparison."
     if allowed := ", ".join(sorted({check["check"] for check in failed})):
         return f"> **{allowed} failed and was allowed to (--allow-invalid).** These are not figures of a sound system."
     return ""
+
+
+def _unproven(cases: Sequence[Case]) -> str:
+    if not (lacking := unproven(cases)):
+        return ""
+    results = (check for case in cases for check in case["validity"])
+    why = {check["check"]: check["evidence"] for check in results if check["status"] == "not provable"}
+    reasons = "; ".join(f"{name} ({why[name]})" for name in lacking)
+    return f"> **NOT PROVABLE: {reasons}.** Nothing shows that these figures are free of what the checks look for."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from tabulate import tabulate
 
@@ -17,10 +17,9 @@ from context_research.hardware.manifest import used_gpus
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Metric
 from context_research.records import store
-from context_research.report import figures, labels
+from context_research.report import checks, figures, labels
 from context_research.report.run import about
 from context_research.report.tables import images, quantity, table
-from context_research.settings.schema import CheckName
 
 _OUTCOMES = ("better", "worse", "equivalent", "undecided")
 _POOLED = ("ttft", "tpot", "itl", "stall", "e2e")
@@ -57,6 +56,7 @@ def headline(findings: Findings) -> str:
     label = "" if comparison.baseline.runs[0].metadata["backend"] == "vllm" else "SIMULATED: "
     if comparison.planned and (done := len(comparison.baseline.units)) < comparison.planned:
         parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
+    label += checks.label(_cases(findings))
     return f"{label}{comparison.candidate.label} against {comparison.baseline.label}: {' '.join(parts)}"
 
 
@@ -72,14 +72,20 @@ def _head(findings: Findings) -> str:
     title = f"# {first['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
     simulated = ""
     if first["backend"] != "vllm":
-        cases = [case for run in (*comparison.baseline.runs, *comparison.candidate.runs) for case in run.cases.values()]
-        worst = {case["name"]: case for case in sorted(cases, key=labels.extrapolated)}
+        worst = {case["name"]: case for case in sorted(_cases(findings), key=labels.extrapolated)}
         simulated = f"\n\n{labels.warning(first['engines'], list(worst.values()))}"
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()
     )
-    return f"{title}\n\n**{headline(findings)}**{simulated}{allowed}\n\n{_about(findings)}."
+    proof = f"\n\n{warning}" if (warning := checks.warning(_cases(findings))) else ""
+    return f"{title}\n\n**{headline(findings)}**{simulated}{proof}{allowed}\n\n{_about(findings)}."
+
+
+def _cases(findings: Findings) -> list[Mapping[str, Any]]:
+    """Every case of every run, of both sides."""
+    comparison = findings.comparison
+    return [case for run in (*comparison.baseline.runs, *comparison.candidate.runs) for case in run.cases.values()]
 
 
 def _about(findings: Findings) -> str:
@@ -176,8 +182,7 @@ def _descriptive(findings: Findings) -> str:
 
 def _validity(findings: Findings) -> str:
     sides = (findings.comparison.baseline, findings.comparison.candidate)
-    names = [name for name in get_args(CheckName) if any(_checks(side, name) for side in sides)]
-    rows = [(name, *(_counted(_checks(side, name)) for side in sides)) for name in names]
+    rows = [(name, *(_counted(_checks(side, name)) for side in sides)) for name in checks.names(_cases(findings))]
     header = ("check", *(side.label for side in sides))
     note = "Cases × runs. A run with a failed check is in no comparison; what each proves: docs/validity.md."
     return f"## Validity\n\n{note}\n\n{table(rows, header)}"

@@ -47,7 +47,7 @@ def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str =
 
 
 def _head(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    model, invalid = metadata["model"], checks.warning(summary)
+    model, invalid = metadata["model"], checks.warning(summary["cases"])
     simulated = "" if metadata["backend"] == "vllm" else labels.warning(metadata["engines"], summary["cases"])
     title = f"# {metadata['experiment']}: {metadata['serving']['mode']}, {model['name']}, on {_device(metadata)}"
     rows = [

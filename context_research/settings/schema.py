@@ -25,10 +25,6 @@ Positive = Annotated[Integer, Field(gt=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
 Device = Literal["cuda", "cpu"]
-CheckName = Literal[
-    "complete", "disaggregated", "transport", "cache", "client", "pressure", "parity", "window", "waterfall"
-]
-"""The validity checks (measure/checks/judge.py), in the order in which they are shown."""
 
 
 class Section(BaseModel):
@@ -191,8 +187,8 @@ class Settings(Section):
     workload: Workload
     slo: Slo = Slo()
     serving: Serving
-    allow_invalid: tuple[CheckName, ...] = ()
-    """Checks that may fail: for research on broken systems, and shown wherever a figure is."""
+    allow_invalid: tuple[str, ...] = ()
+    """Names of checks that may fail: for research on broken systems, and shown wherever a figure is."""
     device_profile: Annotated[str, Field(min_length=1)] | None = None
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """What is varied besides prompt length and concurrency: a dotted key of these settings, or a parameter of the

@@ -11,7 +11,7 @@ import yaml
 
 from context_research.errors import UsageProblem
 from context_research.settings.messages import validated
-from context_research.settings.options import OPTIONS, Option
+from context_research.settings.options import OPTIONS, Option, name_in
 from context_research.settings.schema import CONFIGS, Device, Settings
 
 
@@ -25,6 +25,11 @@ class Resolved:
     """Why this experiment config applies, for the header line and the metadata."""
     fallback: str | None = None
     """Why the real backend can't start, where the simulated one took its place."""
+
+    def where(self, key: str) -> str:
+        """Where `key` was given, for messages: ``--seed``, ``CONTEXT_RESEARCH_SEED``, ``e0.yaml: seed``."""
+        source = self.sources.get(key, self.reason)
+        return name_in(source, key) or f"{source}: {key}"
 
 
 @dataclass(frozen=True, slots=True)

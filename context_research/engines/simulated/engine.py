@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from context_research.engines.base import Counters, FirstLeg
+from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence, FirstLeg
 from context_research.engines.loop import session_loop
 from context_research.engines.simulated import clock, profiles, time_sharing
 from context_research.engines.simulated.step_time import model_of
@@ -51,6 +51,7 @@ class SimulatedEngine:
         self.name: str = placement.spec.name
         self.role: str = placement.spec.role
         self.counters = Counters()
+        self.capabilities = ENGINE_EVIDENCE - {Evidence.LOG, Evidence.OUTPUTS, Evidence.ALTERNATIVES}
         self.log = log
         self._settings, self._model, self._placement = settings, model, placement
         self._profile = profiles.load(str(settings.device_profile))

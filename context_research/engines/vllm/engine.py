@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from context_research.engines import step_records
-from context_research.engines.base import MOST_ALTERNATIVES, Counters, FirstLeg
+from context_research.engines.base import ENGINE_EVIDENCE, MOST_ALTERNATIVES, Counters, FirstLeg
 from context_research.engines.vllm import logs, seeded_weights, stats
 from context_research.engines.vllm.environment import changed
 from context_research.engines.vllm.process_lifetime import dies_with_parent
@@ -56,6 +56,7 @@ class VllmEngine:
         self.name: str = placement.spec.name
         self.role: str = placement.spec.role
         self.counters = Counters()
+        self.capabilities = ENGINE_EVIDENCE
         self.log = log
         self._settings, self._model, self._placement, self._connector = settings, model, placement, connector
         self._llm: Any = None

@@ -15,18 +15,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from context_research.engines.base import Counters, Engine
+from context_research.engines.base import Counters, Engine, Evidence, capabilities
 from context_research.engines.loop import EventLoop, session_loop
 from context_research.engines.null import NullEngine
 from context_research.errors import EngineFailure
 from context_research.measure import client_lag
-from context_research.measure.checks import judge, kv_transport, output_parity
-from context_research.measure.checks.judge import Check
+from context_research.measure.checks import kv_transport, output_parity
+from context_research.measure.checks.builtin import BUILT_IN, PARITY
 from context_research.measure.checks.kv_transport import Transport
-from context_research.measure.checks.output_parity import Reference
+from context_research.measure.checks.output_parity import NoReference, Reference
+from context_research.measure.checks.registry import CaseEvidence, Check, CheckResult, Given, judge_all, missing
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
-from context_research.models import capacity
 from context_research.models.model import Model
 from context_research.records.files import RunFiles
 from context_research.request import Leg, Request, Timeline, add_reads
@@ -38,6 +38,7 @@ from context_research.workload.case import Case
 from context_research.workload.prompts import beginnings, requests
 
 SIMULATED = "simulated: no engine ran"
+_NOT_ASKED = NoReference("n/a", "not asked for")
 _SETTLE_S = 5.0
 _NULL_GAP_S = 1e-3
 _NULL_ROUNDS = 4
@@ -47,30 +48,31 @@ _TICK = Request(id="tick", prompt=[1, 2], output_tokens=1, seed=0, temperature=0
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is found out once a run: the null-engine self-test, the copy ceiling, where parity references are kept.
+    """What stands for all cases of a run: its checks, the null-engine self-test, the copy ceiling, kept references.
 
     `ceiling` is in bytes a second, None where no KV is handed over; `references` None compares no outputs.
     """
 
     run_id: str = ""
     references: Path | None = None
+    checks: tuple[Check, ...] = BUILT_IN
     self_test: Lag | None = None
     ceiling: float | None = None
     seconds: float = 0.0
     """What this took, the copy ceiling apart."""
 
 
-def standing(model: Model, cases: Sequence[Case], files: RunFiles) -> Standing:
+def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
     """Found out before any engine starts: on a GPU they would be in each other's way. Nothing, of simulated engines."""
     busiest = max(cases, key=lambda case: case.concurrency)
     settings = busiest.settings
     if settings.simulated:
-        return Standing(files.run_id)
+        return Standing(files.run_id, checks=checks)
     began = time.perf_counter()
     self_test = _self_test(busiest, model)
     seconds = time.perf_counter() - began
     ceiling = kv_transport.copy_ceiling(settings) if settings.serving.handoff else None
-    return Standing(files.run_id, files.outputs / "references", self_test, ceiling, seconds)
+    return Standing(files.run_id, files.outputs / "references", checks, self_test, ceiling, seconds)
 
 
 def _self_test(case: Case, model: Model) -> Lag:
@@ -97,57 +99,49 @@ def _self_test(case: Case, model: Model) -> Lag:
 
 @dataclass(slots=True)
 class Proof:
-    """One case's. In order: `before`, `start`, the measured passes, `end`, `checks`."""
+    """Gathers the evidence of one case: made by `begun`, it counts while `counting` is open, and then can `judge`."""
 
     case: Case
     model: Model
     topology: Topology
     standing: Standing
+    given: Given
+    reference: Reference | NoReference = _NOT_ASKED
     lateness: list[float] = field(default_factory=list)
-    reference: Reference | EngineFailure | str = ""
     resets: dict[str, bool] = field(default_factory=dict)
     """By engine, before the case and after it: whether its prefix cache could be emptied."""
     counted: dict[str, Counters] = field(default_factory=dict)
-    """By role: what its engines counted from `start` to `end`."""
+    """By role: what its engines counted while `counting` was open."""
     seconds: float = 0.0
     """What gathering and judging took, the parity reference apart."""
     reference_s: float = 0.0
     client_lag: Lag | None = None
     """Of the measured requests; known once judged."""
-    _before: dict[str, Counters] = field(default_factory=dict)
 
-    def before(self, batch: Sequence[Request]) -> None:
-        """Find the parity reference, or make it. Raises UsageProblem for a kept one that is corrupt or foreign."""
-        began = time.perf_counter()
-        self.reference = self._reference(batch)
-        if not self.settings.simulated:
-            self.reference_s = time.perf_counter() - began
+    @contextmanager
+    def counting(self, timelines: Sequence[Timeline]) -> Iterator[None]:
+        """Empty every prefix cache, and count what engines do while open. `timelines` are all that were sent by then.
 
-    def _reference(self, batch: Sequence[Request]) -> Reference | EngineFailure | str:
-        if self.settings.simulated:
-            return SIMULATED
-        if self.standing.references is None:
-            return "not asked for"
-        if (reason := output_parity.inapplicable(self.settings)) is not None:
-            return reason
-        kept = output_parity.Kept(self.standing.references, output_parity.sample(batch), self.settings, self.model)
-        with kept.lock:  # of two arms that run side by side, one makes it and the other is held against it
-            if not kept.path.exists():
-                try:
-                    if not all(self._settle().values()):  # a reference out of cached KV would prove nothing
-                        raise EngineFailure("the prefix cache could not be emptied")
-                    kept.make(self.topology.prefillers[0], self.standing.run_id)
-                except EngineFailure as failure:  # the case will find out, too, and says so
-                    return failure
-            return kept.read()
-
-    def start(self) -> None:
-        """Empty every prefix cache, and begin to count."""
+        At the end every engine reports what it still holds back.
+        """
         with self._clocked():
             self.resets = self._settle()
             for engine in self.topology.engines:
                 engine.counters.kv_usage_max = 0.0
-                self._before[engine.name] = engine.counters.snapshot()
+            before = {engine.name: engine.counters.snapshot() for engine in self.topology.engines}
+        yield
+        with self._clocked():
+            # Blocks that stay in use are KV that was handed to nobody. A dead engine is for `complete` to tell.
+            priced = {e.name: (e.counters.steps, e.counters.extrapolated) for e in self.topology.engines}
+            emptied, dead = self._settle(), {engine.name for engine in self.topology.engines if engine.dead}
+            self.resets |= {f"{name} afterwards": done for name, done in emptied.items() if name not in dead}
+            for engine in self.topology.engines:
+                add_reads(timelines, engine.counters.reads)  # the warm-up's too, which are in no count
+                # The tick's step is none of the case's: a decode engine computes no other prompt.
+                steps, extrapolated = priced[engine.name]
+                own = replace(engine.counters, steps=steps, extrapolated=extrapolated)
+                counted = own.since(before[engine.name])
+                self.counted[engine.role] = self.counted.get(engine.role, Counters()) + counted
 
     def prime(self, batch: Sequence[Request]) -> None:
         """Put the declared share of each prompt into the prefix cache of every engine that may compute it.
@@ -160,21 +154,6 @@ class Proof:
                 if not self._loop.run(_done(_served(engine, request), workload.request_timeout_s)):
                     return
 
-    def end(self, timelines: Sequence[Timeline]) -> None:
-        """Have every engine report what it still holds back, and take the counts."""
-        with self._clocked():
-            # Blocks that stay in use are KV that was handed to nobody. A dead engine is for `complete` to tell.
-            priced = {e.name: (e.counters.steps, e.counters.extrapolated) for e in self.topology.engines}
-            emptied, dead = self._settle(), {engine.name for engine in self.topology.engines if engine.dead}
-            self.resets |= {f"{name} afterwards": done for name, done in emptied.items() if name not in dead}
-            for engine in self.topology.engines:
-                add_reads(timelines, engine.counters.reads)  # the warm-up's too, which are in no count
-                # The tick's step is none of the case's: a decode engine computes no other prompt.
-                steps, extrapolated = priced[engine.name]
-                own = replace(engine.counters, steps=steps, extrapolated=extrapolated)
-                counted = own.since(self._before[engine.name])
-                self.counted[engine.role] = self.counted.get(engine.role, Counters()) + counted
-
     @property
     def settings(self) -> Settings:
         return self.case.settings
@@ -184,40 +163,31 @@ class Proof:
         """What went wrong with transfers, by the connector's names, on all engines."""
         return dict(sum((Counter(counters.faults) for counters in self.counted.values()), Counter[str]()))
 
-    def checks(
+    def judge(
         self, asked: int, timelines: Sequence[Timeline], steady: Sequence[Repeat], whole: Sequence[Repeat]
-    ) -> list[Check]:
-        """Every check's verdict. `timelines` are all that were sent, the warm-up's too."""
+    ) -> list[CheckResult]:
+        """Every check's result. `timelines` are all that were sent, the warm-up's too; `asked` were to be measured."""
         with self._clocked():
-            return self._checks(asked, timelines, steady, whole)
-
-    def _checks(
-        self, asked: int, timelines: Sequence[Timeline], steady: Sequence[Repeat], whole: Sequence[Repeat]
-    ) -> list[Check]:
-        chosen, workload, decode = self.settings, self.settings.workload, self.counted.get("decode")
-        sent = [timeline for timeline in timelines if timeline.phase != "warmup"]
-        measured = [timeline for repeat in steady for timeline in repeat.timelines]
-        cached = capacity.cached_tokens(chosen, self.case.prompt_tokens)
-        self.client_lag = client_lag.of(measured, self.lateness)
-        dead = [engine.name for engine in self.topology.engines if engine.dead]
-        found = [
-            judge.complete(asked, timelines, dead),
-            judge.disaggregated(
-                sent, decode, self.faults, capacity.block_tokens(chosen), self.model.kv_bytes_per_token
-            ),
-            judge.not_applicable("transport", SIMULATED)
-            if chosen.simulated
-            else judge.transport(self._transport(), _reads(decode)),
-            judge.cache(sent, self.counted, self.resets, str(workload.cache), cached),
-            judge.not_applicable("client", SIMULATED)
-            if chosen.simulated
-            else judge.client(measured, self.client_lag, self.standing.self_test),
-            judge.pressure(self.counted, workload.allow_preemptions),
-            judge.parity(sent, self.reference, output_parity.is_exact(self.model)),
-            judge.window(steady, whole, self.case.concurrency),
-            judge.ttft_waterfall(measured, self.case.prompt_tokens, chosen.device),
-        ]
-        return [replace(check, allowed=check.check in chosen.allow_invalid) for check in found]
+            measured = [timeline for repeat in steady for timeline in repeat.timelines]
+            self.client_lag = client_lag.of(measured, self.lateness)
+            evidence = CaseEvidence(
+                case=self.case,
+                model=self.model,
+                given=self.given,
+                asked=asked,
+                timelines=timelines,
+                steady=steady,
+                whole=whole,
+                counted=self.counted,
+                faults=self.faults,
+                resets=self.resets,
+                dead=[engine.name for engine in self.topology.engines if engine.dead],
+                client_lag=self.client_lag,
+                self_test=self.standing.self_test,
+                transport=self._transport(),
+                reference=self.reference,
+            )
+            return judge_all(self.standing.checks, evidence)
 
     def _transport(self) -> Transport | None:
         if self.standing.ceiling is None:
@@ -227,11 +197,12 @@ class Proof:
         )
 
     def _settle(self) -> dict[str, bool]:
-        """Empty every engine's prefix cache; by name, whether that was done.
+        """Empty every prefix cache that can be emptied; by engine, whether that was done.
 
         A tick first: an engine frees KV that was fetched, and reports what expired, only in its next step.
         """
-        return {engine.name: self._loop.run(_settled(engine)) for engine in self.topology.engines}
+        can = [engine for engine in self.topology.engines if Evidence.RESETS in self.given.by_engine[engine.name]]
+        return {engine.name: self._loop.run(_settled(engine)) for engine in can}
 
     @property
     def _loop(self) -> EventLoop:
@@ -247,15 +218,45 @@ class Proof:
                 self.seconds += time.perf_counter() - began
 
 
-def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:
-    """(seconds, bytes) of each KV read as its request had to wait for it; all of one case have the same size.
+def begun(case: Case, model: Model, topology: Topology, standing: Standing, batch: Sequence[Request]) -> Proof:
+    """A case's proof, its parity reference found or made: of requests of `batch`, before any of them is sent.
 
-    NIXL's own records leave out what a connector does around a transfer; they are used where no others are.
+    Raises UsageProblem for a kept reference that is corrupt or foreign.
     """
-    if decode is None:
-        return []
-    sizes = (size for _, size in decode.transfers)
-    return [(end - start, size) for (_, start, end), size in zip(decode.reads, sizes, strict=False)] or decode.transfers
+    proof = Proof(case, model, topology, standing, _given(case.settings, topology))
+    began = time.perf_counter()
+    proof.reference = _reference(proof, batch)
+    if not case.settings.simulated:
+        proof.reference_s = time.perf_counter() - began
+    return proof
+
+
+def _given(settings: Settings, topology: Topology) -> Given:
+    by_engine = {engine.name: capabilities(engine) for engine in topology.engines}
+    if settings.simulated:
+        absent = (Evidence.WALL_TIME, Evidence.ENERGY, Evidence.LOG, Evidence.OUTPUTS, Evidence.ALTERNATIVES)
+        return Given(by_engine, absent=dict.fromkeys(absent, SIMULATED))
+    return Given(by_engine, frozenset({Evidence.WALL_TIME}))
+
+
+def _reference(proof: Proof, batch: Sequence[Request]) -> Reference | NoReference:
+    settings, standing = proof.settings, proof.standing
+    if PARITY.ruled_out(settings, proof.given):
+        return _NOT_ASKED
+    if standing.references is None:
+        return _NOT_ASKED
+    if not output_parity.is_exact(proof.model) and (why := missing({Evidence.ALTERNATIVES}, proof.given)):
+        return NoReference("not provable", why)
+    kept = output_parity.Kept(standing.references, output_parity.sample(batch), settings, proof.model)
+    with kept.lock:  # of two arms that run side by side, one makes it and the other is held against it
+        if not kept.path.exists():
+            try:
+                if not all(proof._settle().values()):  # a reference out of cached KV would prove nothing
+                    raise EngineFailure("the prefix cache could not be emptied")
+                kept.make(proof.topology.prefillers[0], standing.run_id)
+            except EngineFailure as failure:  # the case will find out, too, and says so
+                return NoReference("fail", f"no reference could be made: {failure}")
+        return kept.read()
 
 
 async def _settled(engine: Engine) -> bool:

@@ -1,26 +1,23 @@
-"""The checks that make a case count. Each gives pass, fail or n/a with its evidence; a failed one fails the test.
+"""What each validity check decides, from plain values: pass, fail or n/a, with the figures behind it in one line.
 
-What each proves, and what it cannot: docs/validity.md. They judge what `evidence.py` gathered, nothing else.
+What each proves, and what it cannot: docs/validity.md. builtin.py gives them what `evidence.py` gathered.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import median
-from typing import Any, Literal
 
 from context_research.engines.base import Counters
-from context_research.errors import EngineFailure
 from context_research.measure import metrics, waterfall
 from context_research.measure.checks.kv_transport import Transport
-from context_research.measure.checks.output_parity import Reference, first_difference
+from context_research.measure.checks.output_parity import NoReference, Reference, first_difference
+from context_research.measure.checks.registry import CheckResult, judged, not_applicable
 from context_research.measure.client_lag import Lag
 from context_research.measure.intervals import covered
 from context_research.measure.metrics import Repeat
 from context_research.request import Timeline
-from context_research.settings.schema import CheckName
 
 LOOP_LAG, LOOP_MAX = 1.0, 10.0
 """Of the median token gap: the most that the event loop's lateness may be at p99, and once."""
@@ -34,25 +31,7 @@ _FULL_LOAD = 0.9
 """Of the window: the least time in which every slot must have a request in flight."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One check's result. `evidence` is one line with the figures behind it; `allowed`: by --allow-invalid."""
-
-    check: CheckName
-    status: Literal["pass", "fail", "n/a"]
-    evidence: str
-    allowed: bool = False
-
-    def as_json(self) -> dict[str, Any]:
-        plain: dict[str, Any] = {"check": self.check, "status": self.status, "evidence": self.evidence}
-        return plain | ({"allowed": True} if self.allowed and self.status == "fail" else {})
-
-
-def _judged(name: CheckName, good: bool, evidence: str) -> Check:
-    return Check(name, "pass" if good else "fail", evidence)
-
-
-def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> Check:
+def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> CheckResult:
     """Every request finished, without error, with exactly the tokens asked for, and every engine outlived them.
 
     `timelines` are all that were sent; `asked` counts the measured ones. `dead` names engines.
@@ -66,7 +45,7 @@ def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> 
         errors[f"{missing} never sent"] = 1
     for error, count in errors.most_common(3):
         evidence += f"; {count} × {error}" if count > 1 else f"; {error}"
-    return _judged("complete", done == asked and not errors, evidence)
+    return judged("complete", done == asked and not errors, evidence)
 
 
 def disaggregated(
@@ -75,16 +54,16 @@ def disaggregated(
     faults: Mapping[str, int],
     block_tokens: int,
     kv_bytes_per_token: int,
-) -> Check:
+) -> CheckResult:
     """Decode computed one prompt token a request, the protocol's own; every other came by a transfer that worked.
 
     `timelines` are those served since the engines' counts began, `decode` what its engine counted for them; `faults`
     sums both engines' connectors'. Each transfer must hold every block of its prompt.
     """
     if decode is None:
-        return Check("disaggregated", "n/a", "aggregated: prefill and decode run on one engine")
+        return not_applicable("disaggregated", "aggregated: prefill and decode run on one engine")
     if not timelines:
-        return Check("disaggregated", "n/a", "no request was measured")
+        return not_applicable("disaggregated", "no request was measured")
     prompt, count = sum(timeline.prompt_tokens for timeline in timelines), len(timelines)
     blocks = [-(-timeline.prompt_tokens // block_tokens) for timeline in timelines]
     block_bytes = block_tokens * kv_bytes_per_token
@@ -102,22 +81,18 @@ def disaggregated(
         and moved == sorted(number * block_bytes for number in blocks)
         and not faults
     )
-    return _judged("disaggregated", good, evidence)
+    return judged("disaggregated", good, evidence)
 
 
-def not_applicable(check: CheckName, why: str) -> Check:
-    return Check(check, "n/a", why)
-
-
-def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> Check:
+def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> CheckResult:
     """The KV went over the best way that these two devices have, near enough to what a plain copy does there.
 
     `transfers` are (seconds, bytes) of the case's KV reads; the fastest shows what the transport can do here.
     """
     if seen is None:
-        return Check("transport", "n/a", "no KV is handed over" if not transfers else "no plain copy was measured")
+        return not_applicable("transport", "no KV is handed over" if not transfers else "no plain copy was measured")
     if not transfers:
-        return Check("transport", "n/a", "no KV was handed over")
+        return not_applicable("transport", "no KV was handed over")
     seconds, size = min(transfers, key=lambda read: read[0] / read[1])
     best = size / max(seconds, 1e-9)
     allowed = seen.allowed_s(size)
@@ -126,9 +101,9 @@ def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) ->
         f"{best / seen.ceiling:.2%} of a plain copy between the two devices ({seen.ceiling / 1e9:.3g} GB/s)"
     )
     if seen.cure:
-        return Check("transport", "fail", f"{evidence}; {seen.cure}")
+        return judged("transport", False, f"{evidence}; {seen.cure}")
     told = f"; slower than the {allowed * 1e3:.3g} ms that this size may take" if seconds > allowed else ""
-    return _judged("transport", not told, evidence + told)
+    return judged("transport", not told, evidence + told)
 
 
 def cache(
@@ -137,13 +112,13 @@ def cache(
     resets: Mapping[str, bool],
     declared: str,
     expected: int,
-) -> Check:
+) -> CheckResult:
     """Every request met the prefix cache in the declared state: `expected` tokens of its prompt, no more and no less.
 
     `engines` holds each engine's counts over the measured passes, `resets` what emptying each cache answered.
     """
     if not timelines:
-        return Check("cache", "n/a", "no request was measured")
+        return not_applicable("cache", "no request was measured")
     found = [timeline.prefill_cached_tokens for timeline in timelines]
     wrong = [tokens for tokens in found if tokens is not None and tokens != expected]
     counts = ", ".join(f"{name} {c.cache_hits} hits of {c.cache_queries} queried" for name, c in engines.items())
@@ -157,16 +132,16 @@ def cache(
         evidence += f"; {expected * len(found)} hits were due"
     if refused := [name for name, emptied in resets.items() if not emptied]:
         evidence += f"; {', '.join(refused)} could not be emptied (blocks in use)"
-    return _judged("cache", not (wrong or refused or decode or miscounted), evidence)
+    return judged("cache", not (wrong or refused or decode or miscounted), evidence)
 
 
-def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Check:
+def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> CheckResult:
     """The client sent on time and its event loop came round, against the run's own TTFT and token gap.
 
     Where no request has two tokens, that part of TTFT stands for the gap.
     """
     if not timelines:
-        return Check("client", "n/a", "no request was measured")
+        return not_applicable("client", "no request was measured")
     ttft = median(metrics.ttft(timeline) for timeline in timelines)
     gap = median([gap for timeline in timelines for gap in metrics.itl(timeline) if gap > 0] or [SEND_LAG * ttft])
     send, loop, once = max(SEND_LAG * ttft, LOOP_LAG * gap), LOOP_LAG * gap, LOOP_MAX * gap
@@ -176,26 +151,24 @@ def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Ch
     )
     if self_test is not None:
         evidence += f"; against a null engine {_ms(self_test.send_p99)} and {_ms(self_test.loop_p99)}"
-    return _judged("client", lag.send_p99 <= send and lag.loop_p99 <= loop and lag.loop_max <= once, evidence)
+    return judged("client", lag.send_p99 <= send and lag.loop_p99 <= loop and lag.loop_max <= once, evidence)
 
 
-def pressure(engines: Mapping[str, Counters], allowed: bool) -> Check:
+def pressure(engines: Mapping[str, Counters], allowed: bool) -> CheckResult:
     """No request was preempted, unless the case is meant for that: it would have been computed twice."""
     preempted = sum(counters.preemptions for counters in engines.values())
     usage = ", ".join(f"{name} {counters.kv_usage_max:.0%}" for name, counters in engines.items())
     told = " (allowed by workload.allow_preemptions)" if preempted and allowed else ""
-    return _judged("pressure", allowed or not preempted, f"{preempted} preemptions{told}; most KV in use: {usage}")
+    return judged("pressure", allowed or not preempted, f"{preempted} preemptions{told}; most KV in use: {usage}")
 
 
-def parity(timelines: Sequence[Timeline], reference: Reference | EngineFailure | str, exact: bool) -> Check:
+def parity(timelines: Sequence[Timeline], reference: Reference | NoReference, exact: bool) -> CheckResult:
     """Greedy outputs of a sample of requests are the reference's; `reference` may be the reason why there is none."""
-    if isinstance(reference, EngineFailure):
-        return Check("parity", "fail", f"no reference could be made: {reference}")
-    if isinstance(reference, str):
-        return Check("parity", "n/a", reference)
+    if isinstance(reference, NoReference):
+        return CheckResult("parity", reference.status, reference.why)
     compared = [t for t in timelines if t.prompt_sha256 in reference.outputs and t.complete]
     if not compared:
-        return Check("parity", "n/a", "no request of the sample finished")
+        return not_applicable("parity", "no request of the sample finished")
     found = {t.request: first_difference(reference.outputs[t.prompt_sha256], t, exact) for t in compared}
     wrong = {request: difference for request, difference in found.items() if difference and not difference.tie}
     ties = [difference for difference in found.values() if difference and difference.tie]
@@ -205,15 +178,15 @@ def parity(timelines: Sequence[Timeline], reference: Reference | EngineFailure |
         evidence += f", {len(ties)} of them up to a near-tie (at token {positions}; the widest {widest.how})"
     for request, difference in list(wrong.items())[:2]:
         evidence += f"; {request}: {difference.told}"
-    return _judged("parity", not wrong, evidence)
+    return judged("parity", not wrong, evidence)
 
 
-def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> Check:
+def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> CheckResult:
     """The measured window is neither ramp nor drain: every slot had a request in flight."""
     seconds, all_seconds = (sum(repeat.seconds for repeat in some) for some in (steady, whole))
     tokens = sum(repeat.output_tokens for repeat in steady)
     if seconds <= 0 or not tokens:
-        return Check("window", "n/a", "no request was measured")
+        return not_applicable("window", "no request was measured")
     full = sum(_seconds_in_flight(repeat, concurrency) for repeat in steady) / seconds
     rate = tokens / sum(repeat.steady_seconds for repeat in steady)
     counted, all_counted = (sum(map(_tokens_in_window, some)) for some in (steady, whole))
@@ -222,18 +195,18 @@ def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) 
         f"{all_seconds:.2f} s left out as ramp and drain; tokens/s {rate:.4g} by Little's law, counted "
         f"{counted / seconds:.4g} in the windows and {all_counted / all_seconds:.4g} over all"
     )
-    return _judged("window", full >= _FULL_LOAD, evidence)
+    return judged("window", full >= _FULL_LOAD, evidence)
 
 
-def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> Check:
+def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> CheckResult:
     """The parts of TTFT are known: what none of them covers is small at the median."""
     if not timelines:
-        return Check("waterfall", "n/a", "no request was measured")
+        return not_applicable("waterfall", "no request was measured")
     share, bound = median(map(waterfall.unattributed_share, timelines)), UNATTRIBUTED[device]
     evidence = f"{share:.1%} of TTFT unattributed at the median"
     if prompt_tokens < _WATERFALL_FROM:
-        return Check("waterfall", "n/a", f"{evidence}; bound only from {_WATERFALL_FROM} prompt tokens on")
-    return _judged("waterfall", abs(share) <= bound, f"{evidence}, at most {bound:.0%}")
+        return not_applicable("waterfall", f"{evidence}; bound only from {_WATERFALL_FROM} prompt tokens on")
+    return judged("waterfall", abs(share) <= bound, f"{evidence}, at most {bound:.0%}")
 
 
 def _seconds_in_flight(repeat: Repeat, concurrency: int) -> float:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
 
@@ -40,6 +40,14 @@ class Reference:
 
     outputs: Mapping[str, Mapping[str, Any]]
     origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoReference:
+    """Why there is nothing to compare outputs with, and what that makes of the check."""
+
+    status: Literal["fail", "n/a", "not provable"]
+    why: str
 
 
 def inapplicable(settings: Settings) -> str | None:

@@ -44,7 +44,7 @@ CASES = {
     ),
     "unknown check": (
         ["--allow-invalid=parity,transprot"],
-        "--allow-invalid: Input should be 'complete', 'disaggregated', 'transport', *got 'transprot'",
+        "--allow-invalid: unknown check 'transprot'; one of complete, disaggregated, transport, *",
     ),
     "unknown cache state": (
         ["--cache=hot"],

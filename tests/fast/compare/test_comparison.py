@@ -46,7 +46,7 @@ def test_a_failed_check_is_refused_by_name_even_where_it_was_allowed(tmp_path, a
     refused("run r1 is in no comparison: cache, transport failed", load, files)
 
 
-@pytest.mark.parametrize("status", ["pass", "n/a"])
+@pytest.mark.parametrize("status", ["pass", "n/a", "not provable"])
 def test_other_checks_are_no_obstacle(tmp_path, status):
     files = made_runs.run(tmp_path)
     checks = [{"check": "parity", "status": status, "evidence": ""}]
@@ -111,6 +111,25 @@ def test_an_aggregated_and_a_disaggregated_run_may_be_compared(tmp_path):
     assert check_comparable(*made_runs.pair(tmp_path)) == {}
 
 
+def _without_proof(outputs, *run_ids):
+    for run_id in run_ids:
+        checks = [{"check": "cache", "status": "not provable", "evidence": "no counts"}]
+        made_runs.edit(RunFiles(outputs, run_id).summary("e0"), "summary", cases__0__validity=checks)
+    return [load(RunFiles(outputs, run_id)) for run_id in ("r1", "r2")]
+
+
+def test_proofs_that_differ_in_kind_are_refused_unless_allowed(tmp_path):
+    made_runs.pair(tmp_path)
+    one, other = _without_proof(tmp_path, "r2")
+    refused("differ in what matters: not_provable: [] / ['cache']", check_comparable, one, other)
+    assert check_comparable(one, other, ["not_provable"]) == {"not_provable": ([], ["cache"])}
+
+
+def test_runs_that_lack_the_same_proof_are_compared(tmp_path):
+    made_runs.pair(tmp_path)
+    assert check_comparable(*_without_proof(tmp_path, "r1", "r2")) == {}
+
+
 DIFFERENCES = {
     "model.name": {"model.name": "other"},
     "model.revision": {"model.revision": "abc"},
@@ -159,7 +178,7 @@ def test_a_case_that_only_one_run_has_is_refused(tmp_path):
 def test_every_fact_has_been_tried(tmp_path):
     # What engines resolved (engine.…) has tests of its own.
     known = {fact for fact in facts(made_runs.loaded(tmp_path)) if not fact.startswith("engine.")}
-    assert known == {fact for fact in DIFFERENCES if not fact.startswith("engine.")} | {"cases"}
+    assert known == {fact for fact in DIFFERENCES if not fact.startswith("engine.")} | {"cases", "not_provable"}
 
 
 def test_all_differences_are_listed_together(tmp_path):

@@ -1,11 +1,10 @@
 import pytest
 
 from context_research.engines.base import Counters
-from context_research.errors import EngineFailure
 from context_research.measure.checks import judge
-from context_research.measure.checks.judge import Check
 from context_research.measure.checks.kv_transport import Transport
-from context_research.measure.checks.output_parity import Reference
+from context_research.measure.checks.output_parity import NoReference, Reference
+from context_research.measure.checks.registry import CheckResult
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
 from tests.support.timelines import timeline
@@ -252,13 +251,15 @@ def test_parity_tells_of_near_ties():
     assert told.endswith("1 of them up to a near-tie (at token 1; the widest 0.75 nats less likely)")
 
 
-def test_parity_fails_without_the_reference_it_asked_for():
-    check = judge.parity(good(), EngineFailure("it died"), True)
+def test_parity_is_what_its_lack_of_a_reference_makes_of_it():
+    check = judge.parity(good(), NoReference("fail", "no reference could be made: it died"), True)
     assert (check.status, check.evidence) == ("fail", "no reference could be made: it died")
 
 
 def test_parity_says_why_it_does_not_apply():
-    assert judge.parity(good(), "dummy weights", True) == Check("parity", "n/a", "dummy weights")
+    assert judge.parity(good(), NoReference("n/a", "dummy weights"), True) == CheckResult(
+        "parity", "n/a", "dummy weights"
+    )
     assert judge.parity(good(), Reference({}, "X"), True).status == "n/a"
 
 
@@ -310,5 +311,5 @@ def test_nothing_measured_passes_no_check():
 
 def test_a_check_is_plain_data():
     assert disaggregated().as_json().keys() == {"check", "status", "evidence"}
-    assert Check("cache", "fail", "why", allowed=True).as_json()["allowed"] is True
-    assert "allowed" not in Check("cache", "pass", "why", allowed=True).as_json()
+    assert CheckResult("cache", "fail", "why", allowed=True).as_json()["allowed"] is True
+    assert "allowed" not in CheckResult("cache", "pass", "why", allowed=True).as_json()

@@ -154,3 +154,15 @@ def test_a_noise_floor_is_named_in_the_report(tmp_path):
 
 def test_no_metrics_outside_the_family_leave_no_section(tmp_path):
     assert "## Other metrics" not in written(tmp_path)
+
+
+def test_a_comparison_without_proof_says_so_in_its_headline_and_its_report(tmp_path):
+    files = made_runs.A_B(tmp_path)
+    for path in (tmp_path / "runs").glob("*/e0_summary.json"):
+        checks = [{"check": "cache", "status": "not provable", "evidence": "no counts"}]
+        made_runs.edit(path, "summary", cases__0__validity=checks)
+    findings = verdict.judge(of_ab(files))
+    assert report.headline(findings).startswith("NOT PROVABLE (cache): disaggregated against aggregated: ")
+    text = report.write(findings).read_text()
+    assert "> **NOT PROVABLE: cache (no counts).**" in text
+    assert "not provable" in text.partition("## Validity")[2].partition("## Method")[0]

@@ -1,0 +1,80 @@
+"""The checks that every run has, in the order in which they are shown. What each proves: docs/validity.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from context_research.engines.base import Counters, Evidence
+from context_research.measure.checks import judge, output_parity
+from context_research.measure.checks.registry import CaseEvidence, Check, CheckResult
+from context_research.models import capacity
+from context_research.settings.schema import Settings
+
+
+def _of_handoff(why: str) -> Callable[[Settings], str | None]:
+    """A check's `not_due` that is for disaggregated serving alone."""
+    return lambda settings: why if settings.serving.handoff is None else None
+
+
+def _disaggregated(evidence: CaseEvidence) -> CheckResult:
+    return judge.disaggregated(
+        evidence.sent,
+        evidence.counted.get("decode"),
+        evidence.faults,
+        capacity.block_tokens(evidence.settings),
+        evidence.model.kv_bytes_per_token,
+    )
+
+
+def _cache(evidence: CaseEvidence) -> CheckResult:
+    declared = str(evidence.settings.workload.cache)
+    expected = capacity.cached_tokens(evidence.settings, evidence.case.prompt_tokens)
+    return judge.cache(evidence.sent, evidence.counted, evidence.resets, declared, expected)
+
+
+def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:
+    """(seconds, bytes) of each KV read as its request had to wait for it; all of one case have the same size.
+
+    NIXL's own records leave out what a connector does around a transfer; they are used where no others are.
+    """
+    if decode is None:
+        return []
+    sizes = (size for _, size in decode.transfers)
+    return [(end - start, size) for (_, start, end), size in zip(decode.reads, sizes, strict=False)] or decode.transfers
+
+
+BUILT_IN = (
+    Check("complete", lambda e: judge.complete(e.asked, e.timelines, e.dead)),
+    Check(
+        "disaggregated",
+        _disaggregated,
+        frozenset({Evidence.COUNTS, Evidence.TRANSFERS, Evidence.CACHED_TOKENS}),
+        _of_handoff("aggregated: prefill and decode run on one engine"),
+    ),
+    Check(
+        "transport",
+        lambda e: judge.transport(e.transport, _reads(e.counted.get("decode"))),
+        frozenset({Evidence.TRANSFERS, Evidence.LOG}),
+        _of_handoff("no KV is handed over"),
+    ),
+    Check("cache", _cache, frozenset({Evidence.COUNTS, Evidence.CACHED_TOKENS, Evidence.RESETS})),
+    Check("client", lambda e: judge.client(e.measured, e.client_lag, e.self_test), frozenset({Evidence.WALL_TIME})),
+    Check(
+        "pressure",
+        lambda e: judge.pressure(e.counted, e.settings.workload.allow_preemptions),
+        frozenset({Evidence.COUNTS}),
+    ),
+    Check(
+        "parity",
+        lambda e: judge.parity(e.sent, e.reference, output_parity.is_exact(e.model)),
+        frozenset({Evidence.OUTPUTS, Evidence.RESETS}),
+        output_parity.inapplicable,
+    ),
+    Check("window", lambda e: judge.window(e.steady, e.whole, e.case.concurrency)),
+    Check(
+        "waterfall",
+        lambda e: judge.ttft_waterfall(e.measured, e.case.prompt_tokens, e.settings.device),
+        frozenset({Evidence.CLOCK}),
+    ),
+)
+PARITY = next(check for check in BUILT_IN if check.name == "parity")

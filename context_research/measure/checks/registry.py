@@ -1,0 +1,171 @@
+"""The validity checks as data: a check has a name, the evidence it needs, and a judge. `BUILT_IN` are in builtin.py.
+
+A check of your own: make a `Check` and give it to the run (hook `pytest_context_research_checks`). Its outcomes:
+
+- `pass`, `fail`: the evidence was there, and says so.
+- `n/a`: the question does not arise, such as that of a handoff where there is none.
+- `not provable`: it arises, and this engine or backend can't give the evidence. Never counts as a pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from context_research.engines.base import Counters, Evidence
+from context_research.errors import UsageProblem
+from context_research.measure.checks.kv_transport import Transport
+from context_research.measure.checks.output_parity import NoReference, Reference
+from context_research.measure.client_lag import Lag
+from context_research.measure.metrics import Repeat
+from context_research.models.model import Model
+from context_research.request import Timeline
+from context_research.settings.schema import Settings
+from context_research.settings.sources import Resolved
+from context_research.workload.case import Case
+
+Status = Literal["pass", "fail", "n/a", "not provable"]
+STATUSES: tuple[Status, ...] = ("fail", "not provable", "pass", "n/a")
+"""From that which a reader must see first."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check's result. `evidence` is one line with the figures behind it; `allowed`: by --allow-invalid."""
+
+    check: str
+    status: Status
+    evidence: str
+    allowed: bool = False
+
+    def as_json(self) -> dict[str, object]:
+        plain: dict[str, object] = {"check": self.check, "status": self.status, "evidence": self.evidence}
+        return plain | ({"allowed": True} if self.allowed and self.status == "fail" else {})
+
+
+def judged(name: str, good: bool, evidence: str) -> CheckResult:
+    return CheckResult(name, "pass" if good else "fail", evidence)
+
+
+def not_applicable(name: str, why: str) -> CheckResult:
+    return CheckResult(name, "n/a", why)
+
+
+def not_provable(name: str, why: str) -> CheckResult:
+    return CheckResult(name, "not provable", why)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Which evidence a run has. `absent`: kinds that there is nothing of in this backend, with the reason; checks that
+    need one are n/a. `by_engine`: what each engine gives, by its name."""
+
+    by_engine: Mapping[str, frozenset[Evidence]]
+    backend: frozenset[Evidence] = frozenset()
+    absent: Mapping[Evidence, str] = field(default_factory=dict)
+
+    def lacking(self, kind: Evidence) -> list[str]:
+        """Who does not give it: names of engines, or `the backend`; nobody where it is given."""
+        if kind in self.backend:
+            return []
+        if kind in (Evidence.WALL_TIME, Evidence.ENERGY):
+            return ["the backend"]
+        return [f"engine {name!r}" for name, kinds in self.by_engine.items() if kind not in kinds]
+
+    def has(self, kind: Evidence) -> bool:
+        return kind not in self.absent and not self.lacking(kind)
+
+
+@dataclass(frozen=True, slots=True)
+class CaseEvidence:
+    """All that is known of one measured case: what every judge gets.
+
+    `timelines` are all that were sent, the warm-up's too; `steady` hold the requests of the measured windows, `whole`
+    the same passes with ramp and drain. `asked` counts the measured requests. `counted` are the engines' counts by
+    role, from the first measured pass to the last; `faults` what went wrong with transfers, on all engines. `resets`:
+    whether each engine's prefix cache could be emptied, before and afterwards. `dead` names engines.
+    """
+
+    case: Case
+    model: Model
+    given: Given
+    asked: int
+    timelines: Sequence[Timeline]
+    steady: Sequence[Repeat]
+    whole: Sequence[Repeat]
+    counted: Mapping[str, Counters]
+    faults: Mapping[str, int]
+    resets: Mapping[str, bool]
+    dead: Sequence[str]
+    client_lag: Lag
+    self_test: Lag | None
+    transport: Transport | None
+    reference: Reference | NoReference
+
+    @property
+    def settings(self) -> Settings:
+        """Those that hold for this case."""
+        return self.case.settings
+
+    @property
+    def sent(self) -> list[Timeline]:
+        """Every request but the warm-up's."""
+        return [timeline for timeline in self.timelines if timeline.phase != "warmup"]
+
+    @property
+    def measured(self) -> list[Timeline]:
+        return [timeline for repeat in self.steady for timeline in repeat.timelines]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One validity check. `judge` is called where its evidence is there; `not_due` says why it does not arise here."""
+
+    name: str
+    judge: Callable[[CaseEvidence], CheckResult]
+    needs: frozenset[Evidence] = frozenset()
+    not_due: Callable[[Settings], str | None] = lambda _: None
+
+    def ruled_out(self, settings: Settings, given: Given) -> CheckResult | None:
+        """The result where nothing is judged: n/a or not provable, by rule. None where it is judged."""
+        if absent := [given.absent[kind] for kind in Evidence if kind in self.needs and kind in given.absent]:
+            return not_applicable(self.name, absent[0])
+        if why := self.not_due(settings):
+            return not_applicable(self.name, why)
+        return not_provable(self.name, why) if (why := missing(self.needs, given)) else None
+
+
+def missing(needs: Collection[Evidence], given: Given) -> str:
+    """Which of the evidence is not given, and by whom, in one line; empty where all is."""
+    lacking = {kind: who for kind in Evidence if kind in needs and (who := given.lacking(kind))}
+    return "; ".join(f"{kind}: not given by {', '.join(who)}" for kind, who in lacking.items())
+
+
+def judge_all(checks: Iterable[Check], evidence: CaseEvidence) -> list[CheckResult]:
+    """Every check's result, in order."""
+    settings = evidence.settings
+    results = [check.ruled_out(settings, evidence.given) or check.judge(evidence) for check in checks]
+    return [replace(result, allowed=result.check in settings.allow_invalid) for result in results]
+
+
+def extended(checks: Sequence[Check], added: Iterable[Check]) -> tuple[Check, ...]:
+    """`checks`, then those that plugins add. Raises UsageProblem: a name that is taken, or can't be one."""
+    every = list(checks)
+    for check in added:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", check.name):
+            raise UsageProblem(f"check {check.name!r}: a check's name is lower-case letters, digits and '_'")
+        if check.name in {known.name for known in every}:
+            raise UsageProblem(f"check {check.name!r}: there is one of this name already")
+        every.append(check)
+    return tuple(every)
+
+
+def check_allowed(resolved: Resolved, checks: Iterable[Check]) -> None:
+    """Raises UsageProblem where `allow_invalid` names no check."""
+    names = [check.name for check in checks]
+    if unknown := [name for name in resolved.settings.allow_invalid if name not in names]:
+        raise UsageProblem(
+            f"{resolved.where('allow_invalid')}: unknown check {unknown[0]!r}; one of {', '.join(names)}"
+        )

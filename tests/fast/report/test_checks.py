@@ -1,0 +1,51 @@
+"""Validity for readers: what has no proof stands out as a figure does, and is no pass."""
+
+from context_research.report import checks
+from tests.support import made
+
+
+def case(name, **statuses):
+    return made.case(
+        name, validity=[{"check": c, "status": s, "evidence": f"{c} of {name}"} for c, s in statuses.items()]
+    )
+
+
+PROVEN = case("p64-c1", complete="pass", cache="pass")
+UNPROVEN = case("p64-c2", complete="pass", cache="not provable")
+
+
+def test_the_terminal_shows_not_provable_before_a_pass():
+    text = checks.terminal_table([UNPROVEN, PROVEN])
+    (line,) = [line for line in text.splitlines() if line.startswith("cache")]
+    assert "NOT PROVABLE" in line
+    assert "1 of 2 cases; p64-c2: cache of p64-c2" in line
+
+
+def test_a_failure_is_shown_before_what_is_not_provable():
+    text = checks.terminal_table([UNPROVEN, case("p64-c4", cache="fail")])
+    assert "FAIL" in text
+    assert "NOT PROVABLE" not in text
+
+
+def test_the_order_is_that_of_the_records():
+    assert checks.names([case("p1-c1", zeta="pass", alpha="pass"), case("p1-c2", own="pass")]) == [
+        "zeta",
+        "alpha",
+        "own",
+    ]
+
+
+def test_a_run_without_proof_is_warned_of_with_the_reason():
+    assert checks.warning([PROVEN]) == ""
+    assert checks.warning([PROVEN, UNPROVEN]).startswith("> **NOT PROVABLE: cache (cache of p64-c2).**")
+
+
+def test_what_failed_and_what_is_not_provable_are_both_said():
+    text = checks.warning([UNPROVEN, case("p64-c4", complete="fail")])
+    assert "does not count: complete failed" in text
+    assert "NOT PROVABLE: cache" in text
+
+
+def test_a_headline_begins_with_it():
+    assert checks.label([PROVEN]) == ""
+    assert checks.label([PROVEN, UNPROVEN]) == "NOT PROVABLE (cache): "
