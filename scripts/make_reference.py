@@ -109,6 +109,8 @@ def _values(schema: dict[str, object], root: dict[str, object]) -> str:
             return f"list of {_values(items, root)}"
         case {"type": "object", "properties": dict(properties)}:
             return " ".join(f"`{key}:` {_values(value, root)}" for key, value in properties.items())
+        case {"type": "object", "additionalProperties": dict(values)}:
+            return f"mapping to {_values(values, root)}"
         case {"type": str(kind)}:
             bounds = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
             limits = [f"{sign} {schema[name]}" for name, sign in bounds.items() if name in schema]
