@@ -29,6 +29,8 @@ from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
+GROUP = "context-research"
+"""Of pytest's options."""
 MARK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -50,7 +52,7 @@ def session_options() -> str:
     parser = pytest.Parser(_ispytest=True)
     plugin.pytest_addoption(parser)
     settings = {option.flag for option in OPTIONS}
-    given = (option.attrs() | {"flag": option.names()[0]} for option in parser.getgroup("context-research").options)
+    given = (o.attrs() | {"flag": o.names()[0].replace("--cr-", "--")} for o in parser.getgroup(GROUP).options)
     return table(
         ("option", "meaning"),
         ((f"`{o['flag']} {o['metavar']}`", o["help"]) for o in given if o["flag"] not in settings),
