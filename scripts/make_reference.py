@@ -1,13 +1,12 @@
-"""Writes what docs/ says of options, settings, commands, hooks and evidence from the code that defines them.
+"""Writes what docs/ says of options, settings and commands from the tables in the code that define them.
 
-python scripts/make_reference.py            # writes the parts of docs/*.md that are marked as generated
+python scripts/make_reference.py            # writes docs/options.md, settings.md and cli.md, between their marks
 python scripts/make_reference.py --check    # writes nothing; exits with 1 and names the pages that are not current
 """
 
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,15 +21,10 @@ from pydantic_core import PydanticUndefined
 
 from context_research import plugin
 from context_research.cli.main import main as commands
-from context_research.engines.base import Evidence
-from context_research.measure.checks.builtin import BUILT_IN
-from context_research.plugin import hookspecs
 from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
 
 DOCS = Path(__file__).parent.parent / "docs"
-GROUP = "context-research"
-"""Of pytest's options."""
 MARK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -52,7 +46,7 @@ def session_options() -> str:
     parser = pytest.Parser(_ispytest=True)
     plugin.pytest_addoption(parser)
     settings = {option.flag for option in OPTIONS}
-    given = (o.attrs() | {"flag": o.names()[0].replace("--cr-", "--")} for o in parser.getgroup(GROUP).options)
+    given = (option.attrs() | {"flag": option.names()[0]} for option in parser.getgroup("context-research").options)
     return table(
         ("option", "meaning"),
         ((f"`{o['flag']} {o['metavar']}`", o["help"]) for o in given if o["flag"] not in settings),
@@ -147,32 +141,11 @@ def _command(name: str, command: click.Command) -> str:
     return "\n\n".join(parts)
 
 
-def hooks() -> str:
-    """Every hook, with its arguments."""
-    found = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("pytest_context_research_")}
-    return table(
-        ("hook", "is"),
-        (
-            (f"`{name}({', '.join(inspect.signature(hook).parameters)})`", " ".join(cleandoc(hook.__doc__).split()))
-            for name, hook in found.items()
-        ),
-    )
-
-
-def needs() -> str:
-    """Which evidence each check rests on."""
-    kinds = [kind for kind in Evidence if any(kind in check.needs for check in BUILT_IN)]
-    rows = ((f"`{check.name}`", *("×" if kind in check.needs else "" for kind in kinds)) for check in BUILT_IN)
-    return table(("check", *kinds), rows)
-
-
 PARTS: dict[str, Callable[[], str]] = {
     "options": options,
     "session-options": session_options,
     "settings": settings,
     "cli": cli,
-    "hooks": hooks,
-    "needs": needs,
 }
 
 

@@ -1,6 +1,5 @@
 """However a run ends, its record says so, its finished cases are kept, and nothing is left running."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,19 +7,15 @@ import signal
 import psutil
 import pytest
 
-from context_research.records import store
+from tests.support.artifacts import metadata, requests, summary
 from tests.support.processes import ended, wait_for
 from tests.support.suite import ROOT, SMALL
 
 LONG = ("--seed=0", *SMALL, "--concurrency=1,2,3", "--repeats=2", "--requests=3")
 
 
-def read(folder, name="run_metadata"):
-    return store.read(folder / f"{name}.json", {"e0_summary": "summary"}.get(name, name))
-
-
 def finished_cases(suite):
-    return any(read(run, "e0_summary")["cases"] for run in suite.runs if (run / "e0_summary.json").exists())
+    return any(summary(run)["cases"] for run in suite.runs if (run / "e0_summary.json").exists())
 
 
 def engines_of(process):
@@ -28,9 +23,9 @@ def engines_of(process):
 
 
 @pytest.fixture
-def running(suite):
-    """A run in a process of its own, its first case finished and the second, endless but for a signal, under way."""
-    # The last two cases would take minutes.
+def running(suite, monkeypatch):
+    """Runs in processes of their own, their first case finished and the second, endless but for a signal, under way."""
+    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
     hold = suite.path / "benchmarks" / "e0" / "conftest.py"
     hold.write_text(
         "import pytest, time\n"
@@ -38,36 +33,49 @@ def running(suite):
         "def hold(concurrency):\n"
         "    if concurrency > 1: time.sleep(300)\n"
     )
-    process = suite.popen(*LONG)
-    wait_for(lambda: process.poll() is not None or finished_cases(suite), "the first case")
-    assert process.poll() is None
-    yield process
-    process.kill()
-    process.wait()
+    processes = []
+
+    def run(*options):
+        processes.append(process := suite.popen(*LONG, *options))
+        wait_for(lambda: process.poll() is not None or finished_cases(suite), "the first case")
+        assert process.poll() is None
+        return process
+
+    yield run
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def kept(suite, process, status):
+    """What a signal must leave: a record that says so, and the finished case."""
+    recorded, found = metadata(suite.run), summary(suite.run)
+    assert recorded["status"] == found["status"] == status
+    assert recorded["pid"] == process.pid
+    assert [case["status"] for case in found["cases"]] == ["passed"]
+    assert [line["phase"] for line in requests(suite.run)] == ["warmup"] + ["measured"] * 6
+    return (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").exists()
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "code"),
-    [
-        (signal.SIGINT, "interrupted", 2),
-        (signal.SIGTERM, "interrupted", 128 + signal.SIGTERM),
-        (signal.SIGKILL, "running", -signal.SIGKILL),
-    ],
-    ids=["ctrl-c", "sigterm", "sigkill"],
+    ("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 128 + signal.SIGTERM)], ids=["ctrl-c", "sigterm"]
 )
-def test_a_signal_ends_the_engines_and_keeps_the_finished_case(running, suite, number, status, code):
-    engines = engines_of(running)
+def test_a_signal_ends_the_run_in_order_and_keeps_the_finished_case(running, suite, number, code):
+    process = running("--device-profile=cpu-2core", "--prompt-lengths=256")
+    os.kill(process.pid, number)
+    assert process.wait(timeout=60) == code
+    assert kept(suite, process, "interrupted"), "the report too"
+
+
+def test_a_kill_ends_the_engines_and_keeps_the_finished_case(running, suite):
+    """Engines of their own processes, which nobody tells to end."""
+    process = running()
+    engines = engines_of(process)
     assert engines
-    os.kill(running.pid, number)
-    assert running.wait(timeout=60) == code
+    process.kill()
+    assert process.wait(timeout=60) == -signal.SIGKILL
     assert ended(engines)
-    recorded, summary = read(suite.run), read(suite.run, "e0_summary")
-    assert recorded["status"] == summary["status"] == status
-    assert recorded["pid"] == running.pid
-    assert [case["name"] for case in summary["cases"]] == ["p64-c1"]
-    lines = map(json.loads, (suite.run / "requests.jsonl").read_text().splitlines())
-    assert [line["phase"] for line in lines] == ["warmup"] + ["measured"] * 6
-    assert (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").exists() == (number != signal.SIGKILL)
+    assert not kept(suite, process, "running")
 
 
 def test_an_engine_that_dies_fails_its_case_by_name_and_the_next_case_runs(suite):
@@ -101,8 +109,8 @@ def kill(serving, concurrency):
         ]
     )
     assert "Traceback" not in result.stdout.str()
-    cases = {case["name"]: case for case in read(suite.run, "e0_summary")["cases"]}
-    assert read(suite.run)["status"] == "invalid"
+    cases = {case["name"]: case for case in summary(suite.run)["cases"]}
+    assert metadata(suite.run)["status"] == "invalid"
     assert [cases[f"p64-c{n}"]["status"] for n in (1, 2, 3)] == ["invalid", "invalid", "passed"]
     assert "decode engine 'decode' died" in cases["p64-c1"]["failure"]
     assert cases["p64-c3"]["requests"] == {"asked": 40, "finished": 40, "around": 10}
@@ -121,10 +129,10 @@ def test_an_engine_that_cannot_start_is_quoted_and_ends_the_run(suite):
     result.stdout.fnmatch_lines([line])
     assert "Traceback" not in result.stdout.str()
     assert result.ret != 0
-    recorded = read(suite.run)
+    recorded = metadata(suite.run)
     assert recorded["status"] == "error"
     assert recorded["reason"].startswith("vLLM engine 'aggregated' could not start: ")
-    assert read(suite.run, "e0_summary")["cases"] == []
+    assert summary(suite.run)["cases"] == []
 
 
 def test_an_unknown_engine_argument_is_named_with_the_nearest(suite):
@@ -147,18 +155,18 @@ def test_a_failing_test_fails_the_run_and_keeps_its_figures(suite, aggregated):
     test = suite.path / "benchmarks" / "e0" / "test_e0.py"
     test.write_text(test.read_text() + "    assert concurrency == 1, 'only one'\n")
     suite.inside("--seed=0", *SMALL, lend=[aggregated]).assert_outcomes(passed=1, failed=1)
-    summary = read(suite.run, "e0_summary")
-    assert summary["status"] == "failed"
-    assert [case["status"] for case in summary["cases"]] == ["passed", "failed"]
-    assert "only one" in summary["cases"][1]["failure"]
-    assert summary["cases"][1]["metrics"]["ttft"]["count"] == 2
+    found = summary(suite.run)
+    assert found["status"] == "failed"
+    assert [case["status"] for case in found["cases"]] == ["passed", "failed"]
+    assert "only one" in found["cases"][1]["failure"]
+    assert found["cases"][1]["metrics"]["ttft"]["count"] == 2
 
 
 def test_stopping_at_the_first_failure_leaves_an_honest_record(suite, aggregated):
     test = suite.path / "benchmarks" / "e0" / "test_e0.py"
     test.write_text(test.read_text() + "    assert False\n")
     suite.inside("--seed=0", "-x", *SMALL, lend=[aggregated]).assert_outcomes(failed=1)
-    recorded = read(suite.run)
+    recorded = metadata(suite.run)
     assert (recorded["status"], recorded["planned"], list(recorded["cases"])) == ("failed", 2, ["p64-c1"])
 
 
@@ -168,10 +176,10 @@ def test_an_internal_error_is_an_error(suite, aggregated):
             raise RuntimeError("a plugin broke")
 
     suite.inside("--seed=0", *SMALL, lend=[aggregated], plugins=[Broken()])
-    recorded = read(suite.run)
+    recorded = metadata(suite.run)
     assert recorded["status"] == "error"
     assert "a plugin broke" in recorded["reason"]
-    assert len(read(suite.run, "e0_summary")["cases"]) == 1
+    assert len(summary(suite.run)["cases"]) == 1
 
 
 def test_a_run_planned_by_init_run_is_adopted(suite, aggregated):
@@ -182,9 +190,9 @@ def test_a_run_planned_by_init_run_is_adopted(suite, aggregated):
     config = str(ROOT / "configs" / "experiments" / "e0_smoke.yaml")
     made = CliRunner().invoke(main, ["init-run", "--config-path", config, "--model-name", "tiny-qwen3"])
     run_id = made.output.strip()
-    assert read(suite.run)["status"] == "incomplete"
+    assert metadata(suite.run)["status"] == "incomplete"
     other = suite.inside("--seed=0", f"--run-id={run_id}", "--serving=disaggregated", *SMALL)
     other.stderr.fnmatch_lines(["ERROR: run * was planned with serving mode aggregated, not disaggregated"])
     suite.inside("--seed=0", f"--run-id={run_id}", *SMALL, lend=[aggregated]).assert_outcomes(passed=2)
     assert suite.run.name == run_id
-    assert read(suite.run)["status"] == "completed"
+    assert metadata(suite.run)["status"] == "completed"

@@ -74,9 +74,13 @@ def kill(engine):
         os.kill(process.pid, signal.SIGKILL)
 
 
+CLEAN_RUNS = int(os.environ.get("CLEAN_RUNS", "3"))
+"""Of either mode; before a release 10 (tests/README.md)."""
+
+
 @pytest.mark.parametrize("serving", ["disaggregated", "aggregated"])
-@pytest.mark.parametrize("seed", range(10))
-def test_ten_clean_runs_pass(request, judge, serving, seed):
+@pytest.mark.parametrize("seed", range(CLEAN_RUNS))
+def test_clean_runs_pass(request, judge, serving, seed):
     assert failed_twice(judge, request.getfixturevalue(serving), small(serving, seed=seed)) == {}
 
 

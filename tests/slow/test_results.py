@@ -2,18 +2,19 @@
 
 import json
 import re
-import subprocess
-import sys
 import tarfile
 from itertools import permutations
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 
-from context_research.cli import main as cli
+from context_research.compare.ab import sessions
 from context_research.engines.base import MOST_ALTERNATIVES
 from context_research.measure.checks import output_parity
+from context_research.records import store
+from context_research.records.files import AbFiles
+from tests.support import commands
+from tests.support.studies import study
 from tests.support.suite import ROOT
 
 TWO_GPUS = ("h200-2x-e0/chunk-4096", "h200-2x-e0/chunk-2048")
@@ -78,18 +79,22 @@ def kept(request, tmp_path_factory):
 
 
 def test_the_verdict_comes_out_again_of_six_pairs(kept):
-    told = CliRunner().invoke(cli.main, ["verdict", kept.ab_id, "--outputs", str(kept.outputs)])
-    assert told.exit_code == 0, told.output
-    again = json.loads((kept.outputs / "ab" / kept.ab_id / "verdict.json").read_text())
-    assert again == kept.read("verdict.json")
+    again = sessions.judge(AbFiles(kept.outputs, kept.ab_id)).as_json()
+    assert json.loads(json.dumps(again)) == kept.read("verdict.json")
     assert len(again["baseline"]["runs"]) == len(again["candidate"]["runs"]) == 6
 
 
+@pytest.mark.parametrize("kept", TWO_GPUS[1:], indirect=True)
+def test_the_command_writes_the_verdict_that_is_kept(kept):
+    told = commands.run("verdict", kept.ab_id, "--outputs", kept.outputs)
+    assert told.exit_code == 0, told.output
+    assert store.read(AbFiles(kept.outputs, kept.ab_id).verdict, "verdict") == kept.read("verdict.json")
+
+
 def test_the_handoff_s_share_comes_out_again(kept):
-    made = kept.outputs / "share.json"
-    command = [sys.executable, "benchmarks/studies/handoff/share.py", str(kept.outputs), f"--json={made}"]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    assert json.loads(made.read_text()) == kept.read("handoff-share.json")
+    share = study("handoff/share")
+    found = [each.as_json() for each in share.shares(share.summaries([kept.outputs]))]
+    assert json.loads(json.dumps(found)) == kept.read("handoff-share.json")
 
 
 @pytest.mark.parametrize(("name", "bar"), HANDOFF_BARS.items())

@@ -1,6 +1,9 @@
-"""Figures are files without content in the tests: drawing takes seconds. Tests of the drawing use `drawn`."""
+"""Figures are files without content in the tests: drawing takes seconds. Tests of the drawing use `drawn`.
 
-from contextlib import contextmanager
+Also a plugin, for sessions in other processes.
+"""
+
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,19 +12,22 @@ from matplotlib.figure import Figure
 _DRAW = Figure.savefig
 
 
-def _leave_blank(_, path, **__):
-    Path(path).touch()
+def pytest_configure(config):
+    with ExitStack() as stack:
+        stack.enter_context(blank())
+        config.add_cleanup(stack.pop_all().close)
 
 
-@contextmanager
 def blank():
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Figure, "savefig", _leave_blank)
-        yield
+    return _saved(lambda _, path, **__: Path(path).touch())
+
+
+def drawn():
+    return _saved(_DRAW)
 
 
 @contextmanager
-def drawn():
+def _saved(how):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Figure, "savefig", _DRAW)
+        patched.setattr(Figure, "savefig", how)
         yield

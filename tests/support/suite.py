@@ -16,6 +16,7 @@ SMALL = (
     "--warmup-requests=1",
 )
 """E0 cut down to two cases of a second each."""
+OUTSIDE = ("-p", "tests.support.figures")
 
 
 class Suite:
@@ -31,11 +32,11 @@ class Suite:
         return self._pytester.runpytest_inprocess("benchmarks/e0", *options, plugins=[Lend(*lend), *plugins])
 
     def outside(self, *options, timeout=120):
-        return self._pytester.runpytest_subprocess("benchmarks/e0", *options, timeout=timeout)
+        return self._pytester.runpytest_subprocess("benchmarks/e0", *OUTSIDE, *options, timeout=timeout)
 
     def popen(self, *options):
         """E0 in a process of its own, started and left running."""
-        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *options])
+        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *OUTSIDE, *options])
 
     @property
     def runs(self):

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from tests.support.artifacts import metadata, requests, rows_saved
 from tests.support.suite import SMALL
 
 
 def saved(suite):
-    return sorted(path.name for path in (suite.path / ".benchmarks").glob("*/*.json"))
+    return [path.name for path in rows_saved(suite.path)]
 
 
 @pytest.fixture
@@ -40,8 +41,7 @@ def test_json_holds_every_sample_and_saves_nothing_else(run, suite):
 
 def test_disable_runs_each_case_once_and_keeps_no_rows(run, suite):
     run("--benchmark-disable", "--repeats=3").assert_outcomes(passed=2)
-    lines = (suite.run / "requests.jsonl").read_text().splitlines()
-    assert {json.loads(line)["repeat"] for line in lines} == {-1, 0}
+    assert {line["repeat"] for line in requests(suite.run)} == {-1, 0}
     assert saved(suite) == []
 
 
@@ -65,7 +65,7 @@ def test_compare_shows_the_earlier_run_beside_this_one(run):
 def test_compare_fail_ends_with_an_error_on_a_regression(run, suite):
     """Against a saved run made faster by hand: a regression that is one on any machine."""
     run()
-    path = next((suite.path / ".benchmarks").glob("*/*.json"))
+    (path,) = rows_saved(suite.path)
     saved_run = json.loads(path.read_text())
     for row in saved_run["benchmarks"]:
         row["stats"]["mean"] /= 100
@@ -73,5 +73,4 @@ def test_compare_fail_ends_with_an_error_on_a_regression(run, suite):
     result = run("--benchmark-compare", "--benchmark-compare-fail=mean:50%")
     assert result.ret != 0
     assert "Performance has regressed" in result.stdout.str() + result.stderr.str()
-    recorded = json.loads((suite.runs[-1] / "run_metadata.json").read_text())
-    assert recorded["status"] == "completed", "the run is whole, whatever it is compared with"
+    assert metadata(suite.runs[-1])["status"] == "completed", "the run is whole, whatever it is compared with"

@@ -1,34 +1,48 @@
-"""A whole run on lent engines: artifacts, rows, report, comparison."""
+"""Whole runs on lent engines: artifacts, rows, report, comparison."""
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from context_research.records import store
+from tests.support import figures
+from tests.support.artifacts import metadata, requests, rows_saved, sent, summary
 from tests.support.suite import SMALL
 
-
-def summary(folder):
-    return store.read(folder / "e0_summary.json", "summary")
+TOKEN = "hf_sesame_open"
 
 
-def metadata(folder):
-    return store.read(folder / "run_metadata.json", "run_metadata")
+@pytest.fixture(scope="module")
+def kept():
+    """What the sessions of `both` left; empty until a test needs them."""
+    return SimpleNamespace(runs=[], results=[], path=None)
 
 
 @pytest.fixture
-def both(suite, aggregated, disaggregated):
-    """E0 run in both modes with one seed; the folders of the two runs."""
-    suite.inside("--seed=0", *SMALL, lend=[aggregated]).assert_outcomes(passed=2)
-    suite.inside("--seed=0", "--serving=disaggregated", *SMALL, lend=[disaggregated]).assert_outcomes(passed=2)
-    return suite.runs
+def both(kept, suite, aggregated, disaggregated, monkeypatch):
+    """E0 run in both modes with one seed, once for this file: `results`, and the folders of the `runs`. Only read them.
+
+    These two are whole from end to end: their figures are drawn.
+    """
+    if not kept.runs:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("HF_HOME", "/somewhere/cache")
+        monkeypatch.setenv("LIGHTNING_RUN_URL", "https://lightning.example/run/7")
+        for mode, lent in (("aggregated", aggregated), ("disaggregated", disaggregated)):
+            with figures.drawn():
+                options = ("--seed=0", f"--serving={mode}", *SMALL, "-k", f"not {TOKEN}")
+                kept.results.append(suite.inside(*options, lend=[lent]))
+            kept.results[-1].assert_outcomes(passed=2)
+        kept.runs, kept.path = suite.runs, suite.path
+    return kept
 
 
-def test_artifacts_hold_what_ran_on_what(both, suite):
-    for folder, mode in zip(both, ("aggregated", "disaggregated"), strict=True):
+def test_artifacts_hold_what_ran_on_what(both):
+    for folder, mode in zip(both.runs, ("aggregated", "disaggregated"), strict=True):
         recorded = metadata(folder)
         assert recorded["status"] == summary(folder)["status"] == "completed"
         assert (recorded["backend"], recorded["device"], recorded["seed"]) == ("vllm", "cpu", 0)
@@ -41,7 +55,7 @@ def test_artifacts_hold_what_ran_on_what(both, suite):
 
 
 def test_the_summary_proves_the_handoff(both):
-    whole, split = (summary(folder)["cases"] for folder in both)
+    whole, split = (summary(folder)["cases"] for folder in both.runs)
     for case in split:
         around = {1: 0, 2: 3}[case["params"]["concurrency"]]
         assert case["requests"] == {"asked": 2, "finished": 2, "around": around}
@@ -66,39 +80,39 @@ def test_the_summary_proves_the_handoff(both):
 
 
 def test_requests_are_the_same_bytes_in_both_modes_and_generate_the_same(both):
-    told = []
-    for folder in both:
-        lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
+    for folder in both.runs:
+        lines = requests(folder)
         assert [line["phase"] for line in lines].count("measured") == 4
         assert all(sum(line["waterfall"].values()) == pytest.approx(_ttft(line), abs=1e-6) for line in lines)
-        told.append({line["request"]: (line["prompt_sha256"], line["token_ids"]) for line in lines})
-    assert told[0] == told[1]
+    whole, split = map(sent, both.runs)
+    assert whole == split
 
 
 def _ttft(line):
     return line["token_times"][0] - line["scheduled"]
 
 
-def test_one_modes_parity_reference_serves_the_other(both, suite):
-    told = [check for case in summary(both[1])["cases"] for check in case["validity"] if check["check"] == "parity"]
-    assert all(f"the aggregated engine alone, in run {both[0].name}" in check["evidence"] for check in told)
-    assert len(list((suite.path / "outputs" / "references").glob("*.json"))) == 2
+def test_one_modes_parity_reference_serves_the_other(both):
+    whole, split = both.runs
+    told = [check for case in summary(split)["cases"] for check in case["validity"] if check["check"] == "parity"]
+    assert all(f"the aggregated engine alone, in run {whole.name}" in check["evidence"] for check in told)
+    assert len(list((both.path / "outputs" / "references").glob("*.json"))) == 2
 
 
 def test_a_corrupt_parity_reference_ends_the_run_by_name(both, suite, aggregated):
-    for path in (suite.path / "outputs" / "references").glob("*.json"):
+    references = suite.path / "outputs" / "references"
+    shutil.copytree(both.path / "outputs" / "references", references, dirs_exist_ok=True)
+    for path in references.glob("*.json"):
         path.write_text("{")
     result = suite.inside("--seed=0", *SMALL, lend=[aggregated])
     result.stdout.fnmatch_lines(["*references/*.json: corrupt*delete this parity reference*"])
     assert metadata(suite.runs[-1])["status"] == "error"
 
 
-def test_the_checks_are_shown_at_the_end(suite, aggregated):
-    result = suite.inside("--seed=0", *SMALL, lend=[aggregated])
-    result.stdout.fnmatch_lines(
-        ["complete *pass *2 of 2 cases; p64-c2: 2 of 2 requests finished with the asked tokens"]
-    )
-    result.stdout.fnmatch_lines(["transport *n/a *no KV is handed over"])
+def test_the_checks_are_shown_at_the_end(both):
+    shown = both.results[0].stdout
+    shown.fnmatch_lines(["complete *pass *2 of 2 cases; p64-c2: 2 of 2 requests finished with the asked tokens"])
+    shown.fnmatch_lines(["transport *n/a *no KV is handed over"])
 
 
 def test_a_failed_check_makes_the_run_invalid_and_keeps_its_rows_out(suite, aggregated, monkeypatch):
@@ -138,10 +152,10 @@ def test_requests_meet_the_cache_in_the_declared_state(suite, aggregated, disagg
             assert f"{cached} prompt tokens a request from the cache" in check["evidence"]
 
 
-def test_runs_are_saved_unasked_and_compare_side_by_side(both, suite):
-    names = sorted(path.name for path in (suite.path / ".benchmarks").glob("*/*.json"))
-    assert names == ["0001_agg.json", "0002_disagg.json"]
-    saved = json.loads(next((suite.path / ".benchmarks").glob("*/0002_disagg.json")).read_text())
+def test_runs_are_saved_unasked_and_compare_side_by_side(both):
+    paths = rows_saved(both.path)
+    assert [path.name for path in paths] == ["0001_agg.json", "0002_disagg.json"]
+    saved = json.loads(paths[1].read_text())
     assert saved["machine_info"]["vllm"]
     assert saved["machine_info"]["model"].startswith("tiny-qwen3 seeded:")
     work = f"[vllm cpu, {saved['machine_info']['model']} float32, 4 out]"
@@ -149,8 +163,8 @@ def test_runs_are_saved_unasked_and_compare_side_by_side(both, suite):
     assert len(rows[f"benchmarks/e0/test_e0.py::test_e0[p64-c1]::ttft {work}"]["stats"]["data"]) == 2
     compared = subprocess.run(
         ["pytest-benchmark", "compare", "0001", "0002", "--between=median"],
-        cwd=suite.path,
-        env={"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "PYTHONPATH": str(suite.path)},
+        cwd=both.path,
+        env={"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "PYTHONPATH": str(both.path)},
         capture_output=True,
         text=True,
         check=True,
@@ -161,16 +175,19 @@ def test_runs_are_saved_unasked_and_compare_side_by_side(both, suite):
     assert "disagg" in compared
 
 
-def test_the_report_shows_every_case_and_every_figure_of_it(both, suite):
-    text = (suite.path / "outputs" / "reports" / f"{both[1].name}.md").read_text()
+def test_the_report_shows_every_case_and_every_figure_of_it(both):
+    reports = both.path / "outputs" / "reports"
+    text = (reports / f"{both.runs[1].name}.md").read_text()
     assert text.startswith("# e0: disaggregated, tiny-qwen3, on ")
     for expected in ("p64-c1", "p64-c2", "### ttft (ms)", "### handoff (ms)", "## Validity", "NixlConnector", "seeded"):
         assert expected in text
+    drawn = re.findall(r"\]\(([^)]+\.(?:png|svg))\)", text)
+    assert len(drawn) == 2 * len({name.partition(".")[0] for name in drawn}) >= 6
+    assert all((reports / name).stat().st_size > 1000 for name in drawn)
 
 
-def test_the_terminal_names_the_run_and_the_report(suite, aggregated):
-    result = suite.inside("--seed=0", *SMALL, lend=[aggregated])
-    result.stdout.fnmatch_lines(
+def test_the_terminal_names_the_run_and_the_report(both):
+    both.results[0].stdout.fnmatch_lines(
         [
             "context-research: e0, aggregated, backend vllm, device cpu, seed 0, model tiny-qwen3 (seeded weights)",
             "*settings: e0_smoke.yaml, as the device is cpu*",
@@ -180,36 +197,33 @@ def test_the_terminal_names_the_run_and_the_report(suite, aggregated):
     )
 
 
-def test_one_seed_sends_one_set_of_bytes_and_another_seed_another(suite, aggregated):
-    told = []
-    for options in (["--seed=0"], ["--seed=0", "-k", "c2"], ["--seed=1", "-k", "c2"]):
-        suite.inside(*options, *SMALL, lend=[aggregated])
-        lines = (suite.runs[-1] / "requests.jsonl").read_text().splitlines()
-        told.append({json.loads(line)["prompt_sha256"] for line in lines})
-    assert told[1] < told[0]
-    assert not told[2] & told[0]
-
-
-def test_no_token_is_ever_written(suite, aggregated, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_sesame_open")
-    suite.inside("--seed=0", "--run-id=hf_sesame_open-run", *SMALL, lend=[aggregated]).assert_outcomes(passed=2)
-    written = [path for path in (suite.path / "outputs").rglob("*") if path.is_file()]
+def test_no_token_is_ever_written(both):
+    """It is in the environment, and on the command line."""
+    written = [path for path in (both.path / "outputs").rglob("*") if path.is_file()]
     assert written
-    assert not [path for path in written if b"hf_sesame_open" in path.read_bytes()]
+    assert not [path for path in written if TOKEN.encode() in path.read_bytes()]
 
 
-def test_manifest_holds_cache_and_lightning_variables(suite, aggregated, monkeypatch):
-    monkeypatch.setenv("HF_HOME", "/somewhere/cache")
-    monkeypatch.setenv("LIGHTNING_RUN_URL", "https://lightning.example/run/7")
-    suite.inside("--seed=0", *SMALL, lend=[aggregated])
-    manifest = metadata(suite.run)["environment_manifest"]
-    assert manifest["hf_home"] == "/somewhere/cache"
-    assert manifest["lightning_env"]["LIGHTNING_RUN_URL"] == "https://lightning.example/run/7"
-    assert manifest["lightning_env"]["LIGHTNING_STUDIO_URL"] is None
+def test_manifest_holds_cache_and_lightning_variables(both):
+    for folder in both.runs:
+        manifest = metadata(folder)["environment_manifest"]
+        assert manifest["hf_home"] == "/somewhere/cache"
+        assert manifest["lightning_env"]["LIGHTNING_RUN_URL"] == "https://lightning.example/run/7"
+        assert manifest["lightning_env"]["LIGHTNING_STUDIO_URL"] is None
+
+
+def test_one_seed_sends_one_set_of_bytes_and_another_seed_another(both, suite, aggregated):
+    folders = [both.runs[0]]
+    for options in (["--seed=0", "-k", "c2"], ["--seed=1", "-k", "c2"]):
+        suite.inside(*options, *SMALL, lend=[aggregated])
+        folders.append(suite.runs[-1])
+    whole, part, other = ({line["prompt_sha256"] for line in requests(folder)} for folder in folders)
+    assert part < whole
+    assert not other & whole
 
 
 def test_progress_is_shown_and_vllm_is_not(suite, aggregated, monkeypatch):
     monkeypatch.setattr("context_research.plugin.progress.PLAIN_EVERY_S", 0.0)
-    shown = suite.inside("--seed=0", *SMALL, "--output-tokens=200", lend=[aggregated]).stdout.str()
+    shown = suite.inside("--seed=0", *SMALL, "--output-tokens=100", "-k", "c1", lend=[aggregated]).stdout.str()
     assert re.search(r"p64-c1: \d/3 requests, \d+ tokens/s, \d+ s", shown)
     assert "INFO" not in shown

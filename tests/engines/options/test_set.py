@@ -1,27 +1,21 @@
 """--set KEY=VALUE: any setting by its name in the YAML files."""
 
-import json
-
 import pytest
 
+from tests.support.artifacts import metadata, requests
 from tests.support.suite import SMALL
 
 
 def tokens(suite):
-    lines = (suite.runs[-1] / "requests.jsonl").read_text().splitlines()
-    return {len(json.loads(line)["token_times"]) for line in lines}
-
-
-def recorded(suite):
-    return json.loads((suite.runs[-1] / "run_metadata.json").read_text())
+    return {len(line["token_times"]) for line in requests(suite.run)}
 
 
 def test_a_value_is_used_and_recorded_with_its_source(suite, aggregated):
     options = [option for option in SMALL if not option.startswith("--output-tokens")]
     suite.inside("--seed=0", *options, "--set=workload.output_tokens=3", lend=[aggregated]).assert_outcomes(passed=2)
     assert tokens(suite) == {3}
-    assert recorded(suite)["settings"]["workload"]["output_tokens"] == 3
-    assert recorded(suite)["settings_sources"]["workload.output_tokens"] == "command line"
+    assert metadata(suite.run)["settings"]["workload"]["output_tokens"] == 3
+    assert metadata(suite.run)["settings_sources"]["workload.output_tokens"] == "command line"
 
 
 def test_it_wins_over_the_flag_and_the_last_over_those_before(suite, aggregated):
@@ -33,8 +27,8 @@ def test_it_wins_over_the_flag_and_the_last_over_those_before(suite, aggregated)
 def test_a_setting_without_a_flag_of_its_own_can_be_given(suite, aggregated):
     given = ("--set=slo.ttft=1.5", "--set=engine.args={seed: 7}")
     suite.inside("--seed=0", *SMALL, *given, lend=[aggregated]).assert_outcomes(passed=2)
-    assert recorded(suite)["settings"]["slo"]["ttft"] == 1.5
-    assert recorded(suite)["settings"]["engine"]["args"] == {"seed": 7}
+    assert metadata(suite.run)["settings"]["slo"]["ttft"] == 1.5
+    assert metadata(suite.run)["settings"]["engine"]["args"] == {"seed": 7}
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,11 @@ import shutil
 import pytest
 
 from context_research.records.store import SCHEMA_VERSION
+from tests.support.artifacts import metadata
 from tests.support.suite import SMALL
 
 FEW = ("--seed=0", *SMALL, "--concurrency=1", "--requests=8", "--repeats=2")
 ENOUGH = (*FEW, "--repeats=6")
-
-
-def recorded(folder):
-    return json.loads((folder / "run_metadata.json").read_text())
 
 
 def faster(folder, factor=3.0):
@@ -31,17 +28,32 @@ def run(suite, aggregated):
     return lambda *options: suite.inside(*options, lend=[aggregated])
 
 
-def test_fewer_than_six_repeats_decide_nothing(run, suite):
-    assert run(*FEW).ret == 0
-    faster(suite.run)
-    result = run(*FEW, f"--verdict-against={suite.run.name}")
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """Where the folder of the run `mine` is kept, once there is one."""
+    return tmp_path_factory.mktemp("earlier") / "mine"
+
+
+@pytest.fixture
+def earlier(kept, run, suite):
+    """The folder of a finished run, `mine`, with these options: FEW."""
+    if not kept.is_dir():
+        assert run(*FEW, "--run-id=mine").ret == 0
+        shutil.copytree(suite.run, kept)
+        return suite.run
+    return shutil.copytree(kept, suite.path / "outputs" / "runs" / "mine")
+
+
+def test_fewer_than_six_repeats_decide_nothing(run, suite, earlier):
+    faster(earlier)
+    result = run(*FEW, "--verdict-against=mine")
     assert result.ret == 0
     result.stdout.fnmatch_lines([
-        f"*context-research: verdict against {suite.runs[0].name}*",
+        "*context-research: verdict against mine*",
         "ttft p50*p64-c1*undecided*2 pairs: fewer than 6*",
         "*ttft p50: undecided in 1 of 1 case. tpot p50: undecided in 1 of 1 case.*",
     ])  # fmt: skip
-    assert recorded(suite.runs[-1])["exit_status"] == 0
+    assert metadata(suite.runs[-1])["exit_status"] == 0
 
 
 def test_a_run_that_is_worse_fails_and_one_after_it_is_held_against_the_last(run, suite):
@@ -51,7 +63,7 @@ def test_a_run_that_is_worse_fails_and_one_after_it_is_held_against_the_last(run
     assert worse.ret == pytest.ExitCode.TESTS_FAILED
     worse.stdout.fnmatch_lines(["ttft p50*p64-c1*worse*", "tpot p50*p64-c1*worse*"])
     worse.assert_outcomes(passed=1)
-    second = recorded(suite.runs[-1])
+    second = metadata(suite.runs[-1])
     assert (second["status"], second["exit_status"]) == ("completed", 1)
     # `latest` is the run before, not the first one, and never the run itself.
     third = run(*ENOUGH, "--verdict-against=latest", "--start-noise=50%")
@@ -59,27 +71,24 @@ def test_a_run_that_is_worse_fails_and_one_after_it_is_held_against_the_last(run
     assert third.ret == 0
 
 
-def test_a_folder_names_an_earlier_run(run, suite, tmp_path):
-    assert run(*FEW).ret == 0
-    result = run(*FEW, f"--verdict-against={suite.run}", "--outputs=elsewhere")
+def test_a_folder_names_an_earlier_run(run, earlier):
+    result = run(*FEW, f"--verdict-against={earlier}", "--outputs=elsewhere")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*ttft p50: undecided in 1 of 1 case.*"])
 
 
-def test_a_run_that_cannot_be_compared_is_no_pass(run, suite):
-    assert run(*FEW).ret == 0
+def test_a_run_that_cannot_be_compared_is_no_pass(run, suite, earlier):
     result = run(*FEW, "--output-tokens=3", "--verdict-against=latest")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: *and this run differ in what matters: workload.output_tokens: 4 / 3"])
     assert len(suite.runs) == 1, "refused before anything started"
 
 
-def test_a_run_whose_repeats_were_disabled_is_told_in_one_line(run, suite):
-    assert run(*FEW).ret == 0
+def test_a_run_whose_repeats_were_disabled_is_told_in_one_line(run, suite, earlier):
     result = run(*FEW, "--benchmark-disable", "--verdict-against=latest")
     assert "Traceback" not in result.stdout.str() + result.stderr.str()
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
-    assert recorded(suite.runs[-1])["status"] == "completed"
+    assert metadata(suite.runs[-1])["status"] == "completed"
 
 
 def test_with_xdist_the_controller_judges(suite, run):
@@ -89,29 +98,23 @@ def test_with_xdist_the_controller_judges(suite, run):
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
 
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory):
-    """Where a finished run's folder is kept for the tests of names."""
-    return tmp_path_factory.mktemp("earlier")
+def _schema(found):
+    found["schema_version"] = SCHEMA_VERSION + 1
 
 
-def _schema(metadata):
-    metadata["schema_version"] = SCHEMA_VERSION + 1
+def _failed(found):
+    found["status"] = "failed"
 
 
-def _failed(metadata):
-    metadata["status"] = "failed"
+def _seed(found):
+    found["seed"] = 1
 
 
-def _seed(metadata):
-    metadata["seed"] = 1
+def _simulated(found):
+    found["backend"] = "simulated"
 
 
-def _simulated(metadata):
-    metadata["backend"] = "simulated"
-
-
-def _fine(metadata): ...
+def _fine(found): ...
 
 
 @pytest.mark.parametrize(
@@ -126,16 +129,10 @@ def _fine(metadata): ...
     ],
     ids=["unknown", "failed", "none completed", "from the future", "another seed", "simulated"],
 )
-def test_a_bad_name_is_refused_before_any_engine_starts(run, suite, earlier, change, name, line):
-    if not (earlier / "mine").is_dir():
-        assert run(*FEW, "--run-id=mine").ret == 0
-        shutil.copytree(suite.run, earlier / "mine")
-    runs = suite.path / "outputs" / "runs"
-    shutil.rmtree(runs, ignore_errors=True)
-    shutil.copytree(earlier / "mine", runs / "mine")
-    metadata = recorded(runs / "mine")
-    change(metadata)
-    (runs / "mine" / "run_metadata.json").write_text(json.dumps(metadata))
+def test_a_bad_name_is_refused_before_any_engine_starts(suite, earlier, change, name, line):
+    found = metadata(earlier)
+    change(found)
+    (earlier / "run_metadata.json").write_text(json.dumps(found))
     result = suite.inside(*FEW, f"--verdict-against={name}")
     result.stderr.fnmatch_lines([f"ERROR: {line}"])
     assert result.ret == pytest.ExitCode.USAGE_ERROR

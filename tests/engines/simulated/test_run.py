@@ -5,7 +5,7 @@ import json
 import pytest
 
 from context_research.cli.main import main as cli
-from context_research.records import store
+from tests.support.artifacts import metadata, rows_saved, summary
 from tests.support.machine import profile
 from tests.support.suite import SMALL
 
@@ -13,17 +13,12 @@ pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("vllm_imported")]
 CPU = ("--seed=0", "--device-profile=cpu-2core", "--prompt-lengths=256", *SMALL[1:])
 
 
-def read(folder):
-    return store.read(folder / "run_metadata.json", "run_metadata"), store.read(folder / "e0_summary.json", "summary")
-
-
 @pytest.fixture
 def run(suite):
     """Runs E0 with options of its own, and gives its result and folder."""
 
-    def run(*options, outputs="outputs", name="mine", distributed=False):
-        here = suite.outside if distributed else suite.inside
-        result = here(*CPU, f"--outputs={outputs}", f"--run-id={name}", *options)
+    def run(*options, outputs="outputs", name="mine"):
+        result = suite.inside(*CPU, f"--outputs={outputs}", f"--run-id={name}", *options)
         result.assert_outcomes(passed=2)
         return result, suite.path / outputs / "runs" / name
 
@@ -36,7 +31,7 @@ def test_everything_that_a_run_leaves_says_simulated(run, suite, serving):
     result.stdout.fnmatch_lines(
         [f"context-research: SIMULATED, no engine runs: e0, {serving}, backend simulated, device cpu, *"]
     )
-    recorded, found = read(folder)
+    recorded, found = metadata(folder), summary(folder)
     assert recorded["status"] == found["status"] == "completed"
     assert recorded["backend"] == found["backend"] == "simulated"
     assert {engine["simulated"]["device_profile"] for engine in recorded["engines"]} == {"cpu-2core"}
@@ -47,7 +42,7 @@ def test_everything_that_a_run_leaves_says_simulated(run, suite, serving):
         for name in ("client", "transport", "parity"):
             assert (checks[name]["status"], checks[name]["evidence"]) == ("n/a", "simulated: no engine ran")
         assert {check["status"] for check in checks.values()} <= {"pass", "n/a"}
-    (saved,) = (suite.path / ".benchmarks").glob("*/*.json")
+    (saved,) = rows_saved(suite.path)
     rows = json.loads(saved.read_text())["benchmarks"]
     assert rows
     assert all("[simulated " in row["fullname"] and "cpu-2core" in row["fullname"] for row in rows)
@@ -57,21 +52,16 @@ def test_everything_that_a_run_leaves_says_simulated(run, suite, serving):
     assert "Extrapolated" not in text
 
 
-@pytest.mark.parametrize("serving", ["aggregated", "disaggregated"])
-def test_a_seed_makes_the_same_bytes_again(run, serving):
-    _, one = run(f"--serving={serving}")
-    _, other = run(f"--serving={serving}", outputs="again")
+def test_a_seed_makes_the_same_bytes_again_and_two_workers_what_one_process_makes(run):
+    """The same as yesterday: test_golden.py."""
+    _, serial = run("--serving=disaggregated")
+    _, again = run("--serving=disaggregated", outputs="again")
     for name in ("e0_summary.json", "requests.jsonl"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
-    _, another = run(f"--serving={serving}", "--seed=1", outputs="seed")
-    assert (one / "requests.jsonl").read_bytes() != (another / "requests.jsonl").read_bytes()
-
-
-@pytest.mark.parametrize("serving", ["aggregated", "disaggregated"])
-def test_two_workers_find_what_one_process_finds(run, serving):
-    _, serial = run(f"--serving={serving}")
-    _, spread = run(f"--serving={serving}", "-n2", outputs="spread", distributed=True)
-    cases = [{case["name"]: case for case in read(folder)[1]["cases"]} for folder in (serial, spread)]
+        assert (serial / name).read_bytes() == (again / name).read_bytes()
+    _, another = run("--serving=disaggregated", "--seed=1", outputs="seed")
+    assert (serial / "requests.jsonl").read_bytes() != (another / "requests.jsonl").read_bytes()
+    _, spread = run("--serving=disaggregated", "-n2", outputs="spread")
+    cases = [{case["name"]: case for case in summary(folder)["cases"]} for folder in (serial, spread)]
     assert cases[0].keys() == {"p256-c1", "p256-c2"}
     assert cases[0] == cases[1]
     lines = [sorted((folder / "requests.jsonl").read_text().splitlines()) for folder in (serial, spread)]
@@ -81,9 +71,9 @@ def test_two_workers_find_what_one_process_finds(run, serving):
 def test_what_is_extrapolated_is_marked(run, suite):
     path = profile(suite.path / "narrow.yaml", ranges={"prefill_tokens": [0, 100]})
     _, folder = run(f"--device-profile={path}")
-    for case in read(folder)[1]["cases"]:
+    for case in summary(folder)["cases"]:
         assert 0 < case["simulation"]["extrapolated"] < case["simulation"]["steps"]
-    (saved,) = (suite.path / ".benchmarks").glob("*/*.json")
+    (saved,) = rows_saved(suite.path)
     assert all("EXTRAPOLATED" in row["fullname"] for row in json.loads(saved.read_text())["benchmarks"])
     text = (suite.path / "outputs" / "reports" / "mine.md").read_text()
     assert "**Extrapolated**, beyond what the step times are known for: p256-c1 (" in text

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from context_research.measure import metrics
-from context_research.measure.checks.builtin import BUILT_IN
-
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -154,17 +151,6 @@ def test_generated_parts_name_what_the_code_has(reference):
     assert "`--device-groups '0;1'`" in reference.session_options()
     assert "| `routing` | `round_robin`, `least_loaded` | `least_loaded` |" in reference.settings()
     assert "## `verdict`" in reference.cli()
-
-
-def rows(page):
-    """First cells of the tables that were written by hand, without their marks."""
-    by_hand = re.sub("<!-- generated.*?<!-- end -->", "", read(page), flags=re.DOTALL)
-    return {line.split("|")[1].strip(" `") for line in by_hand.splitlines() if line.startswith("|")}
-
-
-def test_every_metric_and_check_has_its_row():
-    assert {metric.name for metric in metrics.METRICS} - rows(DOCS / "metrics.md") == set()
-    assert {check.name for check in BUILT_IN} - rows(DOCS / "validity.md") == set()
 
 
 @pytest.mark.parametrize(
