@@ -122,7 +122,8 @@ def _values(schema: dict[str, object], root: dict[str, object]) -> str:
 def _defined(root: dict[str, object], ref: str) -> dict[str, object]:
     definitions = root["$defs"]
     assert isinstance(definitions, dict)
-    return definitions[ref.rpartition("/")[2]]
+    found: dict[str, object] = definitions[ref.rpartition("/")[2]]
+    return found
 
 
 def cli() -> str:

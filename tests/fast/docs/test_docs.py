@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -151,6 +152,14 @@ def test_generated_parts_name_what_the_code_has(reference):
     assert "`--device-groups '0;1'`" in reference.session_options()
     assert "| `routing` | `round_robin`, `least_loaded` | `least_loaded` |" in reference.settings()
     assert "## `verdict`" in reference.cli()
+
+
+def test_every_room_has_its_row():
+    contract = tomllib.loads(read(ROOT / "pyproject.toml"))["tool"]["importlinter"]["contracts"][0]
+    rooms = [layer.rpartition(".")[2] for layer in contract["layers"]]
+    first = (line.split("|")[1] for line in read(DOCS / "how-it-works.md").splitlines() if line.startswith("| `"))
+    listed = [room for cell in first for room in re.findall(r"`(\w+)(?:/|\.py)`", cell)]
+    assert listed == rooms
 
 
 @pytest.mark.parametrize(
