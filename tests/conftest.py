@@ -79,13 +79,14 @@ def drawn():
 
 
 @pytest.fixture(scope="session")
-def matplotlib_imported():
-    """Once: pytester takes out of sys.modules what a session in this process imported, and half a matplotlib breaks."""
+def plugin_imported():
+    """All of it, and matplotlib: pytester takes out of sys.modules what a session in this process imported."""
+    import context_research.plugin.experiment_hooks
     import context_research.report.comparison  # noqa: F401
 
 
 @pytest.fixture
-def suite(matplotlib_imported, pytester, monkeypatch):
+def suite(plugin_imported, pytester, monkeypatch):
     """E0 in a folder of the test's own, with an environment that names no setting of ours."""
     for name in [name for name in os.environ if name.startswith(("CONTEXT_RESEARCH_", "PYTEST_", "LIGHTNING_"))]:
         monkeypatch.delenv(name)

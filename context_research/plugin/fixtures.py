@@ -1,4 +1,4 @@
-"""The fixtures: settings, seed, workload, serving, engine, serving_run."""
+"""The fixtures by which a test measures: under names of ours, which nobody overrides by accident."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from context_research.plugin.session import SESSION, Session
 from context_research.report import labels
 from context_research.request import Timeline
 from context_research.serving.topology import Topology
-from context_research.settings.schema import Settings, Workload
+from context_research.settings.schema import Settings
 from context_research.workload.case import Case
 
 CASE = pytest.StashKey[dict[str, Any]]()
@@ -28,22 +28,9 @@ CASE = pytest.StashKey[dict[str, Any]]()
 
 
 @pytest.fixture(scope="session")
-def settings(pytestconfig: pytest.Config) -> Settings:
+def context_research_settings(pytestconfig: pytest.Config) -> Settings:
     """The run's settings, resolved."""
     return pytestconfig.stash[SESSION].resolved.settings
-
-
-@pytest.fixture(scope="session")
-def seed(settings: Settings) -> int:
-    """The run's seed."""
-    assert settings.seed is not None  # the plugin refuses a run without one
-    return settings.seed
-
-
-@pytest.fixture(scope="session")
-def workload(settings: Settings) -> Workload:
-    """The run's workload settings."""
-    return settings.workload
 
 
 @pytest.fixture(scope="session")
@@ -55,20 +42,18 @@ def context_research_engines(pytestconfig: pytest.Config) -> Iterator[SessionEng
 
 
 @pytest.fixture(scope="session")
-def serving(request: pytest.FixtureRequest, settings: Settings, context_research_engines: SessionEngines) -> Topology:
+def context_research_serving(
+    request: pytest.FixtureRequest,
+    context_research_settings: Settings,
+    context_research_engines: SessionEngines,
+) -> Topology:
     """The serving mode at work: its engines, started when a test first asks for them, closed with the session."""
     with _ends_session(request):
-        return context_research_engines.of(settings)
-
-
-@pytest.fixture(scope="session")
-def engine(serving: Topology) -> Engine:
-    """The engine whose tokens the client sees; the first, where there are several."""
-    return serving.decoders[0]
+        return context_research_engines.of(context_research_settings)
 
 
 @pytest.fixture
-def serving_run(
+def context_research_serving_run(
     request: pytest.FixtureRequest, benchmark: Any, context_research_engines: SessionEngines
 ) -> Callable[[Case], CaseResult]:
     """Measures one case: ``serving_run(case)``, once a test, on engines that have its settings.

@@ -1,18 +1,29 @@
-"""Hooks for those who add engines, metrics or provenance: implement them in a conftest.py or a plugin of your own."""
+"""Hooks for those who add to this: implement them in a conftest.py, a plugin, or a module of the entry-point group.
+
+docs/extending.md walks through a package that has one of each. Types are imported for type checkers alone: pytest reads
+this file in every project that has the plugin installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from context_research.engines.base import Engine
-from context_research.hardware.devices import Placement
-from context_research.measure.metrics import Metric
-from context_research.models.model import Model
-from context_research.settings.schema import Settings
+if TYPE_CHECKING:
+    from context_research.engines.base import Engine
+    from context_research.hardware.devices import Placement
+    from context_research.measure.metrics import Metric
+    from context_research.models.model import Model
+    from context_research.settings.experiments import Experiment
+    from context_research.settings.schema import Settings
+
+
+@pytest.hookspec
+def pytest_context_research_experiments(config: pytest.Config) -> Sequence[Experiment]:  # type: ignore[empty-body]
+    """Return experiments: each with its name, the folder of its test, and the folder of its YAML."""
 
 
 @pytest.hookspec(firstresult=True)
@@ -23,10 +34,8 @@ def pytest_context_research_make_engine(
 
 
 @pytest.hookspec
-def pytest_context_research_metrics(settings: Settings) -> Sequence[Metric]:
+def pytest_context_research_metrics(settings: Settings) -> Sequence[Metric]:  # type: ignore[empty-body]
     """Return metrics to add to the built-in ones; `settings` are the run's."""
-    del settings
-    return ()
 
 
 @pytest.hookspec

@@ -52,9 +52,9 @@ class Recorder:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
-        if self._session.experiment is None or self._session.idle:
+        if self._session.idle:
             return
-        planned = sum(item.get_closest_marker("experiment") is not None for item in session.items)
+        planned = sum(map(self._session.owns, session.items))
         # An xdist controller collects nothing: its workers tell it how many cases there are.
         distributed = session.config.pluginmanager.hasplugin("dsession")
         if planned or distributed:
@@ -64,15 +64,12 @@ class Recorder:
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         del node
         if self.begun:
-            self._metadata["planned"] = sum(map(self._is_ours, ids))
+            self._metadata["planned"] = sum(map(self._session.is_ours, ids))
             self._write()
-
-    def _is_ours(self, nodeid: str) -> bool:
-        return f"benchmarks/{self._session.experiment}/" in nodeid
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # A crashed xdist worker's report is made by xdist: only its name tells whose it is.
-        crashed = str(report.when) == "???" and self._is_ours(report.nodeid)
+        crashed = str(report.when) == "???" and self._session.is_ours(report.nodeid)
         ours = crashed or getattr(report, "context_research_experiment", False)
         if not self.begun or not ours or not (report.when == "call" or report.failed):
             return

@@ -20,11 +20,13 @@ from context_research.measure.checks.evidence import Standing
 from context_research.measure.checks.registry import Check
 from context_research.models import hub
 from context_research.models.model import Model
+from context_research.plugin.selection import TOLD
 from context_research.records import store
 from context_research.records.files import RunFiles, check_run_id, is_planned, new_run_id
 from context_research.serving import backends, preflight
 from context_research.settings import sources
-from context_research.settings.options import OPTIONS, from_environment
+from context_research.settings.experiments import Experiment
+from context_research.settings.options import OPTIONS, from_environment, from_ini
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer, Resolved
 from context_research.workload.case import Case, at, cases
@@ -33,8 +35,13 @@ from context_research.workload.case import Case, at, cases
 class Session:
     """One per pytest process; an xdist worker's agrees with its controller's."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, experiment: Experiment, late: bool = False) -> None:
         self.config = config
+        self.experiment = experiment
+        self.late = late
+        """Whether it took a test's marker to know the experiment: not before collection."""
+        self.problem: str | None = None
+        """Why nothing can run, found during collection and to be told after it."""
         self.worker: dict[str, Any] | None = getattr(config, "workerinput", None)
         self.collected = (0, "")
         """How many experiment items there were before selection, and the marker they got."""
@@ -43,32 +50,20 @@ class Session:
         """Why no engine could be had, where that ended the session."""
         self.standing = Standing()
 
-    @cached_property
-    def experiment(self) -> str | None:
-        """The experiment that the command line selects: the one folder of benchmarks/ among pytest's paths.
+    def owns(self, node: pytest.Item) -> bool:
+        """True for a test that is marked as this experiment's."""
+        mark = node.get_closest_marker("experiment")
+        return mark is not None and (not mark.args or mark.args[0] == self.experiment.name)
 
-        Raises UsageProblem for more than one: a run, its settings and its engines belong to one experiment.
-        """
-        found = sorted({name for argument in self.config.args for name in self._experiments_under(argument)})
-        if len(found) > 1:
-            raise UsageProblem(f"one experiment a session: run benchmarks/{', benchmarks/'.join(found)} one by one")
-        return found[0] if found else None
+    def is_ours(self, nodeid: str) -> bool:
+        """True for a test in the experiment's folder: all that an xdist controller knows of a test is its name."""
+        file = self.config.rootpath / nodeid.partition("::")[0]
+        return file.resolve().is_relative_to(self.experiment.folder.resolve())
 
-    def _experiments_under(self, argument: str) -> list[str]:
-        path = (self.config.invocation_params.dir / argument.partition("::")[0]).resolve()
-        home = self.config.rootpath / "benchmarks"
-        if path.is_relative_to(home) and path != home:
-            name = path.relative_to(home).parts[0]
-            return [name] if self._is_experiment(home / name) else []
-        if home.is_relative_to(path):
-            return [folder.name for folder in sorted(home.glob("*/")) if self._is_experiment(folder)]
-        return []
-
-    @staticmethod
-    def _is_experiment(folder: Path) -> bool:
-        """Known by its marker, before collection: other projects have a benchmarks/ too, and ours holds scripts."""
-        tests = folder.glob("test_*.py")
-        return any("mark.experiment(" in test.read_text(encoding="utf-8", errors="ignore") for test in tests)
+    @property
+    def unlent(self) -> bool:
+        """True in an xdist worker whose controller knows of no experiment, and lent no devices."""
+        return self.worker is not None and TOLD not in self.worker
 
     @property
     def idle(self) -> bool:
@@ -80,10 +75,11 @@ class Session:
     def layers(self) -> list[Layer]:
         """Settings given beside the YAML files, weakest first."""
         config = self.config
-        ini = {option.flag: config.getini(option.ini) or None for option in OPTIONS}
+        ini = {option.flag: config.getini(option.ini) for option in OPTIONS}
+        home = config.inipath.parent if config.inipath else config.rootpath
         given = {option.flag: config.getoption(option.dest) for option in OPTIONS}
         layers = [
-            sources.parse_options("ini", ini),
+            sources.parse_options("ini", from_ini(ini, home)),
             sources.parse_options("environment", from_environment()),
             sources.parse_options("command line", given),
             sources.parse_set("command line", config.getoption("context_research_set")),
@@ -95,9 +91,7 @@ class Session:
     @cached_property
     def resolved(self) -> Resolved:
         """The experiment's settings. Raises UsageProblem."""
-        if self.experiment is None:
-            raise UsageProblem("no experiment is selected: name one, such as pytest benchmarks/e0")
-        resolved = backends.resolve(self.experiment, self.layers)
+        resolved = backends.resolve(self.experiment.name, self.layers, self.experiment.configs)
         registry.check_allowed(resolved, self.checks)
         return resolved
 
@@ -120,7 +114,7 @@ class Session:
     @cached_property
     def files(self) -> RunFiles:
         """Where this run's files go. Workers are told by their controller."""
-        if self.worker:
+        if self.worker and not self.unlent:
             return RunFiles(Path(self.worker["context_research_outputs"]), self.worker["context_research_run_id"])
         chosen = self.resolved.settings
         outputs = self.config.rootpath / chosen.outputs
@@ -169,7 +163,7 @@ class Session:
         self._check_plan()
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
-            own = backends.resolve(chosen.experiment, layers).settings
+            own = backends.resolve(chosen.experiment, layers, self.experiment.configs).settings
             self._check_engines(own)
             for case in cases:
                 fits = at(own, case.axes)

@@ -8,6 +8,7 @@ import pytest
 
 from context_research.errors import UsageProblem
 from context_research.hardware.devices import groups, run_devices
+from context_research.plugin.selection import TOLD
 from context_research.plugin.session import Session
 
 
@@ -33,6 +34,8 @@ class Lender:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         self._lent[node.gateway.id] = self._free.pop(0)
+        one = self._session.experiment
+        node.workerinput[TOLD] = (one.name, str(one.folder), str(one.configs))
         node.workerinput["context_research_share"] = self._lent[node.gateway.id]
         node.workerinput["context_research_run_id"] = self._session.files.run_id
         node.workerinput["context_research_outputs"] = str(self._session.files.outputs)

@@ -5,26 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from context_research.engines.simulated import profiles
 from context_research.errors import UsageProblem
 from context_research.hardware import devices
 from context_research.serving import preflight
 from context_research.settings import sources
+from context_research.settings.experiments import SHIPPED
 from context_research.settings.options import SIMULATED_OPT_IN
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer, Resolved
 
 
-def resolve(experiment: str, layers: Sequence[Layer]) -> Resolved:
-    """The run's settings, its backend decided.
+def resolve(experiment: str, layers: Sequence[Layer], configs: Path = SHIPPED) -> Resolved:
+    """The run's settings, its backend decided; `configs` is the folder of the experiment's YAML.
 
     `auto`, the default, is the real one; a device profile asks for the simulated one, which `auto` also falls back to
     where it is allowed and the real one can't start. Raises UsageProblem.
     """
     asked = next((layer.values["backend"] for layer in reversed(layers) if "backend" in layer.values), "auto")
     given = [_without_auto(layer) for layer in layers]
-    found = sources.resolve(experiment, given, *devices.detect())
+    found = sources.resolve(experiment, given, *devices.detect(), configs)
     chosen, problem = found.settings, None
     if chosen.simulated or chosen.device_profile is not None:
         if asked == "vllm":
@@ -40,7 +42,7 @@ def resolve(experiment: str, layers: Sequence[Layer]) -> Resolved:
         raise UsageProblem(f"{told}--device-profile, one of {', '.join(profiles.names())}, or a YAML file)")
     profile = profiles.load(named)
     decided = Layer(f"device profile {named}", {"backend": "simulated", "device_profile": named})
-    simulated = sources.resolve(experiment, [*given, decided], profile.device, decided.source)
+    simulated = sources.resolve(experiment, [*given, decided], profile.device, decided.source, configs)
     if simulated.settings.device != profile.device:
         raise UsageProblem(f"device {simulated.settings.device}, but device profile {named} is of a {profile.device}")
     return replace(simulated, fallback=problem)

@@ -1,4 +1,7 @@
-"""Every setting that can be given outside a YAML file: one table for flag, environment variable and ini key."""
+"""Every setting that can be given outside a YAML file: one table for flag, environment variable and ini key.
+
+Imports the standard library alone: the plugin reads the table in every project that has it installed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+PREFIX = "--cr-"
+"""Begins our flags' long names, which hold everywhere: `--seed`, `--device` are names that other plugins have too."""
 
 SIMULATED_OPT_IN = "CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND"
 
@@ -35,6 +41,11 @@ def share(text: str) -> float:
     return value
 
 
+def prefixed(flag: str) -> str:
+    """``--seed`` -> ``--cr-seed``, the name it has everywhere."""
+    return PREFIX + flag.removeprefix("--")
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One setting: `flag` on the command line, `key` (dotted) in `Settings`."""
@@ -51,7 +62,6 @@ class Option:
 
     @property
     def dest(self) -> str:
-        """Prefixed: `seed` and `device` are names that other plugins take too."""
         return f"context_research_{self.name}"
 
     @property
@@ -86,6 +96,18 @@ OPTIONS = (
     Option("--allow-invalid", "allow_invalid", "validity checks that may fail; shown everywhere", names, "CHECK,CHECK"),
     Option("--outputs", "outputs", "folder for runs and reports (default: outputs)", metavar="DIR"),
 )
+
+
+def from_ini(texts: Mapping[str, str | None], folder: Path) -> dict[str, str]:
+    """The options given in an ini file (flag -> text): relative paths in it start at its own folder."""
+    return {flag: _found_in(folder, text) for flag, text in texts.items() if text}
+
+
+def _found_in(folder: Path, text: str) -> str:
+    """What is in no such folder may be a name: of a serving mode, a device profile, a model on the hub."""
+    path = folder / text
+    is_path = path.is_file() or (path / "config.json").is_file()  # a model's folder
+    return str(path) if is_path and folder != Path.cwd() else text
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

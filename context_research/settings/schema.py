@@ -16,9 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-PACKAGE = Path(__file__).parent.parent
-# A wheel carries the shipped configs inside the package; a checkout has them beside it.
-CONFIGS = PACKAGE / "_configs" if (PACKAGE / "_configs").is_dir() else PACKAGE.parent / "configs"
+from context_research.settings.experiments import CONFIGS as CONFIGS
 
 Integer = Annotated[int, Field(strict=True)]  # `"8"` and `true` are no integers
 Positive = Annotated[Integer, Field(gt=0)]

@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from context_research.errors import UsageProblem
+from context_research.settings.experiments import CONFIGS, SHIPPED, config_file
 from context_research.settings.messages import validated
 from context_research.settings.options import OPTIONS, Option, name_in
-from context_research.settings.schema import CONFIGS, Device, Settings
+from context_research.settings.schema import Device, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +41,13 @@ class Layer:
     values: dict[str, Any]
 
 
-def resolve(experiment: str, given: Iterable[Layer], device: Device, why_device: str) -> Resolved:
+def resolve(
+    experiment: str, given: Iterable[Layer], device: Device, why_device: str, configs: Path = SHIPPED
+) -> Resolved:
     """Combine the YAML files with `given` (weakest first: ini, environment, command line).
 
-    `experiment` names the benchmark folder (`e0`); `device` is what the machine has, used where nothing names one.
+    `experiment` is the experiment's name (`e0`), `configs` the folder of its YAML; `device` is what the machine has,
+    used where nothing names one.
 
     Raises UsageProblem: a file that is missing, an unknown or ill-typed key, an unknown serving mode.
     """
@@ -54,7 +58,7 @@ def resolve(experiment: str, given: Iterable[Layer], device: Device, why_device:
         path = Path(chosen["experiment"][0])
         reason = f"{path} ({chosen['experiment'][1]})"
     else:
-        path = _shipped_experiment(experiment, device)
+        path = config_file(experiment, configs, device == "cuda")
         reason = f"{path.name}, as the device is {device} ({why_device})"
     file_values = read_yaml(path)
     tree, sources = _flatten_into({}, {}, Layer(str(path), dict(_leaves(file_values))))
@@ -70,7 +74,7 @@ def resolve(experiment: str, given: Iterable[Layer], device: Device, why_device:
         tree["device"], sources["device"] = device, why_device
     settings = validated(tree, path, serving_path, sources)
     if settings.experiment != experiment:
-        raise UsageProblem(f"{path} is for experiment {settings.experiment!r}, but benchmarks/{experiment} is to run")
+        raise UsageProblem(f"{path} is for experiment {settings.experiment!r}, but {experiment} is to run")
     return Resolved(settings, dict(sorted(sources.items())), reason)
 
 
@@ -126,10 +130,6 @@ def serving_modes() -> list[str]:
 def _refuse_second(option: Option, values: Mapping[str, Any], source: str) -> None:
     if option.key in values:
         raise UsageProblem(f"--serving and --serving-config are both given ({source}): give one")
-
-
-def _shipped_experiment(experiment: str, device: Device) -> Path:
-    return CONFIGS / "experiments" / f"{experiment}{'' if device == 'cuda' else '_smoke'}.yaml"
 
 
 def _serving_file(value: str | Path | None, source: str, inline: Any) -> tuple[Path | None, str]:

@@ -54,7 +54,7 @@ def test_without_groups_a_session_sees_everything(seen, device):
 
 
 SLOW = """
-import time, pytest
+import signal, time, pytest
 from pathlib import Path
 @pytest.fixture
 def engine():
@@ -62,6 +62,7 @@ def engine():
     time.sleep(1)  # engines take their time to close
     Path("closed").touch()
 def test_long(engine):
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("as our plugin does in a session that measures"))
     Path("running").touch()
     time.sleep(60)
 """

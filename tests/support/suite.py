@@ -26,7 +26,9 @@ class Suite:
         self._pytester, self.path = pytester, pytester.path
         shutil.copytree(ROOT / "benchmarks" / "e0", self.path / "benchmarks" / "e0")
         shutil.copy(ROOT / "conftest.py", self.path)
-        (self.path / "pytest.ini").write_text("[pytest]\naddopts = --benchmark-save-data -p tests.support.stalls\n")
+        (self.path / "pytest.ini").write_text(
+            "[pytest]\naddopts = --benchmark-save-data -p tests.support.stalls\ncontext_research_short_options = true\n"
+        )
 
     def inside(self, *options, lend=(), plugins=()):
         return self._pytester.runpytest_inprocess("benchmarks/e0", *options, plugins=[Lend(*lend), *plugins])

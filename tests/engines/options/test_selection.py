@@ -66,11 +66,19 @@ def test_another_projects_benchmarks_are_left_alone(pytester):
     assert not (pytester.path / "outputs").exists()
 
 
-def test_two_experiments_in_one_session_are_refused(suite):
-    (suite.path / "benchmarks" / "e9").mkdir()
-    (suite.path / "benchmarks" / "e9" / "test_e9.py").write_text(
-        "import pytest\n\n@pytest.mark.experiment('e9')\ndef test_nine(): pass\n"
-    )
+NINE = "import pytest\n\n@pytest.mark.experiment('e9')\ndef test_nine(): pass\n"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["by its folder", "by its marker"])
+def test_two_experiments_in_one_session_are_refused(suite, known):
+    folder = suite.path / "benchmarks" / "e9"
+    configs = suite.path / "configs" / "experiments"
+    folder.mkdir()
+    configs.mkdir(parents=True)
+    (folder / "test_e9.py").write_text(NINE)
+    (configs / "e9.yaml").write_text("experiment: e9\n")
+    if known:
+        (folder / "README.md").touch()
     result = suite.inside("benchmarks/e9", "--seed=0")
-    result.stderr.fnmatch_lines(["ERROR: one experiment a session: run benchmarks/e0, benchmarks/e9 one by one"])
+    result.stderr.fnmatch_lines(["ERROR: one experiment a session: run e0 and e9 one by one"])
     assert result.ret == pytest.ExitCode.USAGE_ERROR

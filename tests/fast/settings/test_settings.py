@@ -341,7 +341,7 @@ def test_a_timeout_is_finite():
 
 def test_a_config_of_another_experiment_is_refused(yaml):
     path = yaml(MINIMAL.replace("experiment: e0", "experiment: e1"))
-    assert problem(path) == f"{path} is for experiment 'e1', but benchmarks/e0 is to run"
+    assert problem(path) == f"{path} is for experiment 'e1', but e0 is to run"
 
 
 def test_a_missing_key_is_named_with_its_option(yaml):

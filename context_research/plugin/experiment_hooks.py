@@ -1,0 +1,246 @@
+"""What pytest does once an experiment is selected: joins settings, cases, rows and artifacts.
+
+Imports neither torch nor vLLM; those come with the first engine.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from context_research.engines.base import Engine
+from context_research.errors import UsageProblem
+from context_research.hardware import devices, manifest
+from context_research.hardware.devices import Placement
+from context_research.models.model import Model
+from context_research.plugin import fixtures
+from context_research.plugin.benchmark_rows import RowSink
+from context_research.plugin.benchmark_tables import Row, scale_of_ours
+from context_research.plugin.fixtures import CASE
+from context_research.plugin.options import worded
+from context_research.plugin.run_recorder import Recorder
+from context_research.plugin.session import SESSION, Session
+from context_research.plugin.xdist import Lender
+from context_research.serving import backends, preflight
+from context_research.serving.build import make_engine
+from context_research.settings.experiments import Experiment
+from context_research.settings.schema import Settings
+from context_research.settings.sources import Resolved
+from context_research.workload.case import Case, parameters
+
+
+def activate(config: pytest.Config, experiment: Experiment, late: bool) -> None:
+    """Make this session one of `experiment`. `late`: a test's marker told, during collection."""
+    session = config.stash[SESSION] = Session(config, experiment, late)
+    config.pluginmanager.register(fixtures, "context-research-fixtures")
+    if session.worker is None:
+        config.pluginmanager.register(Recorder(session, RowSink(config)), "context-research-recorder")
+        if not session.idle:
+            _exit_on_sigterm(config)
+    if late:
+        try:
+            _begin(session)
+        except UsageProblem as problem:
+            # Collection would show a traceback of it: told when that is over.
+            session.problem = str(problem)
+
+
+def _exit_on_sigterm(config: pytest.Config) -> None:
+    """A SIGTERM ends the session in order, as Ctrl-C does: engines closed, artifacts written."""
+    process = os.getpid()
+
+    def leave(number: int, _: object) -> None:
+        if os.getpid() != process:  # a child that some test forked: it ends as it would without us
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        pytest.exit(f"{signal.Signals(number).name} received", returncode=128 + number)
+
+    try:
+        previous = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: pytest was embedded, and signals are its host's
+        return
+    config.add_cleanup(partial(_restore, previous))
+
+
+def _restore(handler: Any) -> None:
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse what can be refused before collection; under xdist, where workers collect, everything."""
+    try:
+        _begin(session.config.stash[SESSION])
+    except UsageProblem as problem:
+        raise _usage_error(problem, session.config) from None
+
+
+def _begin(session: Session) -> None:
+    """Raises UsageProblem."""
+    if session.worker is not None:
+        return
+    config = session.config
+    against = config.getoption("context_research_verdict_against")
+    noise = config.getoption("context_research_start_noise")
+    if noise is not None and not against:
+        raise UsageProblem("--start-noise belongs to --verdict-against RUN")
+    _ = session.cases
+    if config.getoption("dist", "no") != "no" and not session.idle:
+        preflight.check_backend(session.resolved.settings)
+        lender = Lender(config, session)
+        session.check(session.cases, lender.shares)
+        config.pluginmanager.register(lender, "context-research-lender")
+    if against and not session.idle:
+        from context_research.plugin.regression_gate import Gate
+
+        config.pluginmanager.register(Gate(session, against, noise), "context-research-gate")
+
+
+def _usage_error(problem: UsageProblem | str, config: pytest.Config) -> pytest.UsageError:
+    return pytest.UsageError(worded(str(problem), config))
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    session = config.stash[SESSION]
+    chosen = session.resolved.settings
+    return [
+        f"context-research: {_simulated(session.resolved)}"
+        f"{chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, "
+        f"device {chosen.device}, seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
+        f"  settings: {session.resolved.reason}",
+    ]
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """The header, where it was not known in time."""
+    session = config.stash[SESSION]
+    return pytest_report_header(config) if session.late and session.selected else []
+
+
+def _simulated(resolved: Resolved) -> str:
+    if not resolved.settings.simulated:
+        return ""
+    return f"SIMULATED, no engine runs{f' (the real one cannot: {resolved.fallback})' if resolved.fallback else ''}: "
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give an experiment's test each `case` of its settings, and the value of each axis that it takes by name."""
+    session = metafunc.config.stash[SESSION]
+    if not session.owns(metafunc.definition) or "case" not in metafunc.fixturenames or session.problem:
+        return
+    try:
+        cases = session.cases
+        if missing := sorted(set(parameters(session.resolved.settings)) - set(metafunc.fixturenames)):
+            test = metafunc.definition.name
+            raise UsageProblem(f"axes.{missing[0]}: neither a setting (a dotted key) nor an argument of {test}")
+    except UsageProblem as problem:
+        raise pytest.Collector.CollectError(worded(str(problem), metafunc.config)) from None
+    named = [axis for axis in cases[0].axes if axis in metafunc.fixturenames]
+    metafunc.parametrize(
+        ("case", *named),
+        [(case, *(case.axes[axis] for axis in named)) for case in cases],
+        ids=[case.name for case in cases],
+    )
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, object, object]:
+    """Mark experiment items before `-m` selects among them, and remember an empty selection."""
+    session = config.stash[SESSION]
+    ours = [item for item in items if session.owns(item)]
+    if session.problem and ours:
+        raise _usage_error(session.problem, config)
+    if ours:
+        chosen = session.resolved.settings
+        kind = "simulated" if chosen.backend == "simulated" else {"cuda": "gpu", "cpu": "cpu"}[chosen.device]
+        for item in ours:
+            item.add_marker(kind)
+        session.collected = (len(ours), kind)
+    result = yield
+    session.selected = [item for item in items if session.owns(item)]
+    return result
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse what the selected cases can't do, before the first artifact and the first engine."""
+    ours = session.config.stash[SESSION]
+    if ours.worker is not None or ours.idle:
+        return
+    try:
+        if not ours.selected:
+            if ours.collected[0] and "simulated" in session.config.option.markexpr:
+                backends.require_opt_in()
+            return
+        ours.check(_cases(ours))
+    except UsageProblem as problem:
+        raise _usage_error(problem, session.config) from None
+
+
+def _cases(session: Session) -> list[Case]:
+    """The cases of the selected items; an experiment's test need not be one."""
+    given = (getattr(getattr(item, "callspec", None), "params", {}).get("case") for item in session.selected)
+    return [case for case in given if isinstance(case, Case)]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    session = item.config.stash[SESSION]
+    if session.unlent and session.owns(item):
+        pytest.fail(
+            "an xdist worker has no devices for this: the run's experiment must be known before collection; "
+            "name its folder on the command line",
+            pytrace=False,
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    session = item.config.stash[SESSION]
+    if session.owns(item):
+        # vLLM's log is in the run's folder; pytest would show what of it came from this process with every failure.
+        report.context_research_experiment = True  # type: ignore[attr-defined] # reports carry extra attributes
+        report.context_research_cannot_start = session.cannot_start  # type: ignore[attr-defined]
+        report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
+    if report.when == "call" and CASE in item.stash:
+        report.context_research_case = item.stash[CASE]  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    session = config.stash[SESSION]
+    count, kind = session.collected
+    if count and not session.selected:
+        why = f"-m {config.option.markexpr!r}" if config.option.markexpr else f"-k {config.option.keyword!r}"
+        device = session.resolved.settings.device
+        told = (
+            f"context-research: none of the {count} cases is selected by {why}; here they are marked {kind}, "
+            f"as the device is {device} ({session.resolved.sources.get('device', 'given')})"
+        )
+        simulates = "; --device-profile simulates" if "simulated" in config.option.markexpr else ""
+        terminalreporter.write_line(worded(told + simulates, config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine = devices.describe()
+    machine_info["gpu"] = [gpu["name"] for gpu in machine["gpus"]]
+    machine_info["driver"] = machine["driver"]
+    machine_info["vllm"] = manifest.vllm_version()
+    machine_info["model"] = config.stash[SESSION].model.label
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_scale_unit(unit: str, benchmarks: Sequence[Row]) -> tuple[str, float] | None:
+    return scale_of_ours(unit, benchmarks)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_context_research_make_engine(settings: Settings, model: Model, placement: Placement, log: Path) -> Engine:
+    """vLLM, unless another plugin made an engine."""
+    return make_engine(settings, model, placement, log)
