@@ -14,13 +14,12 @@ from inspect import cleandoc
 from pathlib import Path
 
 import click
-import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from context_research import plugin
 from context_research.cli.main import main as commands
+from context_research.plugin.options import OF_A_RUN
 from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
 
@@ -43,14 +42,7 @@ def options() -> str:
 
 def session_options() -> str:
     """Those of the command line alone."""
-    parser = pytest.Parser(_ispytest=True)
-    plugin.pytest_addoption(parser)
-    settings = {option.flag for option in OPTIONS}
-    given = (option.attrs() | {"flag": option.names()[0]} for option in parser.getgroup("context-research").options)
-    return table(
-        ("option", "meaning"),
-        ((f"`{o['flag']} {o['metavar']}`", o["help"]) for o in given if o["flag"] not in settings),
-    )
+    return table(("option", "meaning"), ((f"`{flag} {of['metavar']}`", of["help"]) for flag, of in OF_A_RUN.items()))
 
 
 def settings() -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from context_research.engines.base import Engine
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure import metrics, waterfall
 from context_research.measure.case import CaseResult, measure

@@ -19,7 +19,7 @@ SHORT_KEY = "context_research_short_options"
 
 _SHORT = pytest.StashKey[frozenset[str]]()
 
-_OF_A_RUN: Mapping[str, Mapping[str, Any]] = {
+OF_A_RUN: Mapping[str, Mapping[str, Any]] = {
     "--set": {
         "action": "append",
         "default": [],
@@ -48,7 +48,7 @@ def _all() -> dict[str, dict[str, Any]]:
     settings: dict[str, Mapping[str, Any]] = {
         option.flag: {"metavar": option.metavar, "help": option.help} for option in OPTIONS
     }
-    every = settings | dict(_OF_A_RUN)
+    every = settings | dict(OF_A_RUN)
     return {flag: {"dest": dest(flag), "default": None, **attributes} for flag, attributes in every.items()}
 
 

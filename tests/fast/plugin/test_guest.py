@@ -95,7 +95,8 @@ def test_a_child_that_a_test_forks_ends_by_the_signal_it_gets(pytester):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_tables_of_other_benchmarks_are_scaled_by_pytest_benchmark(pytester):
+def test_tables_of_other_benchmarks_are_scaled_by_pytest_benchmark(pytester, monkeypatch):
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # or pytest-benchmark would measure nothing
     pytester.makepyfile("def test_it(benchmark): benchmark.pedantic(lambda: 1, rounds=20, iterations=20)")
     result = pytester.runpytest_inprocess()
     result.stdout.re_match_lines([r".*Name \(time in [nu]s\).*"])
@@ -170,7 +171,7 @@ workload: {prompt_lengths: [64], concurrency: [1]}
 OWN_TEST = """
 import pytest
 @pytest.mark.experiment("mine")
-def test_mine(serving_run, prompt_tokens, concurrency): pass
+def test_mine(serving_run, case): pass
 """
 
 
