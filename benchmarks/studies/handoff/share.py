@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Literal, TypedDict
 
 from scipy import stats
 from tabulate import tabulate
@@ -25,6 +25,22 @@ from context_research.errors import UsageProblem
 from context_research.records import store
 
 ENDED_WELL = "completed"
+Statistic = Literal["p50", "mean"]
+
+
+class Figures(TypedDict):
+    """Of a session's requests, in seconds; None with too few samples."""
+
+    p50: float | None
+    mean: float | None
+
+
+class Case(TypedDict):
+    """What this script reads of a summary's case: each part of TTFT, and the metrics."""
+
+    name: str
+    waterfall: dict[str, Figures]
+    metrics: dict[str, Figures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +60,10 @@ class Share:
         """Of the median share over the sessions; None of too few."""
         if len(self.shares) < MIN_PAIRS:
             return None
-        found = stats.quantile_test(self.shares, q=median(self.shares)).confidence_interval(1 - ALPHA)
-        return float(found.low), float(found.high)
+        interval = stats.quantile_test(self.shares, q=median(self.shares)).confidence_interval(1 - ALPHA)
+        return float(interval.low), float(interval.high)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         return {
             "case": self.case,
             "sessions": len(self.shares),
@@ -59,34 +75,32 @@ class Share:
         }
 
 
-def shares(summaries: Iterable[Path], statistic: str = "p50") -> list[Share]:
+def shares(summaries: Iterable[Path], statistic: Statistic = "p50") -> list[Share]:
     """Every case that has a handoff, over the completed runs among these summaries.
 
     Raises UsageProblem: a file that is no summary, a figure with too few samples behind it, no handoff in any.
     """
-    found: dict[str, list[tuple[float, float]]] = {}
+    pairs: dict[str, list[tuple[float, float]]] = {}
     for path in summaries:
-        summary = _read(path)
-        if summary["status"] != ENDED_WELL:
-            continue
-        for case in summary["cases"]:
+        for case in _cases(path):
             if "handoff" not in case["waterfall"]:
                 continue
-            figures = [case["waterfall"]["handoff"][statistic], case["metrics"]["ttft"][statistic]]
-            if None in figures:
+            handoff, ttft = case["waterfall"]["handoff"][statistic], case["metrics"]["ttft"][statistic]
+            if handoff is None or ttft is None:
                 raise UsageProblem(f"{path}: {case['name']} has too few requests for a {statistic} (--statistic mean)")
-            found.setdefault(case["name"], []).append((figures[0], figures[1]))
-    if not found:
+            pairs.setdefault(case["name"], []).append((handoff, ttft))
+    if not pairs:
         raise UsageProblem("no completed run with a handoff among these")
-    return [Share(case, *zip(*pairs, strict=True)) for case, pairs in found.items()]
+    return [Share(case, *zip(*sessions, strict=True)) for case, sessions in pairs.items()]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Not by today's schema: summaries that were kept are of the code of their day."""
+def _cases(path: Path) -> list[Case]:
+    """Of a completed run, else none. Not by today's schema: summaries that were kept are of the code of their day."""
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        [(case["name"], case["waterfall"], case["metrics"]["ttft"]) for case in summary["cases"]]
-        return {"status": summary["status"], "cases": summary["cases"]}
+        cases: list[Case] = summary["cases"]
+        [(case["name"], case["waterfall"], case["metrics"]["ttft"]) for case in cases]
+        return cases if summary["status"] == ENDED_WELL else []
     except OSError as error:
         raise UsageProblem(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
@@ -95,16 +109,16 @@ def _read(path: Path) -> dict[str, Any]:
 
 def summaries(given: Iterable[Path]) -> list[Path]:
     """Summary files: those named, a run folder's, and those of an outputs folder's runs."""
-    found = []
+    files = []
     for path in given:
         of_runs = sorted([*path.glob("*_summary.json"), *path.glob("runs/*/*_summary.json")])
         if path.is_dir() and not of_runs:
             raise UsageProblem(f"no run in {path}")
-        found += of_runs if path.is_dir() else [path]
-    return found
+        files += of_runs if path.is_dir() else [path]
+    return files
 
 
-def markdown(found: Sequence[Share]) -> str:
+def markdown(cases: Sequence[Share]) -> str:
     rows = [
         (
             each.case,
@@ -114,7 +128,7 @@ def markdown(found: Sequence[Share]) -> str:
             f"{median(each.shares):.2%}",
             "{:.2%} to {:.2%}".format(*each.interval) if each.interval else f"– (needs {MIN_PAIRS} sessions)",
         )
-        for each in found
+        for each in cases
     ]
     header = ("case", "sessions", "handoff (ms)", "ttft (ms)", "handoff ÷ ttft", "95 % interval")
     return str(tabulate(rows, headers=header, tablefmt="github", disable_numparse=True))
@@ -127,12 +141,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here too")
     given = parser.parse_args()
     try:
-        found = shares(summaries(given.paths), given.statistic)
+        cases = shares(summaries(given.paths), given.statistic)
     except UsageProblem as problem:
         parser.exit(2, f"ERROR: {problem}\n")
-    print(markdown(found))
+    print(markdown(cases))
     if given.json:
-        store.replace(given.json, json.dumps([each.as_json() for each in found], indent=1) + "\n")
+        store.replace(given.json, json.dumps([each.as_json() for each in cases], indent=1) + "\n")
 
 
 if __name__ == "__main__":

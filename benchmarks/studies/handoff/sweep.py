@@ -14,8 +14,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
@@ -38,6 +38,36 @@ VARIANTS: dict[str, tuple[dict[str, str], list[str]]] = {
 """Environment and options of each (off is false in YAML, hence its quotes); on top of configs/experiments/e0.yaml."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One variant's case: medians, in seconds and bytes per second, what moved the KV, and each engine's start."""
+
+    variant: str
+    waterfall_p50_s: dict[str, float]
+    ttft_p50_s: float
+    bandwidth_p50: float
+    transport: str
+    start_s: dict[str, float]
+
+    @property
+    def row(self) -> tuple[str | float, ...]:
+        parts = [self.waterfall_p50_s[part] * 1e3 for part in ("handoff", "decode_queue", "first_decode_step")]
+        share = f"{self.waterfall_p50_s['handoff'] / self.ttft_p50_s:.1%}"
+        return self.variant, *parts, self.ttft_p50_s * 1e3, share, self.bandwidth_p50 / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A variant without figures, and why."""
+
+    variant: str
+    failed: str
+
+    @property
+    def row(self) -> tuple[str | float, ...]:
+        return self.variant, self.failed[:60]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and sweep.json")
@@ -49,11 +79,11 @@ def main() -> None:
     names = [name.strip() for name in given.only.split(",")] if given.only else list(VARIANTS)
     if unknown := [name for name in names if name not in VARIANTS]:
         parser.error(f"no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
-    found = []
+    outcomes: list[Measured | Failed] = []
     for name in names:
-        found.append({"variant": name, **measure(name, given)})
-        print(json.dumps(found[-1]), flush=True)
-        (given.out / "sweep.json").write_text(json.dumps(found, indent=1) + "\n")
+        outcomes.append(measure(name, given))
+        print(json.dumps(asdict(outcomes[-1])), flush=True)
+        (given.out / "sweep.json").write_text(json.dumps([asdict(each) for each in outcomes], indent=1) + "\n")
     header = (
         "variant",
         "handoff p50 (ms)",
@@ -63,10 +93,10 @@ def main() -> None:
         "handoff share",
         "GB/s",
     )
-    print(tabulate([[each["variant"], *row(each)] for each in found], header, floatfmt=".1f"))
+    print(tabulate([each.row for each in outcomes], header, floatfmt=".1f"))
 
 
-def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
+def measure(name: str, given: argparse.Namespace) -> Measured | Failed:
     """One session; the case's figures, or why there are none."""
     environment, options = VARIANTS[name]
     run_id = name.replace(" ", "-").replace(",", "")
@@ -86,27 +116,19 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         )
     folder = given.out / "runs" / run_id
     if not (folder / "e0_summary.json").is_file():
-        return {"failed": f"exit status {ended.returncode} before it began"}
+        return Failed(name, f"exit status {ended.returncode} before it began")
     summary, metadata = (json.loads((folder / f"{file}.json").read_text()) for file in ("e0_summary", "run_metadata"))
     if metadata["status"] != "completed":
-        return {"failed": f"{metadata['status']}: {metadata['reason']}"}
+        return Failed(name, f"{metadata['status']}: {metadata['reason']}")
     (case,) = summary["cases"]
-    return {
-        "waterfall_p50_s": {part: figures["p50"] for part, figures in case["waterfall"].items()},
-        "ttft_p50_s": case["metrics"]["ttft"]["p50"],
-        "bandwidth_p50": case["metrics"]["handoff_bandwidth"]["p50"],
-        "transport": next(check["evidence"] for check in case["validity"] if check["check"] == "transport"),
-        "start_s": {engine["name"]: engine["start_s"] for engine in metadata["engines"]},
-    }
-
-
-def row(found: dict[str, Any]) -> list[Any]:
-    """A variant's line of the table."""
-    if "failed" in found:
-        return [found["failed"][:60]]
-    parts, ttft = found["waterfall_p50_s"], found["ttft_p50_s"]
-    shown = [parts[part] * 1e3 for part in ("handoff", "decode_queue", "first_decode_step")]
-    return [*shown, ttft * 1e3, f"{parts['handoff'] / ttft:.1%}", found["bandwidth_p50"] / 1e9]
+    return Measured(
+        variant=name,
+        waterfall_p50_s={part: figures["p50"] for part, figures in case["waterfall"].items()},
+        ttft_p50_s=case["metrics"]["ttft"]["p50"],
+        bandwidth_p50=case["metrics"]["handoff_bandwidth"]["p50"],
+        transport=next(check["evidence"] for check in case["validity"] if check["check"] == "transport"),
+        start_s={engine["name"]: engine["start_s"] for engine in metadata["engines"]},
+    )
 
 
 if __name__ == "__main__":

@@ -9,17 +9,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any
 
-from loops import build
-from quiet import in_pairs
-from ratios import Bar, Comparison
-
+from bench import aggregated
 from context_research.engines.vllm import process_lifetime
-from context_research.engines.vllm.engine import VllmEngine
+from context_research.engines.vllm.engine import VllmEngine, described
 from context_research.engines.vllm.environment import changed
 from context_research.errors import EngineFailure
 from context_research.measure import metrics
@@ -27,6 +25,8 @@ from context_research.measure.case import measure
 from context_research.models import hub
 from context_research.settings.schema import Settings
 from context_research.workload.case import point
+from quiet import Pairing
+from ratios import Bar, Comparison
 
 E2E = Bar(low=0.98, high=1.02)
 _VOCABULARY = 10_000
@@ -34,26 +34,28 @@ _VOCABULARY = 10_000
 _CHILD_S = 900.0
 
 
-def compare(settings: Settings, pairs: int, iterations: int, max_others: float, folder: Path) -> list[Comparison]:
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one side's process measured: seconds of each request, and how vLLM resolved its engine's configuration."""
+
+    latencies: list[float]
+    config: dict[str, object]
+
+
+def compare(settings: Settings, pairing: Pairing, iterations: int, folder: Path) -> list[Comparison]:
     """End-to-end p50 of both sides. Raises EngineFailure where the two engines' configurations differ."""
-    asked = _comparable(settings, iterations)
-
-    def side(name: Literal["ours", "vllm"]) -> Callable[[int], dict[str, Any]]:
-        def run(pair: int) -> dict[str, Any]:
-            del pair
-            return _in_child(name, asked, folder)
-
-        return run
-
-    results = in_pairs("vLLM's benchmark", side("ours"), side("vllm"), pairs, max_others)
+    same = _comparable(settings, iterations)
+    results = pairing.run(
+        "vLLM's benchmark", lambda _: _in_child("ours", same, folder), lambda _: _in_child("vllm", same, folder)
+    )
     for a, b in results:
-        if different := {k for k in a["config"] | b["config"] if a["config"].get(k) != b["config"].get(k)}:
-            told = ", ".join(f"{k}: {a['config'].get(k)} and {b['config'].get(k)}" for k in sorted(different))
-            raise EngineFailure(f"the engines of ours and of vLLM's benchmark differ: {told}")
-    p50s = [(median(a["latencies"]), median(b["latencies"])) for a, b in results]
-    workload = asked.workload
+        if different := {k for k in a.config | b.config if a.config.get(k) != b.config.get(k)}:
+            both = ", ".join(f"{k}: {a.config.get(k)} and {b.config.get(k)}" for k in sorted(different))
+            raise EngineFailure(f"the engines of ours and of vLLM's benchmark differ: {both}")
+    workload = same.workload
     load = f"{workload.prompt_lengths[0]} in, {workload.output_tokens} out, 1 at a time × {workload.requests}"
-    return [Comparison("e2e p50", load, "s", [a for a, _ in p50s], [b for _, b in p50s], E2E)]
+    ours, other = ([median(side.latencies) for side in sides] for sides in zip(*results, strict=True))
+    return [Comparison("e2e p50", load, "s", ours, other, E2E)]
 
 
 def _comparable(settings: Settings, iterations: int) -> Settings:
@@ -68,8 +70,8 @@ def _comparable(settings: Settings, iterations: int) -> Settings:
     return settings.model_copy(update={"workload": workload, "engine": engine})
 
 
-def _in_child(side: str, settings: Settings, folder: Path) -> dict[str, Any]:
-    """One side's latencies (seconds) and engine configuration, from a fresh process that can't outlive this one."""
+def _in_child(side: str, settings: Settings, folder: Path) -> Result:
+    """One side's result, from a fresh process that can't outlive this one."""
     result, log = folder / f"{side}.json", folder / f"{side}.log"
     result.unlink(missing_ok=True)
     command = [sys.executable, __file__, side, settings.model_dump_json(), str(result)]
@@ -80,13 +82,13 @@ def _in_child(side: str, settings: Settings, folder: Path) -> dict[str, Any]:
     if ended.returncode or not result.is_file():
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise EngineFailure(f"{side}: exit code {ended.returncode}\n{tail}")
-    return dict(json.loads(result.read_text()))
+    return Result(**json.loads(result.read_text()))
 
 
-def run_ours(settings: Settings, result: Path) -> dict[str, Any]:
+def run_ours(settings: Settings, result: Path) -> Result:
     """Our path, as a benchmark's case runs it."""
     model = hub.download(hub.resolve(settings.model))
-    topology, engine = build(settings, model, result.with_suffix(".engine.log"))
+    topology, engine = aggregated(settings, model, result.with_suffix(".engine.log"))
     case = point(settings, settings.workload.prompt_lengths[0], 1)
     _import_vllm(engine)
     try:
@@ -95,17 +97,17 @@ def run_ours(settings: Settings, result: Path) -> dict[str, Any]:
         if measured.failure:
             raise EngineFailure(measured.failure)
         latencies = [metrics.e2e(timeline) for timeline in measured.repeats[0].timelines]
-        return {"latencies": latencies, "config": _config(engine)}
+        return Result(latencies, _flat(engine.describe()["vllm_config"]))
     finally:
         topology.close()
 
 
-def run_vllm(settings: Settings, result: Path) -> dict[str, Any]:
+def run_vllm(settings: Settings, result: Path) -> Result:
     """vLLM's benchmark, its code untouched, with the arguments and environment that `VllmEngine` gives its engine."""
     model = hub.download(hub.resolve(settings.model))
     if model.vocabulary < _VOCABULARY:
         raise EngineFailure(f"vLLM's benchmark draws ids below {_VOCABULARY}: the model has {model.vocabulary}")
-    _, engine = build(settings, model, result.with_suffix(".engine.log"))
+    _, engine = aggregated(settings, model, result.with_suffix(".engine.log"))
     _import_vllm(engine)
     from vllm.benchmarks import latency
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -128,9 +130,9 @@ def run_vllm(settings: Settings, result: Path) -> dict[str, Any]:
     given = {name: value for name, value in engine.arguments().items() if value is not None}
     vars(args).update(given | settings.engine.args)
     with process_lifetime.dies_with_parent() as parent, changed({**engine.environment(), **parent}):
-        _place_like(engine)
+        configs = _placed_alike(on_cpu=settings.device == "cpu")
         latency.main(args)
-    return {"latencies": json.loads(out.read_text())["latencies"], "config": _config(engine)}
+    return Result(json.loads(out.read_text())["latencies"], _flat(described(configs[-1])))
 
 
 def _import_vllm(engine: VllmEngine) -> None:
@@ -142,8 +144,8 @@ def _import_vllm(engine: VllmEngine) -> None:
         process_lifetime.register()
 
 
-def _place_like(engine: VllmEngine) -> None:
-    """Keep the configuration that vLLM resolves, and on CPU put `LLM`'s EngineCore where AsyncLLM always has it.
+def _placed_alike(*, on_cpu: bool) -> list[Any]:
+    """The configurations that vLLM resolves from here on; on CPU with `LLM`'s EngineCore where AsyncLLM's always is.
 
     There, ours runs the executor inside a forked EngineCore process. vLLM allows that executor on CPU only with
     VLLM_ENABLE_V1_MULTIPROCESSING=0, which would also keep `LLM`'s EngineCore in this process: no messages between
@@ -151,23 +153,23 @@ def _place_like(engine: VllmEngine) -> None:
     """
     from vllm.engine.arg_utils import EngineArgs
 
-    create = EngineArgs.create_engine_config
+    create, configs = EngineArgs.create_engine_config, list[Any]()
 
     def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        engine._config = create(self, *args, **kwargs)
-        if engine._settings.device == "cpu":
+        configs.append(create(self, *args, **kwargs))
+        if on_cpu:
             os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "fork"}
-        return engine._config
+        return configs[-1]
 
     EngineArgs.create_engine_config = create_engine_config
+    return configs
 
 
-def _config(engine: VllmEngine) -> dict[str, Any]:
-    """The engine's resolved configuration, one level deep; without the scheduler's class, which records steps in ours.
+def _flat(groups: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """An engine's resolved configuration, one level deep; without the scheduler's class, which records steps in ours.
 
     That is part of what our measuring costs (recording.py has it by itself).
     """
-    groups = engine.describe()["vllm_config"]
     config = {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
     return {name: value for name, value in config.items() if name != "scheduler.scheduler_cls"}
 
@@ -175,4 +177,4 @@ def _config(engine: VllmEngine) -> dict[str, Any]:
 if __name__ == "__main__":
     _side, _settings, _result = sys.argv[1:]
     _run = {"ours": run_ours, "vllm": run_vllm}[_side]
-    Path(_result).write_text(json.dumps(_run(Settings.model_validate_json(_settings), Path(_result))))
+    Path(_result).write_text(json.dumps(asdict(_run(Settings.model_validate_json(_settings), Path(_result)))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -69,7 +69,8 @@ class Comparison:
             return "holds"
         return "MISSED" if high < bar.low or low > bar.high else "undecided"
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
+        """Plain data, each pair's values in it."""
         return {
             "name": self.name,
             "load": self.load,

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Unpack
 
 import click
-import loops
 import numpy as np
-import overhead
-import toggled
-from quiet import TooBusy, in_pairs
-from ratios import Bar, Comparison
 from tabulate import tabulate
 
+import common
+import toggled
+from bench import Bench, Pass, compared, started
 from context_research.engines import step_records
-from context_research.engines.vllm.engine import VllmEngine
 from context_research.engines.vllm.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.measure.case import measure
-from context_research.models import hub, model
 from context_research.serving import preflight
-from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
+from quiet import FEWEST, Pairing, TooBusy
+from ratios import Bar, Comparison
 
 THROUGHPUT = Bar(low=0.995)
 HOOKED = (1, 16, 128)
@@ -37,49 +33,30 @@ HOOKED = (1, 16, 128)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--pairs", type=click.IntRange(5), default=80, help="Pairs of short runs, per load.")
-@click.option("--max-others", type=click.FloatRange(0, 1), default=0.05, help="As for overhead.py.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=None, help="Write JSON here.")
-@click.option("--prompt-tokens", type=click.IntRange(1), default=512)
-@click.option("--output-tokens", type=click.IntRange(2), default=32)
-@click.option("--requests", type=click.IntRange(1), default=2, help="Requests of each slot in a run.")
-@click.option("--concurrency", type=click.IntRange(1), multiple=True, default=(1, 4), help="The loads.")
-@click.option("--seed", type=click.IntRange(0), default=0)
-@click.option("--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto")
-@click.option("--devices", default=None, metavar="0,1", help="GPU ids or CPU cores, as the plugin's --devices.")
-@click.option("--model-name", default=None, help="Instead of the experiment config's.")
-@click.option("--weights", type=click.Choice(["hub", "seeded", "dummy"]), default="seeded")
-def main(pairs: int, max_others: float, out: Path | None, **given: Any) -> None:
+@click.option("--pairs", type=click.IntRange(FEWEST), default=80, help="Pairs of short runs, per load.")
+@common.max_others
+@common.out
+@common.asked
+def main(pairs: int, max_others: float, out: Path | None, **given: Unpack[common.Asked]) -> None:
     """Ratios of throughput with recording to without, one engine, in pairs; microseconds of the hooks in a step.
 
     Exit code 0 if every bar holds, 1 if one is missed or undecided, 2 if there is no result.
     """
     try:
-        settings = _toggled(overhead._settings(given))
+        settings = _toggled(common.settings_of(given))
         preflight.check_backend(settings)
         with TemporaryDirectory(prefix="recording-") as folder:
-            comparisons, steps = _compare(settings, pairs, max_others, Path(folder) / "engine.log")
+            comparisons, steps = _compare(settings, Pairing(pairs, max_others), Path(folder) / "engine.log")
             hooks = _hooks(Path(folder) / "hooks.csv", steps)
     except (EngineFailure, UsageProblem, TooBusy) as problem:
         click.echo(f"ERROR: {problem}", err=True)
-        sys.exit(overhead.NO_RESULT)
-    environment = overhead._environment(settings, ())
+        sys.exit(common.NO_RESULT)
+    environment = common.Environment.of(settings)
     header = ("requests", "hooks of a step", "median decode step", "share")
-    rows = [
-        (
-            row["requests"],
-            f"{row['us']:.1f} µs",
-            *((f"{row['step_ms']:.2f} ms", f"{row['share']:.3%}") if row["step_ms"] else "––"),
-        )
-        for row in hooks
-    ]
-    click.echo(overhead._markdown(comparisons, environment))
+    click.echo(common.markdown(comparisons, environment))
+    rows = [hook.row for hook in hooks]
     click.echo("\n" + tabulate(rows, headers=header, tablefmt="github", disable_numparse=True))
-    if out is not None:
-        results = {"environment": environment, "comparisons": [one.as_json() for one in comparisons], "hooks": hooks}
-        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    held = all(comparison.verdict == "holds" for comparison in comparisons)
-    sys.exit(overhead.BARS_HOLD if held else overhead.NOT_SHOWN)
+    common.finish(comparisons, environment, out, hooks=[asdict(hook) for hook in hooks])
 
 
 def _toggled(settings: Settings) -> Settings:
@@ -89,48 +66,32 @@ def _toggled(settings: Settings) -> Settings:
     return settings.model_copy(update={"engine": settings.engine.model_copy(update={"args": args})})
 
 
-def _compare(settings: Settings, pairs: int, max_others: float, log: Path) -> tuple[list[Comparison], np.ndarray]:
+def _compare(settings: Settings, pairing: Pairing, log: Path) -> tuple[list[Comparison], np.ndarray]:
     """Both sides at each load, on one running engine; and the engine's steps, with those of loads for the hooks."""
-    model = hub.download(hub.resolve(settings.model))
-    topology, engine = loops.build(settings, model, log)
     steps = step_records.path_of(log)
-    try:
-        topology.start()
-        found = [
-            comparison
-            for concurrency in settings.workload.concurrency
-            for comparison in _at(concurrency, settings, model, topology, engine, pairs, max_others)
-        ]
+    with started(settings, log) as bench:
+        levels = settings.workload.concurrency
+        comparisons = [comparison for level in levels for comparison in _at(level, bench, pairing)]
         toggled.switch(steps).unlink(missing_ok=True)
         # Short prompts and long answers: all requests of a load decode together for a while.
-        short = settings.workload.model_copy(update={"prompt_lengths": (16,), "output_tokens": 64})
-        together = settings.model_copy(update={"workload": short})
+        short = settings.workload.model_copy(update={"prompt_lengths": (16,), "output_tokens": 64, "requests": 1})
+        together = replace(bench, settings=settings.model_copy(update={"workload": short}))
         for level in HOOKED:
-            _pass(level, together, model, topology, pair=pairs + 1, per_slot=1)
-    finally:
-        topology.close()
-    return found, step_records.read(steps)
+            together.measure(level, pair=pairing.pairs + 1)
+    return comparisons, step_records.read(steps)
 
 
-def _at(
-    concurrency: int,
-    settings: Settings,
-    model: model.Model,
-    topology: Topology,
-    engine: VllmEngine,
-    pairs: int,
-    max_others: float,
-) -> list[Comparison]:
-    steps, per_slot = step_records.path_of(engine.log), settings.workload.requests
+def _at(concurrency: int, bench: Bench, pairing: Pairing) -> list[Comparison]:
+    steps = step_records.path_of(bench.engine.log)
 
-    def side(*, recorded: bool) -> Callable[[int], loops.Pass]:
-        def run(pair: int) -> loops.Pass:
-            loops._reset(engine)  # a round trip: nothing runs any more
+    def side(*, recorded: bool) -> Callable[[int], Pass]:
+        def run(pair: int) -> Pass:
+            bench.reset_prefix_cache()  # a round trip: nothing runs any more
             switch = toggled.switch(steps)
             switch.unlink(missing_ok=True) if recorded else switch.touch()
             before = len(step_records.read(steps))
-            made = _pass(concurrency, settings, model, topology, pair, per_slot)
-            loops._reset(engine)
+            made = bench.measure(concurrency, pair)
+            bench.reset_prefix_cache()
             if (len(step_records.read(steps)) > before) is not recorded:
                 raise EngineFailure(f"the engine {'did not record' if recorded else 'recorded'}: the switch failed")
             return made
@@ -139,25 +100,13 @@ def _at(
 
     with_it, without = side(recorded=True), side(recorded=False)
     for warm_up in (with_it, without):
-        warm_up(pairs)
-    results = in_pairs(f"recording, {concurrency} at a time", with_it, without, pairs, max_others)
-    load = (
-        f"{settings.workload.prompt_lengths[0]} in, {settings.workload.output_tokens} out, {concurrency} × {per_slot}"
-    )
-
+        warm_up(pairing.pairs)
+    results = pairing.run(f"recording, {concurrency} at a time", with_it, without)
+    load = bench.load(concurrency)
     return [
-        loops._compared(results, load, "throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
-        loops._compared(results, load, "token gap p50", "s", lambda made: median(made.gaps)),
+        compared(results, load, "throughput", "tok/s", lambda made: made.tokens / made.seconds, THROUGHPUT),
+        compared(results, load, "token gap p50", "s", lambda made: median(made.gaps)),
     ]
-
-
-def _pass(
-    concurrency: int, settings: Settings, model: model.Model, topology: Topology, pair: int, per_slot: int
-) -> loops.Pass:
-    workload = settings.workload.model_copy(update={"requests": per_slot * concurrency, "warmup_requests": 0})
-    return loops._taken(
-        measure(loops._case(concurrency, loops._seeded(settings, workload, pair)), model, topology, repeats=1)
-    )
 
 
 class _Scheduler:
@@ -175,13 +124,31 @@ class _Scheduler:
         return True
 
 
-def _hooks(path: Path, steps: np.ndarray) -> list[dict[str, float | None]]:
-    """For each of HOOKED: microseconds that the hooks add to a step (writing included), beside a real step's time."""
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What the hooks add to a step of so many decoding requests, beside a real one's median time."""
+
+    requests: int
+    us: float
+    """Microseconds of the hooks, writing included."""
+    step_ms: float | None
+    """Of `steps` real steps; None where no step had so many."""
+    steps: int
+    share: float | None
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        step = "–" if self.step_ms is None else f"{self.step_ms:.2f} ms"
+        return self.requests, f"{self.us:.1f} µs", step, "–" if self.share is None else f"{self.share:.3%}"
+
+
+def _hooks(path: Path, steps: np.ndarray) -> list[Hooks]:
+    """For each of HOOKED; `path` is where the hooks write, `steps` are those of a real engine."""
     from context_research.engines.vllm.step_recorder import Recording
 
     class Recorded(Recording, _Scheduler): ...
 
-    rows: list[dict[str, float | None]] = []
+    found = []
     with changed({step_records.PATH: str(path)}):
         for requests in HOOKED:
             names = [f"request-{index}" for index in range(requests)]
@@ -194,16 +161,8 @@ def _hooks(path: Path, steps: np.ndarray) -> list[dict[str, float | None]]:
             us = (_seconds_of(Recorded(output)) - _seconds_of(_Scheduler(output))) * 1e6
             alike = steps[(steps["decode_requests"] == requests) & (steps["prefill_requests"] == 0)]["seconds"]
             step = float(np.median(alike)) if len(alike) else None
-            rows.append(
-                {
-                    "requests": requests,
-                    "us": us,
-                    "step_ms": step and step * 1e3,
-                    "steps": len(alike),
-                    "share": step and us / step / 1e6,
-                }
-            )
-    return rows
+            found.append(Hooks(requests, us, step and step * 1e3, len(alike), step and us / step / 1e6))
+    return found
 
 
 def _seconds_of(scheduler: _Scheduler, calls: int = 2000, series: int = 7) -> float:

@@ -27,23 +27,24 @@ class Toggled(step_recorder.Recording):
 
     def add_request(self, request: Any) -> None:
         self._off = self._switch.exists()
-        super().add_request(request)
+        super().add_request(request)  # type: ignore[misc] # the scheduler's, which comes after this class
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         if self._off:
-            return super(step_recorder.Recording, self).schedule(*args, **kwargs)
+            return super(step_recorder.Recording, self).schedule(*args, **kwargs)  # type: ignore[misc]
         return super().schedule(*args, **kwargs)
 
     def update_from_output(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         # By the batch, not by the switch: the last empty step of a run may be done after the switch has changed.
         if id(scheduler_output) not in self._scheduled:
-            return super(step_recorder.Recording, self).update_from_output(scheduler_output, *args, **kwargs)
+            scheduler: Any = super(step_recorder.Recording, self)
+            return scheduler.update_from_output(scheduler_output, *args, **kwargs)
         return super().update_from_output(scheduler_output, *args, **kwargs)
 
 
-class ToggledScheduler(Toggled, Scheduler):
+class ToggledScheduler(Toggled, Scheduler):  # type: ignore[misc] # vLLM's is not typed for us
     """For engines that schedule synchronously."""
 
 
-class ToggledAsyncScheduler(Toggled, AsyncScheduler):
+class ToggledAsyncScheduler(Toggled, AsyncScheduler):  # type: ignore[misc]
     """For engines with async scheduling."""

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -23,10 +25,18 @@ from context_research.serving import backends, build
 from context_research.settings.sources import Layer
 from context_research.workload.case import point
 
-LOADS = {
-    "32k × 8": {"prompt": 32768, "concurrency": 8, "output": 256, "requests": 64},
-    "10,000 × 1k": {"prompt": 1024, "concurrency": 32, "output": 64, "requests": 10_000},
-}
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Tokens of a prompt and its answer, how many requests, and how many of them at a time."""
+
+    prompt: int
+    concurrency: int
+    output: int
+    requests: int
+
+
+LOADS = {"32k × 8": Load(32768, 8, 256, 64), "10,000 × 1k": Load(1024, 32, 64, 10_000)}
 
 
 @click.command()
@@ -56,16 +66,16 @@ def main(load: str | None, serving: str, profiled: bool, device_profile: str) ->
     print(json.dumps({"load": load, "serving": serving} | _measured(LOADS[load], serving, profiled, device_profile)))
 
 
-def _measured(load: dict[str, int], serving: str, profiled: bool, device_profile: str) -> dict[str, float]:
+def _measured(load: Load, serving: str, profiled: bool, device_profile: str) -> dict[str, float]:
     asked = {
         "backend": "simulated",
         "device_profile": device_profile,
         "serving": serving,
         "seed": 0,
-        "workload.prompt_lengths": [load["prompt"]],
-        "workload.concurrency": [load["concurrency"]],
-        "workload.output_tokens": load["output"],
-        "workload.requests": load["requests"],
+        "workload.prompt_lengths": [load.prompt],
+        "workload.concurrency": [load.concurrency],
+        "workload.output_tokens": load.output,
+        "workload.requests": load.requests,
         "workload.repeats": 1,
         # KV of waiting prompts on the prefill engine may fill its pool: that is part of what is simulated.
         "workload.request_timeout_s": 1e6,
@@ -78,7 +88,7 @@ def _measured(load: dict[str, int], serving: str, profiled: bool, device_profile
         profiler, began = cProfile.Profile(), time.perf_counter()
         if profiled:
             _on_the_loop(profiler.enable)
-        result = measure(point(chosen, load["prompt"], load["concurrency"]), model, topology)
+        result = measure(point(chosen, load.prompt, load.concurrency), model, topology)
         wall = time.perf_counter() - began
         if profiled:
             _on_the_loop(profiler.disable)
@@ -100,12 +110,12 @@ def _measured(load: dict[str, int], serving: str, profiled: bool, device_profile
     }
 
 
-def _on_the_loop(call: object) -> None:
+def _on_the_loop(call: Callable[[], object]) -> None:
     """cProfile sees one thread: the one that the event loop runs on."""
     from context_research.engines.loop import session_loop
 
     async def now() -> None:
-        call()  # type: ignore[operator]
+        call()
 
     session_loop(virtual=True).run(now())
 

@@ -14,7 +14,7 @@ SHARE = 0.15
 """Of the step's own time; steps that hold a prefill are left alone, so that TTFT without a queue can't change."""
 
 
-class SlowDecode(AsyncScheduler):
+class SlowDecode(AsyncScheduler):  # type: ignore[misc] # vLLM's class is untyped here
     """Sleeps in the engine's own process, between two steps: a client could not tell it from a slower model."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

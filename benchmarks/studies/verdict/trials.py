@@ -16,9 +16,28 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tabulate import tabulate
+
+
+class Entry(TypedDict):
+    """What a trial shows of one entry of verdict.json."""
+
+    metric: str
+    case: str
+    outcome: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    p_adjusted: float | None
+
+
+class Verdict(TypedDict):
+    """What a trial reads of verdict.json."""
+
+    primary: list[Entry]
+
 
 HERE = Path(__file__).parent
 PLANTED = "aggregated --set engine.args.scheduler_cls=slow_decode.SlowDecode"
@@ -49,7 +68,7 @@ def main() -> None:
             entry["metric"],
             entry["case"],
             entry["outcome"],
-            *(None if entry[key] is None else f"{entry[key]:.3f}" for key in ("ratio", "low", "high", "p_adjusted")),
+            *map(_rounded, (entry["ratio"], entry["low"], entry["high"], entry["p_adjusted"])),
         )
         for number, entry in entries
     ]
@@ -57,25 +76,33 @@ def main() -> None:
     print(dict(Counter(entry["outcome"] for _, entry in entries)))
 
 
-def compare(baseline: str, candidate: str, pairs: int, seed: int, outputs: Path) -> dict[str, Any]:
+def _rounded(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
+def compare(baseline: str, candidate: str, pairs: int, seed: int, outputs: Path) -> Verdict:
     """Run one A/B as a user would, unless it is finished already; its verdict.json."""
     asked = {"baseline": baseline, "candidate": candidate, "pairs": pairs, "seed": seed}
     for path in outputs.glob("ab/*/ab.json"):
         record, verdict = json.loads(path.read_text(encoding="utf-8")), path.with_name("verdict.json")
         same = asked == {key: record["plan"][key] for key in asked}
         if same and record["status"] == "completed" and verdict.is_file():
-            return dict(json.loads(verdict.read_text(encoding="utf-8")))
+            return _read(verdict)
     arms = [f"--baseline={baseline}", f"--candidate={candidate}", f"--pairs={pairs}", f"--seed={seed}"]
-    path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
+    modules = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
     # Rows of a hundred sessions would bury the user's own in pytest-benchmark's storage.
     storage = f"--benchmark-storage=file://{(outputs / 'benchmarks').absolute()}"
     subprocess.run(
         [sys.executable, "-m", "context_research.cli.main", "ab", "e0", *arms, f"--outputs={outputs}", "--", storage],
         check=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": modules},
     )
-    newest = max(outputs.glob("ab/*/verdict.json"), key=lambda found: found.stat().st_mtime)
-    return dict(json.loads(newest.read_text(encoding="utf-8")))
+    return _read(max(outputs.glob("ab/*/verdict.json"), key=lambda path: path.stat().st_mtime))
+
+
+def _read(path: Path) -> Verdict:
+    verdict: Verdict = json.loads(path.read_text(encoding="utf-8"))
+    return verdict
 
 
 if __name__ == "__main__":

@@ -87,6 +87,11 @@ class VllmEngine:
                 raise EngineFailure(f"vLLM engine {self.name!r} could not start: {reason}") from None
         self._start_s = time.perf_counter() - began
 
+    @property
+    def llm(self) -> Any:
+        """vLLM's AsyncLLM while the engine runs, else None: for what compares itself with ours on the same engine."""
+        return self._llm
+
     def _launch(self) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
 
