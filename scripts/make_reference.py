@@ -1,12 +1,13 @@
-"""Writes what docs/ says of options, settings and commands from the tables in the code that define them.
+"""Writes what docs/ says of options, settings, commands, hooks and evidence from the code that defines them.
 
-python scripts/make_reference.py            # writes docs/options.md, settings.md and cli.md, between their marks
+python scripts/make_reference.py            # writes the parts of docs/*.md that are marked as generated
 python scripts/make_reference.py --check    # writes nothing; exits with 1 and names the pages that are not current
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +20,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from context_research.cli.main import main as commands
+from context_research.engines.base import Evidence
+from context_research.measure.checks.builtin import BUILT_IN
+from context_research.plugin import hookspecs
 from context_research.plugin.options import OF_A_RUN
 from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
@@ -134,11 +138,32 @@ def _command(name: str, command: click.Command) -> str:
     return "\n\n".join(parts)
 
 
+def hooks() -> str:
+    """Every hook, with its arguments."""
+    found = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("pytest_context_research_")}
+    return table(
+        ("hook", "is"),
+        (
+            (f"`{name}({', '.join(inspect.signature(hook).parameters)})`", " ".join(cleandoc(hook.__doc__).split()))
+            for name, hook in found.items()
+        ),
+    )
+
+
+def needs() -> str:
+    """Which evidence each check rests on."""
+    kinds = [kind for kind in Evidence if any(kind in check.needs for check in BUILT_IN)]
+    rows = ((f"`{check.name}`", *("×" if kind in check.needs else "" for kind in kinds)) for check in BUILT_IN)
+    return table(("check", *kinds), rows)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "options": options,
     "session-options": session_options,
     "settings": settings,
     "cli": cli,
+    "hooks": hooks,
+    "needs": needs,
 }
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from context_research.measure import metrics
+from context_research.measure.checks.builtin import BUILT_IN
+
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -160,6 +163,17 @@ def test_every_room_has_its_row():
     first = (line.split("|")[1] for line in read(DOCS / "how-it-works.md").splitlines() if line.startswith("| `"))
     listed = [room for cell in first for room in re.findall(r"`(\w+)(?:/|\.py)`", cell)]
     assert listed == rooms
+
+
+def rows(page):
+    """First cells of the tables that were written by hand, without their marks."""
+    by_hand = re.sub("<!-- generated.*?<!-- end -->", "", read(page), flags=re.DOTALL)
+    return {line.split("|")[1].strip(" `") for line in by_hand.splitlines() if line.startswith("|")}
+
+
+def test_every_metric_and_check_has_its_row():
+    assert {metric.name for metric in metrics.METRICS} - rows(DOCS / "metrics.md") == set()
+    assert {check.name for check in BUILT_IN} - rows(DOCS / "validity.md") == set()
 
 
 @pytest.mark.parametrize(
