@@ -8,7 +8,7 @@ case ${1:-} in
         echo 'Usage: scripts/run_ab.sh EXPERIMENT [options...] [-- pytest options...]'
         echo
         echo 'Runs sessions of two arms in turn, A B B A, each on engines of its own, and ends with verdict and report.'
-        echo 'After an interruption, the same command goes on. Options go to context_research.cli.main ab:'
+        echo 'After an interruption, the same command goes on. Options go to context-research ab:'
         echo
         echo '  scripts/run_ab.sh e0 --pairs 6 --seed 0'
         echo '  scripts/run_ab.sh e0 --baseline aggregated --candidate aggregated       # A/A: the noise floor'
@@ -20,4 +20,4 @@ case ${1:-} in
 esac
 
 scripts/bootstrap.sh --quiet
-exec "$python" -m context_research.cli.main ab "$@"
+exec "$python" -m context_research.cli ab "$@"

@@ -1,4 +1,4 @@
-"""``python -m context_research.cli.main``: what is done outside pytest. Imports neither torch nor vLLM."""
+"""``context-research``: what is done outside pytest. Imports neither torch nor vLLM."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from context_research import __version__
+from context_research.cli import outputs as outputs_option
 from context_research.cli import simulation
 from context_research.compare import comparison, verdict
 from context_research.compare.ab import plan as ab_plan
@@ -17,6 +18,7 @@ from context_research.compare.ab import sessions as ab
 from context_research.compare.statistics import pairs_to_decide_alone
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
+from context_research.plugin import project
 from context_research.records import store
 from context_research.records.files import PLANNED, AbFiles, RunFiles, check_run_id, find, new_run_id
 from context_research.records.run import new_metadata, this_command
@@ -41,14 +43,6 @@ class OneLine(click.Group):
             ctx.exit(2)
 
 
-_outputs = click.option(
-    "--outputs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=None,
-    help="Folder for runs and reports (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
-)
-
-
 class Share(click.ParamType[float]):
     """``3%`` or ``0.03``."""
 
@@ -59,6 +53,16 @@ class Share(click.ParamType[float]):
             return value if isinstance(value, float) else options.share(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+_PLANNED = [option for option in options.OPTIONS if option.flag in ("--model-name", "--serving", "--seed")]
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What of a run can be settled when it is planned: options as pytest has them."""
+    for option in reversed(_PLANNED):
+        command = click.option(option.flag, option.name, metavar=option.metavar, help=option.help)(command)
+    return command
 
 
 def _judging(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,17 +85,15 @@ def main() -> None:
 
 @main.command("init-run")
 @click.option("--config-path", type=click.Path(path_type=Path), required=True, help="Experiment config (YAML).")
-@click.option("--model-name", default=None, help="Instead of the config's: hub id, folder or name in configs/models.")
-@click.option("--serving", default=None, help="Serving mode or file (default: aggregated).")
-@click.option("--seed", default=None, help="The run's seed; can be left to the run.")
 @click.option("--run-id", default=None, help="Name of the run's folder (default: made from time and settings).")
-@_outputs
+@_settings
+@outputs_option.option
 def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **given: str | None) -> None:
     """Write a run's metadata without running it; `pytest --run-id ID` adopts it. Prints the run's id."""
-    options = {"--model-name": given["model_name"], "--serving": given["serving"], "--seed": given["seed"]}
+    asked = {option.flag: given[option.name] for option in _PLANNED} | {"--experiment-config": str(config_path)}
     layers = [
         sources.parse_options("environment", from_environment()),
-        sources.parse_options("command line", options | {"--experiment-config": str(config_path)}),
+        sources.parse_options("command line", asked),
     ]
     experiment = str(sources.read_yaml(config_path).get("experiment", ""))
     resolved = backends.resolve(experiment, layers)
@@ -130,7 +132,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
 @click.option("--fresh", is_flag=True, help="Begin anew, though an A/B of the same plan is unfinished.")
 @click.argument("pytest_options", nargs=-1, metavar="[-- PYTEST OPTIONS]")
 @_judging
-@_outputs
+@outputs_option.option
 def run_ab(
     outputs: Path | None,
     fresh: bool,
@@ -143,8 +145,9 @@ def run_ab(
 
     An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
     """
-    plan = ab_plan.plan(primary=_names(primary), practical=practical, **given)
-    running = ab.Ab.open(_folder(outputs), plan, fresh)
+    experiment, here = project.ask(given.pop("experiment"), given["pytest_options"])
+    plan = ab_plan.plan(experiment, _names(primary), practical, given=here.layers, **given)
+    running = ab.Ab.open(outputs_option.folder(outputs), plan, fresh)
     click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
     if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
         click.echo(
@@ -177,7 +180,7 @@ def run_ab(
     "--allow-different", multiple=True, metavar="KEY", help="Of two runs: a difference that matters, allowed."
 )
 @_judging
-@_outputs
+@outputs_option.option
 def tell_verdict(
     outputs: Path | None,
     names: tuple[str, ...],
@@ -193,7 +196,7 @@ def tell_verdict(
     """
     if not 1 <= len(names) <= 2:
         raise UsageProblem("name an A/B, or two runs (baseline, then candidate): verdict RUN_OR_AB [RUN_OR_AB]")
-    found = [find(_folder(outputs), name) for name in names]
+    found = [find(outputs_option.folder(outputs), name) for name in names]
     family = _names(primary)
     if isinstance(first := found[0], AbFiles):
         if allow_different or start_noise is not None:
@@ -215,10 +218,10 @@ def tell_verdict(
 
 @main.command("report")
 @click.argument("name", default="latest", metavar="[RUN_OR_AB]")
-@_outputs
+@outputs_option.option
 def write_report(name: str, outputs: Path | None) -> None:
     """Write the Markdown report of a run or an A/B (an id, or `latest`: the newest completed). Prints its path."""
-    files = find(_folder(outputs), name)
+    files = find(outputs_option.folder(outputs), name)
     if isinstance(files, AbFiles):
         click.echo(comparison_report.write(ab.judge(files)))
     else:
@@ -228,11 +231,6 @@ def write_report(name: str, outputs: Path | None) -> None:
 
 def _names(primary: str | None) -> list[str] | None:
     return None if primary is None else options.names(primary)
-
-
-def _folder(outputs: Path | None) -> Path:
-    default = sources.parse_options("environment", from_environment()).values.get("outputs", "outputs")
-    return outputs or Path(default)
 
 
 def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
@@ -249,4 +247,4 @@ main.add_command(simulation.fidelity)
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m context_research.cli.main")
+    main(prog_name="context-research")

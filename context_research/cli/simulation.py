@@ -6,19 +6,11 @@ from pathlib import Path
 
 import click
 
+from context_research.cli import outputs as outputs_option
 from context_research.engines.simulated import profiles
 from context_research.errors import UsageProblem
 from context_research.records.files import AbFiles, RunFiles, find, find_run
 from context_research.serving import backends
-from context_research.settings import sources
-from context_research.settings.options import from_environment
-
-_outputs = click.option(
-    "--outputs",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=None,
-    help="Folder of the runs (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
-)
 
 
 @click.command("calibrate")
@@ -26,7 +18,7 @@ _outputs = click.option(
 @click.option("--device-profile", "base", default=None, help="Profile that gives what the runs can't say.")
 @click.option("--write", "path", type=click.Path(path_type=Path, dir_okay=False), required=True, help="YAML file.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
-@_outputs
+@outputs_option.option
 def calibrate(runs: tuple[str, ...], base: str | None, path: Path, force: bool, outputs: Path | None) -> None:
     """Make a device profile for the simulated backend from real runs of this machine.
 
@@ -37,11 +29,11 @@ def calibrate(runs: tuple[str, ...], base: str | None, path: Path, force: bool, 
 
     if path.exists() and not force:
         raise UsageProblem(f"--write {path}: it exists already; choose another name, or replace it with --force")
-    files: list[RunFiles] = [find_run(_folder(outputs), name) for name in runs]
+    files: list[RunFiles] = [find_run(outputs_option.folder(outputs), name) for name in runs]
     taken = calibration_data.load(files)
     profile = calibrate.calibrate(taken, profiles.load(base) if base else None, path.stem)
     command = ["calibrate", *(one.run_id for one in files), *(["--device-profile", base] if base else [])]
-    calibrate.write(profile, path, f"python -m context_research.cli.main {' '.join(command)}", force=force)
+    calibrate.write(profile, path, f"context-research {' '.join(command)}", force=force)
     calibrate.table(profile, click.echo)
     click.echo(path)
 
@@ -52,7 +44,7 @@ def calibrate(runs: tuple[str, ...], base: str | None, path: Path, force: bool, 
     "--device-profile", "profile", default=None, help="Simulated machine (default: calibrated on the runs themselves)."
 )
 @click.option("--fail-on", type=click.Choice(["miss"]), help="Exit with 1 if a figure is outside its bar.")
-@_outputs
+@outputs_option.option
 def fidelity(names: tuple[str, ...], profile: str | None, fail_on: str | None, outputs: Path | None) -> None:
     """Simulate real runs' requests, and report the error.
 
@@ -63,7 +55,7 @@ def fidelity(names: tuple[str, ...], profile: str | None, fail_on: str | None, o
     from context_research.fidelity import report as fidelity_report
 
     backends.require_opt_in()
-    found = [find(_folder(outputs), name) for name in names]
+    found = [find(outputs_option.folder(outputs), name) for name in names]
     runs = [one for one in found if isinstance(one, RunFiles)]
     if isinstance(found[0], AbFiles) and len(found) == 1:
         told = held.of_ab(found[0], profile)
@@ -93,7 +85,3 @@ def device_profiles() -> None:
     click.echo(f"aiconfigurator-core {version} has measured kernels of")
     for system in aiconfigurator.coverage():
         click.echo(f"  {system.name} (vllm {system.kernels}): {', '.join(system.models)}")
-
-
-def _folder(outputs: Path | None) -> Path:
-    return outputs or Path(sources.parse_options("environment", from_environment()).values.get("outputs", "outputs"))

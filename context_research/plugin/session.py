@@ -74,16 +74,7 @@ class Session:
     @cached_property
     def layers(self) -> list[Layer]:
         """Settings given beside the YAML files, weakest first."""
-        config = self.config
-        ini = {option.flag: config.getini(option.ini) for option in OPTIONS}
-        home = config.inipath.parent if config.inipath else config.rootpath
-        given = {option.flag: config.getoption(option.dest) for option in OPTIONS}
-        layers = [
-            sources.parse_options("ini", from_ini(ini, home)),
-            sources.parse_options("environment", from_environment()),
-            sources.parse_options("command line", given),
-            sources.parse_set("command line", config.getoption("context_research_set")),
-        ]
+        layers = given_layers(self.config)
         if self.worker and (share := self.worker.get("context_research_share")):
             layers.append(Layer("xdist worker", share))
         return layers
@@ -179,6 +170,18 @@ class Session:
             for placement in placements:
                 model_of(profile, self.model_of(settings), placement)
         return placements
+
+
+def given_layers(config: pytest.Config) -> list[Layer]:
+    """Settings that the ini file, the environment and the command line give, weakest first. Raises UsageProblem."""
+    ini = {option.flag: config.getini(option.ini) for option in OPTIONS}
+    home = config.inipath.parent if config.inipath else config.rootpath
+    return [
+        sources.parse_options("ini", from_ini(ini, home)),
+        sources.parse_options("environment", from_environment()),
+        sources.parse_options("command line", {option.flag: config.getoption(option.dest) for option in OPTIONS}),
+        sources.parse_set("command line", config.getoption("context_research_set")),
+    ]
 
 
 SESSION = pytest.StashKey[Session]()

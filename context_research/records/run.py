@@ -50,4 +50,4 @@ def new_metadata(files: RunFiles, resolved: Resolved, model: Model | None, comma
 
 def this_command() -> list[str]:
     """The command line of a process that is not pytest."""
-    return ["python", "-m", "context_research.cli.main", *sys.argv[1:]]
+    return ["context-research", *sys.argv[1:]]

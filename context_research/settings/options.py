@@ -6,7 +6,7 @@ Imports the standard library alone: the plugin reads the table in every project 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,17 @@ def share(text: str) -> float:
 def prefixed(flag: str) -> str:
     """``--seed`` -> ``--cr-seed``, the name it has everywhere."""
     return PREFIX + flag.removeprefix("--")
+
+
+def unprefixed(word: str) -> str:
+    """A word of a command line, ``--cr-seed=1`` -> ``--seed=1``."""
+    return "--" + word.removeprefix(PREFIX) if word.startswith(PREFIX) else word
+
+
+def everywhere(words: Iterable[str]) -> list[str]:
+    """A command line whose words that are settings of ours have the names that hold everywhere."""
+    ours = {option.flag for option in OPTIONS} | {"--set"}
+    return [prefixed(word) if word.partition("=")[0] in ours else word for word in words]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from tests.support.suite import SMALL
 ARMS = ("--baseline=aggregated", "--candidate=aggregated --set engine.max_num_batched_tokens=512")
 COMMAND = [
     sys.executable,
-    *("-m", "context_research.cli.main", "ab", "e0", "--pairs=1", *ARMS, "--primary=ttft,e2e", "--"),
+    *("-m", "context_research.cli", "ab", "e0", "--pairs=1", *ARMS, "--primary=ttft,e2e", "--"),
     *(option for option in SMALL if not option.startswith(("--repeats", "--concurrency", "--requests"))),
     *("--concurrency=1", "--requests=8"),
 ]

@@ -85,7 +85,7 @@ def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, change
         "settings": {arm: {"arm": text} for arm, text in arms.items()},
         **arms,
     } | plan
-    made_plan = ab_plan.Plan(**planned)
+    made_plan = ab_plan.Plan(folder="benchmarks/e0", **planned)
     sessions = list(made_plan.sessions())
     for number, session in enumerate(sessions):
         arm = session["arm"]

@@ -1,10 +1,12 @@
 """A/Bs whose sessions write artifacts instead of running; real ones: tests/slow/test_ab.py."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab.sessions import Ab
 from context_research.records import store
+from context_research.settings.experiments import Experiment
 from tests.support import made_runs
 from tests.support.made_runs import FLAT
 
@@ -32,7 +34,9 @@ class Sessions:
         return SimpleNamespace(returncode=(code := self.run(arguments, log, group)), poll=lambda: code, **ENDED)
 
     def run(self, arguments, log, group):
-        given = dict(word.lstrip("-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+        given = dict(
+            word.removeprefix("--cr-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word
+        )
         self.ran.append({"arguments": arguments, "log": log, "group": group, **given})
         number = len(self.ran)
         if (code := self.before(number)) is not None:
@@ -49,7 +53,7 @@ class Sessions:
 
 
 def plan(**values):
-    return ab_plan.plan("e0", **(DEFAULTS | values))
+    return ab_plan.plan(Experiment("e0", Path("benchmarks/e0")), **(DEFAULTS | values))
 
 
 def recorded(outputs):

@@ -51,7 +51,7 @@ def main(out: Path, rounds: int, pytest_options: tuple[str, ...]) -> None:
 
 
 def _cli(*arguments: str) -> None:
-    _call("-m", "context_research.cli.main", *arguments)
+    _call("-m", "context_research.cli", *arguments)
 
 
 def _call(*arguments: str) -> None:

@@ -93,7 +93,7 @@ def compare(baseline: str, candidate: str, pairs: int, seed: int, outputs: Path)
     # Rows of a hundred sessions would bury the user's own in pytest-benchmark's storage.
     storage = f"--benchmark-storage=file://{(outputs / 'benchmarks').absolute()}"
     subprocess.run(
-        [sys.executable, "-m", "context_research.cli.main", "ab", "e0", *arms, f"--outputs={outputs}", "--", storage],
+        [sys.executable, "-m", "context_research.cli", "ab", "e0", *arms, f"--outputs={outputs}", "--", storage],
         check=True,
         env=os.environ | {"PYTHONPATH": modules},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,8 +17,10 @@ from context_research.errors import UsageProblem
 from context_research.hardware import devices
 from context_research.serving import backends
 from context_research.settings import sources
-from context_research.settings.options import OPTIONS, from_environment
+from context_research.settings.experiments import Experiment
+from context_research.settings.options import OPTIONS, everywhere, from_environment, unprefixed
 from context_research.settings.schema import Settings
+from context_research.settings.sources import Layer
 from context_research.workload.case import cases
 
 ARMS = ("baseline", "candidate")
@@ -32,9 +35,11 @@ class Plan:
 
     `pytest_options` go to every session's pytest, before the arm's own. `settings`: each arm's as resolved.
     `device_groups`: GPUs or CPU cores; as many sessions run side by side as there are, each seeing its group alone.
+    `folder` holds the experiment's test, as pytest is given it.
     """
 
     experiment: str
+    folder: str
     baseline: str
     candidate: str
     pairs: int
@@ -82,9 +87,9 @@ class Plan:
         return self.pairs % max(1, len(self.device_groups)) == 0
 
     def arguments(self, arm: str) -> list[str]:
-        """pytest's arguments for one arm."""
+        """pytest's arguments for one arm, our options by the names that hold everywhere."""
         serving, *options = shlex.split(getattr(self, arm))
-        return [*self.pytest_options, f"--serving={serving}", *options]
+        return everywhere([*self.pytest_options, f"--serving={serving}", *options])
 
     def as_json(self) -> dict[str, Any]:
         """Plain data, as it is read back from ab.json."""
@@ -92,20 +97,21 @@ class Plan:
 
 
 def plan(
-    experiment: str,
+    experiment: Experiment,
     primary: Sequence[str] | None = None,
     practical: float | None = None,
     device_groups: str | None = None,
+    given: Sequence[Layer] = (),
     **more: Any,
 ) -> Plan:
     """A plan, both arms' settings resolved, that nothing known beforehand speaks against.
 
-    Raises UsageProblem: no such experiment, arm, option, value, figure or device; arms that differ in what matters.
+    `given`: settings that hold for both arms' sessions without being among `pytest_options`, weakest first.
+    Raises UsageProblem: no such arm, option, value, figure or device; arms that differ in what matters.
     """
-    if not any((Path("benchmarks") / experiment).glob("test_*.py")):
-        raise UsageProblem(f"no experiment benchmarks/{experiment} here: run this in the repository")
     made = Plan(
-        experiment=experiment,
+        experiment=experiment.name,
+        folder=os.path.relpath(experiment.folder),
         primary=PRIMARY if primary is None else tuple(dict.fromkeys(primary)),
         practical=PRACTICAL if practical is None else practical,
         device_groups=(),
@@ -116,7 +122,7 @@ def plan(
         metric, dot, statistic = name.partition(".")
         if not metric or (dot and statistic not in STATISTICS):
             raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
-    resolved = {arm: _resolve(made, arm) for arm in ARMS}
+    resolved = {arm: _resolve(made, arm, given, experiment.configs) for arm in ARMS}
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
     made = replace(made, settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()})
@@ -137,24 +143,25 @@ def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, found))
 
 
-def _resolve(made: Plan, arm: str) -> Settings:
-    given = getattr(made, arm)
+def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path) -> Settings:
+    text = getattr(made, arm)
     try:
-        words = shlex.split(given)
+        words = shlex.split(text)
     except ValueError as error:
-        raise UsageProblem(f"--{arm} {given!r}: {error}") from None
+        raise UsageProblem(f"--{arm} {text!r}: {error}") from None
     if not words or words[0].startswith("-"):
         modes = ", ".join(sources.serving_modes())
-        raise UsageProblem(f"--{arm} {given!r}: begin with a serving mode ({modes}) or a YAML file")
+        raise UsageProblem(f"--{arm} {text!r}: begin with a serving mode ({modes}) or a YAML file")
     common, own = _common(made.pytest_options), _options(words[1:], f"--{arm}")
     layers = [
+        *given,
         sources.parse_options("environment", from_environment()),
         sources.parse_options("after --", common[0]),
         sources.parse_options(f"--{arm}", {**own[0], "--serving": words[0]}),
         sources.parse_set("after --", common[1]),
         sources.parse_set(f"--{arm}", own[1]),
     ]
-    return backends.resolve(made.experiment, layers).settings
+    return backends.resolve(made.experiment, layers, configs).settings
 
 
 Given = tuple[dict[str, str], list[str]]
@@ -163,6 +170,7 @@ Given = tuple[dict[str, str], list[str]]
 
 def _common(words: Sequence[str]) -> Given:
     """Our options among pytest's. Raises UsageProblem for those that the A/B or its arms decide."""
+    words = [unprefixed(word) for word in words]
     for word in words:
         if (flag := word.partition("=")[0]) in _SERVING | _GIVEN_BY_AB:
             decides = "an arm decides it (--baseline, --candidate)" if flag in _SERVING else "ab has it itself"
@@ -177,7 +185,7 @@ def _common(words: Sequence[str]) -> Given:
 
 def _options(words: Sequence[str], where: str) -> Given:
     """Of an arm: it takes our own options alone, as others don't change the serving. Raises UsageProblem."""
-    texts, sets, rest = dict[str, str](), list[str](), list(words)
+    texts, sets, rest = dict[str, str](), list[str](), [unprefixed(word) for word in words]
     while rest:
         flag, equals, value = rest.pop(0).partition("=")
         if flag in _SERVING:

@@ -27,6 +27,7 @@ from context_research.errors import UsageProblem
 from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles, new_run_id
 from context_research.records.store import SCHEMA_VERSION
+from context_research.settings.options import PREFIX
 
 
 def judge(
@@ -72,8 +73,9 @@ class Ab:
         for path in [] if fresh else sorted((outputs / "ab").glob("*/ab.json"), reverse=True):
             with suppress(UsageProblem):  # a broken record beside it is no obstacle
                 record = store.read(path, "ab")
-                # There were no device groups before 2026-11-27.
-                record["plan"] = {"device_groups": []} | record["plan"]
+                # There were no device groups before 2026-11-27, and experiments in benchmarks/ alone.
+                before = {"device_groups": [], "folder": f"benchmarks/{record['plan']['experiment']}"}
+                record["plan"] = before | record["plan"]
                 record["sessions"] = [{"devices": None} | session for session in record["sessions"]]
                 if record["plan"] == asked and record["status"] != "completed":
                     return cls(AbFiles(outputs, record["ab_id"]), record, plan, lock)
@@ -209,12 +211,12 @@ class Ab:
         self._write("running")
         log = self.files.folder / f"session-{number:02}.log"
         arguments = [
-            f"benchmarks/{self._plan.experiment}",
+            self._plan.folder,
             *self._plan.arguments(session["arm"]),
-            f"--seed={session['seed']}",
-            f"--repeats={self._plan.repeats}",
-            f"--run-id={run_id}",
-            f"--outputs={self.files.outputs.absolute()}",
+            f"{PREFIX}seed={session['seed']}",
+            f"{PREFIX}repeats={self._plan.repeats}",
+            f"{PREFIX}run-id={run_id}",
+            f"{PREFIX}outputs={self.files.outputs.absolute()}",
         ]
         # A simulated machine is each session's own.
         group = None if chosen["backend"] == "simulated" else session["devices"]

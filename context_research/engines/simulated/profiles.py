@@ -148,7 +148,7 @@ def load(named: str) -> DeviceProfile:
     if path.parent == CONFIGS / "devices" and not path.is_file():
         raise UsageProblem(
             f"unknown device profile {named!r}: choose from {', '.join(names())}, or name a YAML file "
-            "(--device-profile, context_research.cli.main calibrate makes one)"
+            "(--device-profile, context-research calibrate makes one)"
         )
     return validated(read_yaml(path), str(path))
 

@@ -1,10 +1,13 @@
 import json
 import os
+import runpy
+import sys
 
 import pytest
 
 from context_research.records import store
 from context_research.records.files import PLANNED, RunFiles
+from context_research.settings.experiments import PACKAGE
 from context_research.settings.schema import CONFIGS
 from tests.support import made
 from tests.support.commands import refused, run
@@ -173,3 +176,12 @@ def test_report_of_a_corrupt_artifact(here, content, told, run_id):
 def test_report_of_a_planned_run_names_what_is_missing():
     init("--run-id", "one")
     refused(run("report", "one"), "cannot read outputs/runs/one/e0_summary.json: No such file or directory")
+
+
+@pytest.mark.parametrize("file", ["__main__.py", "cli/__main__.py", "cli/main.py"])
+def test_every_way_to_start_it_has_one_name(file, monkeypatch, capsys):
+    """`python -m context_research`, `… .cli`, `… .cli.main`; the console script is named in pyproject.toml."""
+    monkeypatch.setattr(sys, "argv", [file, "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(PACKAGE / file), run_name="__main__")
+    assert capsys.readouterr().out.startswith("Usage: context-research ")

@@ -221,11 +221,12 @@ def ended(code):
 def sessions(here, monkeypatch):
     """An experiment's folder, and sessions that write artifacts instead of running."""
     (here / "benchmarks" / "e0").mkdir(parents=True)
-    (here / "benchmarks" / "e0" / "test_e0.py").touch()
+    for name in ("README.md", "test_e0.py"):
+        (here / "benchmarks" / "e0" / name).touch()
     ran = []
 
     def begin(arguments, log, device, group):
-        given = dict(word.lstrip("-").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+        given = dict(word.removeprefix("--cr-").split("=", 1) for word in arguments if word.startswith("--cr-"))
         ran.append(SimpleNamespace(**{key.replace("-", "_"): value for key, value in given.items()}))
         made_runs.run(here / "outputs", given["run-id"], FLAT, serving=given["serving"], seed=int(given["seed"]))
         return ended(0)
@@ -245,10 +246,18 @@ def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
     assert f"report  outputs/reports/{folder.name}.md" in result.stdout
 
 
+def test_ab_plans_with_the_projects_ini_keys(here, outputs, sessions):
+    (here / "pytest.ini").write_text("[pytest]\ncontext_research_requests = 7\n")
+    assert run("ab", "e0", "--pairs", 1).exit_code == 0
+    (path,) = (outputs / "ab").glob("*/ab.json")
+    planned = store.read(path, "ab")["plan"]["settings"]
+    assert [planned[arm]["workload"]["requests"] for arm in ("baseline", "candidate")] == [7, 7]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["e77"], "no experiment benchmarks/e77 here: run this in the repository"),
+        (["e77"], "no experiment 'e77' here (there are: e0): run this in its repository"),
         (["e0", "--baseline", ""], "begin with a serving mode (aggregated, aggregated-2x, "),
         (["e0", "--candidate", "split"], "unknown serving mode 'split'"),
         (["e0", "--candidate", "--dtype half"], "begin with a serving mode"),

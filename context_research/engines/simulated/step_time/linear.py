@@ -50,7 +50,7 @@ def of_profile(profile: DeviceProfile, steps: Linear, model: Model, placement: P
     raise UsageProblem(
         f"device profile {profile.name} has no step times for {_told(*wanted)}, only for "
         f"{'; '.join(_told(*key_of(fit)) for fit in steps.fits)}: add them from real runs with "
-        "python -m context_research.cli.main calibrate RUN… --write FILE.yaml"
+        "context-research calibrate RUN… --write FILE.yaml"
     )
 
 

@@ -134,7 +134,9 @@ def test_one_of_the_same_plan_that_runs_in_another_process_is_refused(outputs, s
             sys.executable,
             "-c",
             "import time; from pathlib import Path; from context_research.compare.ab import plan, sessions\n"
-            f"held = sessions.Ab.open(Path({str(outputs)!r}), plan.plan('e0', **{DEFAULTS!r}))\n"
+            "from context_research.settings.experiments import Experiment\n"
+            "e0 = Experiment('e0', Path('benchmarks/e0'))\n"
+            f"held = sessions.Ab.open(Path({str(outputs)!r}), plan.plan(e0, **{DEFAULTS!r}))\n"
             "print(1, flush=True); time.sleep(60)",
         ],
         stdout=subprocess.PIPE,

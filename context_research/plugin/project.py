@@ -1,0 +1,60 @@
+"""What pytest would make of a command line here, asked without running it: ini keys, added options, experiments."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from context_research.errors import UsageProblem
+from context_research.plugin import selection
+from context_research.plugin.session import given_layers
+from context_research.settings.experiments import Experiment
+from context_research.settings.options import everywhere
+from context_research.settings.sources import Layer
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Settings that a pytest command line gives here (weakest first), and the experiments that there are."""
+
+    layers: list[Layer]
+    experiments: list[Experiment]
+
+
+class _Ask:
+    """A pytest plugin that takes what it wants to know once the command line is read, and ends pytest there."""
+
+    def __init__(self) -> None:
+        self.project: Project | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_cmdline_main(self, config: pytest.Config) -> int:
+        selection.load_packages(config)
+        self.project = Project(given_layers(config), selection.known(config))
+        return 0
+
+
+def ask(experiment: str, options: Sequence[str]) -> tuple[Experiment, Project]:
+    """The experiment of that name, and pytest's own reading of its configuration and of `options` (ours, and others).
+
+    Raises UsageProblem: no such experiment, options that pytest refuses.
+    """
+    name = experiment.rstrip("/").removeprefix("benchmarks/")
+    folder = Path("benchmarks", name)
+    asked, told = _Ask(), io.StringIO()
+    with contextlib.redirect_stderr(told):
+        # With the folder pytest loads the conftests that apply there, and not those of all tests.
+        pytest.main([*([str(folder)] if folder.is_dir() else []), *everywhere(options)], plugins=[asked])
+    if (here := asked.project) is None:
+        lines = [line.partition("error: ")[2] or line for line in told.getvalue().splitlines() if "rror: " in line]
+        raise UsageProblem(f"pytest refuses the options after --: {lines[0] if lines else told.getvalue().strip()}")
+    for one in here.experiments:
+        if name == one.name:
+            return one, here
+    known = ", ".join(dict.fromkeys(one.name for one in here.experiments)) or "none"
+    raise UsageProblem(f"no experiment {name!r} here (there are: {known}): run this in its repository")
