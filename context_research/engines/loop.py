@@ -1,4 +1,4 @@
-"""The session's one event loop, on a thread of its own: vLLM ties an engine to the loop that first used it.
+"""An event loop on a thread of its own, which engines, clients and checks of a run share.
 
 Its clock is the one of every timeline: `time.monotonic()`, which on Linux is `time.perf_counter()` too; or virtual.
 """
@@ -8,23 +8,25 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any, TypeVar
-
-from context_research.engines.simulated.clock import VirtualTimeLoop
 
 Result = TypeVar("Result")
 
 
 class EventLoop:
-    """Runs coroutines for the main thread, which stays free for signals and for showing progress."""
+    """Runs coroutines for the main thread, which stays free for signals and for showing progress.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.virtual = isinstance(loop, VirtualTimeLoop)
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="context-research-loop")
-        self._thread.start()
+    `virtual`: its clock is not the wall's. The thread, a daemon, ends once nobody holds this object.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, virtual: bool = False) -> None:
+        self._loop, self.virtual = loop, virtual
+        threading.Thread(target=_run, args=(loop,), daemon=True, name="context-research-loop").start()
+        # Not at exit: what engines that died have left pending there is nobody's any more.
+        weakref.finalize(self, loop.call_soon_threadsafe, loop.stop).atexit = False
 
     def time(self) -> float:
         """Seconds on the loop's clock."""
@@ -46,14 +48,15 @@ class EventLoop:
             raise
 
 
-def session_loop(virtual: bool = False) -> EventLoop:
-    """This process's loop; the one of simulated engines, where time is `virtual`.
-
-    It is never closed: its thread is a daemon, and engines end with their own `close`.
-    """
-    return _made(bool(virtual))
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 @functools.cache
-def _made(virtual: bool) -> EventLoop:
-    return EventLoop(VirtualTimeLoop() if virtual else asyncio.new_event_loop())
+def process_loop() -> EventLoop:
+    """The one loop of this process's real engines: vLLM ties an engine to the loop that first used it, and an engine
+    may be lent from one session to the next."""
+    return EventLoop(asyncio.new_event_loop())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from context_research.engines.base import Counters, Evidence, FirstLeg
-from context_research.hardware.devices import Placement
+from context_research.hardware.placement import Placement
 from context_research.request import Leg, Request
 
 _ANSWER = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from context_research.backends.registry import named
 from context_research.engines import step_records
 from context_research.errors import UsageProblem
 from context_research.models import capacity, hub
@@ -86,7 +87,7 @@ def load(runs: Sequence[RunFiles]) -> list[Measured]:
 
 def _load(files: RunFiles) -> Measured:
     metadata = store.read(files.metadata, "run_metadata")
-    if metadata["backend"] != "vllm":
+    if not named(metadata["backend"]).measured:
         raise UsageProblem(f"run {files.run_id} is {metadata['backend']}: only real runs say how long a step takes")
     if metadata["status"] != "completed":
         raise UsageProblem(f"run {files.run_id} is {metadata['status']}: only completed runs calibrate")

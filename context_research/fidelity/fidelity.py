@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from context_research.backends.registry import named
 from context_research.compare import comparison, observations
 from context_research.compare.comparison import Comparison, Run
 from context_research.compare.observations import Arm
@@ -154,7 +155,7 @@ def _load(files: RunFiles) -> Run:
 
 
 def _refuse_simulated(run: Run) -> None:
-    if (backend := run.metadata["backend"]) != "vllm":
+    if not named(backend := run.metadata["backend"]).measured:
         raise UsageProblem(f"run {run.files.run_id} is {backend}: a simulation is held against real runs only")
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from context_research.backends.base import Backend
+from context_research.backends.registry import backend_of
 from context_research.compare import observations
 from context_research.compare.comparison import Run
 from context_research.engines.simulated import profiles
 from context_research.engines.simulated.profiles import DeviceProfile
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.hardware import devices
 from context_research.measure.case import measure
 from context_research.measure.metrics import Repeat
 from context_research.models import hub
@@ -55,7 +56,8 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
     first, known = runs[0], profiles.load(profile)
     _check_fits(first, known)
     settings, model = _settings(first, profile), _model(first)
-    _preflight(settings, model, [_case(settings, case) for case in first.summary["cases"]])
+    backend = backend_of(settings)
+    _preflight(backend, model, [_case(settings, case) for case in first.summary["cases"]])
     for run, own in zip(runs, real, strict=True):
         _check_same_requests(run, own, settings, model)
     served: dict[tuple[object, ...], Cases] = {}
@@ -63,9 +65,7 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
     with tempfile.TemporaryDirectory(prefix="context-research-fidelity-") as scratch:
         folder = Path(scratch)
         try:
-            topology = build.build(
-                settings, lambda p: build.make_engine(settings, model, p, folder / "logs" / f"{p.spec.name}.log")
-            )
+            topology = build.with_logs(backend, model, folder / "logs")
             try:
                 topology.start()
                 for run, own in zip(runs, real, strict=True):
@@ -138,11 +138,9 @@ def _check_fits(run: Run, profile: DeviceProfile) -> None:
         raise UsageProblem(f"{told} for {', '.join(profile.gpu_names)}, run {run_id} ran on {', '.join(sorted(gpus))}")
 
 
-def _preflight(settings: Settings, model: Model, cases: Sequence[Case]) -> None:
-    preflight.check_backend(settings)
-    placements = devices.place(settings, devices.run_devices(settings))
-    preflight.check_parallel(settings, placements)
-    preflight.check_fit(settings, model, placements, [case.load for case in cases])
+def _preflight(backend: Backend, model: Model, cases: Sequence[Case]) -> None:
+    backend.check()
+    preflight.check(backend, model, [case.load for case in cases])
 
 
 def _check_same_requests(run: Run, real: Cases, settings: Settings, model: Model) -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psutil
 
-from context_research.engines.simulated import profiles
-from context_research.errors import UsageProblem
-from context_research.settings.options import integers
-from context_research.settings.schema import Device, EngineSpec, Settings
+from context_research.settings.schema import Device
 
 
 @contextmanager
@@ -55,107 +52,33 @@ def detect() -> tuple[Device, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """Where one engine runs: `devices` are GPU indices (into the visible ones) or CPU cores."""
+class Machine:
+    """What engines can be placed on. `indices` are CPU cores, or GPUs counted among the visible ones.
 
-    spec: EngineSpec
-    devices: tuple[int, ...]
-    memory_share: float
-    """Of the run's KV memory (CPU) or of each of its GPUs' memory (CUDA)."""
-
-
-def run_devices(settings: Settings) -> tuple[int, ...]:
-    """The devices that a run's engines share: as given, else those the serving config names, or every core, or a GPU.
-
-    Raises UsageProblem for a device that this machine does not have.
+    `memory_bytes`: of each GPU, in the order of `indices`; of a CPU machine the whole, once. Empty where nobody told.
     """
-    have = indices(settings)
-    if not have:
-        raise UsageProblem(
-            "device cuda, but no GPU is visible here: check the driver, CUDA_VISIBLE_DEVICES, or --device=cpu"
-        )
-    named = tuple(sorted({device for spec in settings.serving.engines for device in spec.devices or ()}))
-    chosen = settings.devices or named
-    if not chosen:
-        return tuple(have) if settings.device == "cpu" else tuple(have[:1])
-    if len(set(chosen)) < len(chosen):
-        raise UsageProblem(f"devices {list(chosen)} name a device twice (--devices)")
-    if missing := [device for device in chosen if device not in have]:
-        kind = "CPU cores" if settings.device == "cpu" else "GPUs"
-        raise UsageProblem(f"devices {missing} are not here: the {kind} of this machine are {have} (--devices)")
-    return chosen
+
+    kind: Device
+    indices: tuple[int, ...]
+    memory_bytes: tuple[int, ...] = ()
+
+    def memory_of(self, devices: Iterable[int]) -> tuple[int, ...]:
+        """Bytes of each of these GPUs; of a CPU machine the whole, whichever its cores. Empty where nobody told."""
+        if self.kind == "cpu":
+            return self.memory_bytes
+        by_index = dict(zip(self.indices, self.memory_bytes, strict=False))
+        return tuple(by_index[device] for device in devices if device in by_index)
 
 
-def indices(settings: Settings) -> list[int]:
-    """The CPU cores or GPUs of this machine, or of the simulated one."""
-    if settings.simulated:
-        return list(range(profiles.load(str(settings.device_profile)).count))
-    return sorted(os.sched_getaffinity(0)) if settings.device == "cpu" else list(range(len(visible_gpus())))
-
-
-def groups(text: str, have: Sequence[int], whose: str) -> list[list[int]]:
-    """``"0,1;2,3"`` -> ``[[0, 1], [2, 3]]``. Raises UsageProblem: a device twice, or not in `have`, `whose` devices."""
-    try:
-        found = [integers(part) for part in text.split(";")]
-    except ValueError:
-        raise UsageProblem(f"--device-groups={text}: expected groups of device ids, such as '0,1;2,3'") from None
-    named = [device for group in found for device in group]
-    if len(set(named)) < len(named):
-        raise UsageProblem(f"--device-groups={text}: a device is in two groups")
-    if missing := sorted(set(named) - set(have)):
-        raise UsageProblem(f"--device-groups={text}: devices {missing} are not among {whose}: {list(have)}")
-    return found
-
-
-def place(settings: Settings, devices: tuple[int, ...]) -> list[Placement]:
-    """Split `devices` and memory evenly over the engines, except where the serving config names them.
-
-    With fewer devices than engines, engines share a device and its memory.
-    Raises UsageProblem for named devices outside the run's, and for shares that add up to more than the whole.
-    """
-    specs = settings.serving.engines
-    for spec in specs:
-        if outside := sorted(set(spec.devices or ()) - set(devices)):
-            raise UsageProblem(
-                f"engine {spec.name}: devices {outside} are not among the run's {list(devices)} (--devices)"
-            )
-    chosen = {spec.name: spec.devices or _chunk(devices, index, len(specs)) for index, spec in enumerate(specs)}
-    placements = []
-    for spec in specs:
-        # KV memory on a CPU machine is one pool; on GPUs each card is its own.
-        sharing = [
-            other for other in specs if settings.device == "cpu" or set(chosen[other.name]) & set(chosen[spec.name])
-        ]
-        total = sum(other.memory_share or 0 for other in sharing)
-        unnamed = sum(other.memory_share is None for other in sharing)
-        if total > 1 + 1e-9 or (unnamed and total >= 1):
-            raise UsageProblem(
-                f"memory_share of {', '.join(o.name for o in sharing)} adds up to {total:.2f}: at most 1"
-                + (", and less where an engine names none" if unnamed else "")
-            )
-        placements.append(Placement(spec, chosen[spec.name], spec.memory_share or (1 - total) / unnamed))
-    return placements
-
-
-def _chunk(devices: tuple[int, ...], index: int, parts: int) -> tuple[int, ...]:
-    if len(devices) < parts:
-        return (devices[index % len(devices)],)
-    size, larger = divmod(len(devices), parts)
-    start = index * size + min(index, larger)
-    return devices[start : start + size + (index < larger)]
-
-
-def memory_bytes(settings: Settings, index: int) -> int:
-    """Total memory of one GPU, or of this machine; of the simulated one, where that is the backend."""
-    if settings.simulated:
-        return profiles.load(str(settings.device_profile)).memory_bytes
-    if settings.device == "cpu":
-        return int(psutil.virtual_memory().total)
+def this_machine(kind: Device) -> Machine:
+    """The CPU cores that this process may use, or the GPUs that it sees."""
+    if kind == "cpu":
+        return Machine("cpu", tuple(sorted(os.sched_getaffinity(0))), (int(psutil.virtual_memory().total),))
+    gpus, memory = visible_gpus(), tuple[int, ...]()
     with nvml() as library:
-        if library is None:
-            raise UsageProblem("device cuda needs an NVIDIA driver, and none answers here: use --device=cpu")
-        handle = _handle(library, visible_gpus()[index])
-        return int(library.nvmlDeviceGetMemoryInfo(handle).total)
+        if library is not None:
+            memory = tuple(int(library.nvmlDeviceGetMemoryInfo(_handle(library, name)).total) for name in gpus)
+    return Machine("cuda", tuple(range(len(gpus))), memory)
 
 
 def joules(indices: Iterable[int]) -> float | None:

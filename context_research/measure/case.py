@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-from context_research.engines.loop import EventLoop, session_loop
-from context_research.hardware import devices
+from context_research.engines.loop import EventLoop
 from context_research.measure import client_lag, metrics, utilisation, waterfall
 from context_research.measure.checks import evidence
 from context_research.measure.checks.evidence import Proof, Standing
@@ -18,7 +17,6 @@ from context_research.measure.metrics import Metric, Repeat
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
-from context_research.settings.schema import Settings
 from context_research.workload.arrivals import closed_loop
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
@@ -139,7 +137,7 @@ class CaseResult:
 
     def _simulation(self) -> dict[str, int] | None:
         """Steps of the simulated engines; None where they were real."""
-        if not self.proof.settings.simulated:
+        if self.proof.topology.backend.measured:
             return None
         counted = self.proof.counted.values()
         return {"steps": sum(c.steps for c in counted), "extrapolated": sum(c.extrapolated for c in counted)}
@@ -176,7 +174,8 @@ def measure(
     warmup, *batches = (requests(case, model.vocabulary, repeat) for repeat in (None, *range(count)))
     progress = Progress(case.name, sum(map(len, (warmup, *batches))))
     proof = evidence.begun(case, model, topology, standing or Standing(), batches[0])
-    loop = session_loop(settings.simulated)
+    backend = topology.backend
+    loop = backend.loop
     origin = loop.time()
     timelines = _pass(case, topology, loop, warmup, -1, progress, while_waiting)
     steady, whole = list[Repeat](), list[Repeat]()
@@ -185,15 +184,15 @@ def measure(
             if any(timeline.error for timeline in timelines):
                 break
             proof.prime(batch)
-            seen, used = [len(engine.counters.transfers) for engine in topology.decoders], _joules(settings)
+            seen, used = [len(engine.counters.transfers) for engine in topology.decoders], backend.joules()
             passed = _pass(case, topology, loop, batch, number, progress, while_waiting, proof.lateness)
             timelines += passed
             pairs = zip(topology.decoders, seen, strict=True)
             transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
             more = {
                 "transfers": tuple(transfers),
-                "devices": _serving_devices(settings),
-                "joules": None if used is None or (now := _joules(settings)) is None else now - used,
+                "devices": backend.serving_devices,
+                "joules": None if used is None or (now := backend.joules()) is None else now - used,
                 "slo": settings.slo,
             }
             steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
@@ -201,18 +200,6 @@ def measure(
     asked = sum(request.phase == "measured" for batch in batches for request in batch)
     checks = proof.judge(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
-
-
-def _serving_devices(settings: Settings) -> int:
-    """GPUs that serve; on CPU the machine counts as one."""
-    return len(devices.run_devices(settings)) if settings.device == "cuda" else 1
-
-
-def _joules(settings: Settings) -> float | None:
-    """The run's GPUs' energy counters, added up."""
-    return (
-        devices.joules(devices.run_devices(settings)) if settings.device == "cuda" and not settings.simulated else None
-    )
 
 
 def _pass(

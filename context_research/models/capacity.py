@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from context_research.hardware.devices import Placement, memory_bytes
+from context_research.errors import UsageProblem
+from context_research.hardware.placement import Placement
 from context_research.models.model import Model
 from context_research.settings.schema import Settings
 
@@ -53,16 +54,20 @@ def block_tokens(settings: Settings) -> int:
 
 
 def pool_bytes(settings: Settings, model: Model, placement: Placement) -> int:
-    """KV bytes that one engine will have: its share of the configured pool, or of what weights leave on its GPUs."""
+    """KV bytes that one engine will have: its share of the configured pool, or of what weights leave on its GPUs.
+
+    Raises UsageProblem where neither is known.
+    """
     if (total := settings.engine.kv_cache_memory_bytes) is not None:
         cards = len(placement.devices) if settings.device == "cuda" else 1
         return int(total * placement.memory_share) * cards
+    if not placement.memory_bytes:
+        raise UsageProblem("device cuda needs an NVIDIA driver, and none answers here: use --device=cpu")
     if settings.device == "cpu":
         # vLLM's own default takes half the machine's memory for each engine: two of them would not fit.
-        return int(memory_bytes(settings, 0) * 0.4 * placement.memory_share)
+        return int(placement.memory_bytes[0] * 0.4 * placement.memory_share)
     usable = sum(
-        int(memory_bytes(settings, index) * settings.engine.gpu_memory_utilization * placement.memory_share)
-        - ACTIVATIONS
-        for index in placement.devices
+        int(memory * settings.engine.gpu_memory_utilization * placement.memory_share) - ACTIVATIONS
+        for memory in placement.memory_bytes
     )
     return max(0, usable - model.weight_bytes)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from context_research.backends.base import Backend
+from context_research.backends.registry import backend_of
 from context_research.engines.base import Engine
 from context_research.errors import UsageProblem
-from context_research.hardware.devices import Placement
+from context_research.hardware.placement import Placement
 from context_research.measure.checks import evidence
 from context_research.models import hub
+from context_research.models.model import Model
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import Session
 from context_research.serving import build
@@ -26,6 +30,8 @@ class SessionEngines:
         self._config, self._session, self._line = config, session, ProgressLine(config)
         self._topology: Topology | None = None
         self._started_with = ""
+        self._backend: Backend = session.backend
+        config.pluginmanager.register(self, "context-research-engines")
         # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
         config.add_cleanup(self.close)
 
@@ -46,26 +52,29 @@ class SessionEngines:
         self._topology.start()
         return self._topology
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_context_research_make_engine(self, model: Model, placement: Placement, log: Path) -> Engine:
+        """The backend's own, unless another plugin made one."""
+        return self._backend.make_engine(model, placement, log)
+
     def close(self) -> None:
         if self._topology is not None:
             self._topology.close()
         self._topology = None
 
     def _build(self, settings: Settings) -> Topology:
-        model = self._session.model_of(settings)
-        model = model if settings.simulated else hub.download(model)
+        backend, model = backend_of(settings), self._session.model_of(settings)
+        self._backend, model = backend, hub.download(model) if backend.needs_weights else model
         hook: Any = self._config.hook
 
         def make_engine(placement: Placement) -> Engine:
+            log = build.log_of(placement, self._session.logs)
             made: Engine = hook.pytest_context_research_make_engine(
-                settings=settings,
-                model=model,
-                placement=placement,
-                log=self._session.logs / f"{placement.spec.name}.log",
+                settings=settings, model=model, placement=placement, log=log
             )
             return made
 
-        topology = build.build(settings, make_engine)
+        topology = build.build(backend, make_engine)
         for engine in topology.engines:
             if missing := [
                 name for name in ("log", "counters", "serve", "reset_prefix_cache") if not hasattr(engine, name)

@@ -9,16 +9,13 @@ import os
 import signal
 from collections.abc import Generator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from context_research.engines.base import Engine
+from context_research.backends.simulated import require_opt_in
 from context_research.errors import UsageProblem
 from context_research.hardware import devices, manifest
-from context_research.hardware.devices import Placement
-from context_research.models.model import Model
 from context_research.plugin import fixtures
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.benchmark_tables import Row, scale_of_ours
@@ -27,11 +24,7 @@ from context_research.plugin.options import worded
 from context_research.plugin.run_recorder import Recorder
 from context_research.plugin.session import SESSION, Session
 from context_research.plugin.xdist import Lender
-from context_research.serving import backends, preflight
-from context_research.serving.build import make_engine
 from context_research.settings.experiments import Experiment
-from context_research.settings.schema import Settings
-from context_research.settings.sources import Resolved
 from context_research.workload.case import Case, parameters
 
 
@@ -92,7 +85,7 @@ def _begin(session: Session) -> None:
         raise UsageProblem("--start-noise belongs to --verdict-against RUN")
     _ = session.cases
     if config.getoption("dist", "no") != "no" and not session.idle:
-        preflight.check_backend(session.resolved.settings)
+        session.backend.check()
         lender = Lender(config, session)
         session.check(session.cases, lender.shares)
         config.pluginmanager.register(lender, "context-research-lender")
@@ -110,7 +103,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     session = config.stash[SESSION]
     chosen = session.resolved.settings
     return [
-        f"context-research: {_simulated(session.resolved)}"
+        f"context-research: {_notice(session)}"
         f"{chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, "
         f"device {chosen.device}, seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
         f"  settings: {session.resolved.reason}",
@@ -123,10 +116,11 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     return pytest_report_header(config) if session.late and session.selected else []
 
 
-def _simulated(resolved: Resolved) -> str:
-    if not resolved.settings.simulated:
+def _notice(session: Session) -> str:
+    if not (notice := session.backend.labels.notice):
         return ""
-    return f"SIMULATED, no engine runs{f' (the real one cannot: {resolved.fallback})' if resolved.fallback else ''}: "
+    fallback = session.resolved.fallback
+    return f"{notice}{f' (the real one cannot: {fallback})' if fallback else ''}: "
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -157,8 +151,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if session.problem and ours:
         raise _usage_error(session.problem, config)
     if ours:
-        chosen = session.resolved.settings
-        kind = "simulated" if chosen.backend == "simulated" else {"cuda": "gpu", "cpu": "cpu"}[chosen.device]
+        kind = session.backend.marker
         for item in ours:
             item.add_marker(kind)
         session.collected = (len(ours), kind)
@@ -175,7 +168,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         if not ours.selected:
             if ours.collected[0] and "simulated" in session.config.option.markexpr:
-                backends.require_opt_in()
+                require_opt_in()
             return
         ours.check(_cases(ours))
     except UsageProblem as problem:
@@ -238,9 +231,3 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_scale_unit(unit: str, benchmarks: Sequence[Row]) -> tuple[str, float] | None:
     return scale_of_ours(unit, benchmarks)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_context_research_make_engine(settings: Settings, model: Model, placement: Placement, log: Path) -> Engine:
-    """vLLM, unless another plugin made an engine."""
-    return make_engine(settings, model, placement, log)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from context_research.backends.base import extrapolated
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure import metrics, waterfall
 from context_research.measure.case import CaseResult, measure
@@ -16,7 +17,6 @@ from context_research.plugin.benchmark_rows import disabled
 from context_research.plugin.engines import SessionEngines
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import SESSION, Session
-from context_research.report import labels
 from context_research.request import Timeline
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
@@ -118,13 +118,13 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
     if lacking := [check.check for check in result.checks if check.status == "not provable"]:
         work += f", NOT PROVABLE: {', '.join(lacking)}"
     summary, engines = result.summary(kinds, connector), [engine.describe() for engine in topology.engines]
-    if labels.extrapolated(summary):
+    if extrapolated(summary):
         work += ", EXTRAPOLATED"
     return {
         "nodeid": item.nodeid.partition("@")[0],
         "experiment": chosen.experiment,
         "backend": chosen.backend,
-        "device": labels.device(engines) if chosen.simulated else chosen.device,
+        "device": session.backend.labels.row_device(chosen.device, engines),
         "mode": chosen.serving.mode,
         "model_label": session.model.label,
         "work": work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}"),

@@ -14,7 +14,8 @@ import pytest
 
 if TYPE_CHECKING:
     from context_research.engines.base import Engine
-    from context_research.hardware.devices import Placement
+    from context_research.hardware.placement import Placement
+    from context_research.measure.checks.registry import Check
     from context_research.measure.metrics import Metric
     from context_research.models.model import Model
     from context_research.settings.experiments import Experiment
@@ -30,12 +31,18 @@ def pytest_context_research_experiments(config: pytest.Config) -> Sequence[Exper
 def pytest_context_research_make_engine(
     settings: Settings, model: Model, placement: Placement, log: Path
 ) -> Engine | None:
-    """Return an engine, not yet started, for one placement; None leaves it to the next plugin, and at last to vLLM."""
+    """Return an engine, not yet started, for one placement; None leaves it to the next plugin, and at last to the run's
+    backend. The folder of `log` is there."""
 
 
 @pytest.hookspec
 def pytest_context_research_metrics(settings: Settings) -> Sequence[Metric]:  # type: ignore[empty-body]
     """Return metrics to add to the built-in ones; `settings` are the run's."""
+
+
+@pytest.hookspec
+def pytest_context_research_checks(settings: Settings) -> Sequence[Check]:  # type: ignore[empty-body]
+    """Return validity checks to add to the built-in ones; `settings` are the run's."""
 
 
 @pytest.hookspec

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from context_research.engines.simulated import profiles
-from context_research.engines.simulated.step_time import model_of
+from context_research.backends.base import Backend
+from context_research.backends.registry import backend_of
+from context_research.backends.resolve import resolve
 from context_research.errors import UsageProblem
-from context_research.hardware import devices
-from context_research.hardware.devices import Placement
 from context_research.measure.checks import registry
 from context_research.measure.checks.builtin import BUILT_IN
 from context_research.measure.checks.evidence import Standing
@@ -23,7 +22,7 @@ from context_research.models.model import Model
 from context_research.plugin.selection import TOLD
 from context_research.records import store
 from context_research.records.files import RunFiles, check_run_id, is_planned, new_run_id
-from context_research.serving import backends, preflight
+from context_research.serving import preflight
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
 from context_research.settings.options import OPTIONS, from_environment, from_ini
@@ -82,25 +81,33 @@ class Session:
     @cached_property
     def resolved(self) -> Resolved:
         """The experiment's settings. Raises UsageProblem."""
-        resolved = backends.resolve(self.experiment.name, self.layers, self.experiment.configs)
-        registry.check_allowed(resolved, self.checks)
+        resolved = resolve(self.experiment.name, self.layers, self.experiment.configs)
+        added = self.config.hook.pytest_context_research_checks(settings=resolved.settings)
+        self._checks = registry.extended(BUILT_IN, (check for some in added for check in some or ()))
+        registry.check_allowed(resolved, self._checks)
         return resolved
 
-    @cached_property
+    @property
     def checks(self) -> tuple[Check, ...]:
-        """The validity checks of a run, in the order in which they are shown."""
-        return BUILT_IN
+        """The validity checks of a run in the order in which they are shown: built in, then those of plugins."""
+        _ = self.resolved
+        return self._checks
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The run's backend: for what is to be known before its engines are made, which have one for each settings."""
+        return backend_of(self.resolved.settings)
 
     @cached_property
     def model(self) -> Model:
         """The model, its config read. Raises UsageProblem; may ask the hub."""
-        return hub.resolve(self.resolved.settings.model, config_only=self.resolved.settings.simulated)
+        return hub.resolve(self.resolved.settings.model, config_only=not self.backend.needs_weights)
 
     def model_of(self, settings: Settings) -> Model:
         """The model of one case, where it is an axis; else the run's. Raises UsageProblem as `model` does."""
         if settings.model == self.resolved.settings.model:
             return self.model
-        return hub.resolve(settings.model, config_only=settings.simulated)
+        return hub.resolve(settings.model, config_only=not self.backend.needs_weights)
 
     @cached_property
     def files(self) -> RunFiles:
@@ -148,28 +155,17 @@ class Session:
             raise UsageProblem(
                 f"{chosen.experiment} needs a seed: give --seed=0, or seed: in your own config (--experiment-config)"
             )
-        preflight.check_backend(chosen)
+        self.backend.check()
         store.check_writable(self.files.outputs)
         check_run_id(self.files)
         self._check_plan()
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
-            own = backends.resolve(chosen.experiment, layers, self.experiment.configs).settings
-            self._check_engines(own)
+            own = resolve(chosen.experiment, layers, self.experiment.configs).settings
+            preflight.check(backend_of(own), self.model_of(own), [])
             for case in cases:
                 fits = at(own, case.axes)
-                placements = self._check_engines(fits.settings)
-                preflight.check_fit(fits.settings, self.model_of(fits.settings), placements, [fits.load])
-
-    def _check_engines(self, settings: Settings) -> list[Placement]:
-        """Where the engines of these settings go, once nothing speaks against starting them there."""
-        placements = devices.place(settings, devices.run_devices(settings))
-        preflight.check_parallel(settings, placements)
-        if settings.simulated:
-            profile = profiles.load(str(settings.device_profile))
-            for placement in placements:
-                model_of(profile, self.model_of(settings), placement)
-        return placements
+                preflight.check(backend_of(fits.settings), self.model_of(fits.settings), [fits.load])
 
 
 def given_layers(config: pytest.Config) -> list[Layer]:

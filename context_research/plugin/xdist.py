@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from context_research.errors import UsageProblem
-from context_research.hardware.devices import groups, run_devices
+from context_research.hardware.placement import groups
 from context_research.plugin.selection import TOLD
 from context_research.plugin.session import Session
 
@@ -18,8 +18,7 @@ class Lender:
     def __init__(self, config: pytest.Config, session: Session) -> None:
         self._session = session
         workers = len(config.getoption("tx", None) or [])
-        # A simulated machine is each worker's own.
-        self.shares = [{}] * workers if session.resolved.settings.simulated else _shares(config, session)
+        self.shares = _shares(config, session) if session.backend.needs_own_devices else [{}] * workers
         """Settings of each worker: its devices, and on a CPU machine its part of the KV memory."""
         self._free = list(self.shares)
         self._lent: dict[str, dict[str, Any]] = {}
@@ -56,6 +55,6 @@ def _shares(config: pytest.Config, session: Session) -> list[dict[str, Any]]:
 
 
 def _groups(config: pytest.Config, session: Session) -> list[list[int]]:
-    own = run_devices(session.resolved.settings)
+    own = session.backend.devices
     text: str | None = config.getoption("context_research_device_groups")
     return [list(own)] if text is None else groups(text, own, "the run's (--devices)")

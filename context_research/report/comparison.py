@@ -9,15 +9,16 @@ from typing import Any
 
 from tabulate import tabulate
 
+from context_research.backends.base import extrapolated
+from context_research.backends.registry import named
 from context_research.compare.comparison import Run, Side, manifest_differences
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS, Verdict
 from context_research.compare.verdict import Findings
-from context_research.hardware.manifest import used_gpus
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Metric
 from context_research.records import store
-from context_research.report import checks, figures, labels
+from context_research.report import checks, figures
 from context_research.report.run import about
 from context_research.report.tables import images, quantity, table
 
@@ -53,10 +54,10 @@ def headline(findings: Findings) -> str:
         told = [f"{word} in {outcomes.count(word)} of {len(outcomes)}" for word in _OUTCOMES if word in outcomes]
         parts.append(f"{name}: {', '.join(told)} {'case' if len(outcomes) == 1 else 'cases'}.")
     comparison = findings.comparison
-    label = "" if comparison.baseline.runs[0].metadata["backend"] == "vllm" else "SIMULATED: "
     if comparison.planned and (done := len(comparison.baseline.units)) < comparison.planned:
         parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
-    label += checks.label(_cases(findings))
+    mark = named(comparison.baseline.runs[0].metadata["backend"]).labels.mark
+    label = f"{mark + ': ' if mark else ''}{checks.label(_cases(findings))}"
     return f"{label}{comparison.candidate.label} against {comparison.baseline.label}: {' '.join(parts)}"
 
 
@@ -70,16 +71,15 @@ def _head(findings: Findings) -> str:
     comparison = findings.comparison
     first = comparison.baseline.runs[0].metadata
     title = f"# {first['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
-    simulated = ""
-    if first["backend"] != "vllm":
-        worst = {case["name"]: case for case in sorted(_cases(findings), key=labels.extrapolated)}
-        simulated = f"\n\n{labels.warning(first['engines'], list(worst.values()))}"
+    worst = {case["name"]: case for case in sorted(_cases(findings), key=extrapolated)}
+    warning = named(first["backend"]).labels.warning(first["engines"], worst.values())
+    backend = f"\n\n{warning}" if warning else ""
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()
     )
     proof = f"\n\n{warning}" if (warning := checks.warning(_cases(findings))) else ""
-    return f"{title}\n\n**{headline(findings)}**{simulated}{proof}{allowed}\n\n{_about(findings)}."
+    return f"{title}\n\n**{headline(findings)}**{backend}{proof}{allowed}\n\n{_about(findings)}."
 
 
 def _cases(findings: Findings) -> list[Mapping[str, Any]]:
@@ -243,9 +243,4 @@ def _runs(findings: Findings) -> str:
 
 def _devices(run: Run) -> str:
     """GPU ids as the machine has them, or cores: sessions may have run side by side."""
-    engines, machine = run.metadata["engines"], run.metadata["environment_manifest"]["machine"]
-    if run.metadata["backend"] != "vllm":
-        return "–"
-    if run.metadata["device"] == "cuda":
-        return ",".join(gpu["id"] for gpu in used_gpus(machine, engines))
-    return ",".join(map(str, sorted({core for engine in engines for core in engine["devices"]})))
+    return named(run.metadata["backend"]).labels.indices(run.metadata)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from context_research.backends.base import extrapolated
+from context_research.backends.registry import named
 from context_research.compare import observations
 from context_research.compare.observations import Arm
-from context_research.hardware import manifest
 from context_research.measure.metrics import PERCENTILES, samples_needed
 from context_research.records import store
 from context_research.records.files import RunFiles
-from context_research.report import checks, figures, labels
+from context_research.report import checks, figures
 from context_research.report.tables import SCALES, images, scaled, table
 
 _ROLES = ("prefill", "decode")
@@ -48,8 +48,9 @@ def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str =
 
 def _head(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     model, invalid = metadata["model"], checks.warning(summary["cases"])
-    simulated = "" if metadata["backend"] == "vllm" else labels.warning(metadata["engines"], summary["cases"])
-    title = f"# {metadata['experiment']}: {metadata['serving']['mode']}, {model['name']}, on {_device(metadata)}"
+    labels = named(metadata["backend"]).labels
+    backend, device = labels.warning(metadata["engines"], summary["cases"]), labels.device(metadata)
+    title = f"# {metadata['experiment']}: {metadata['serving']['mode']}, {model['name']}, on {device}"
     rows = [
         ("run", metadata["run_id"]),
         ("status", metadata["status"] + (f": {metadata['reason']}" if metadata["reason"] else "")),
@@ -65,27 +66,16 @@ def _head(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         "dummy": "> The weights are vLLM's dummy ones: times are the model's, but a wrong KV cache would not show.",
         "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
     }.get(model["weights"], "")
-    return "\n\n".join(part for part in (title, simulated, invalid, table(rows, ("", "")), warning) if part)
+    return "\n\n".join(part for part in (title, backend, invalid, table(rows, ("", "")), warning) if part)
 
 
 def about(metadata: Mapping[str, Any], cases: Iterable[Mapping[str, Any]] = ()) -> str:
     """What every figure's title says; `cases` are those of the summary, of which simulated ones may be extrapolated."""
-    model, backend = metadata["model"], "vLLM on " if metadata["backend"] == "vllm" else ""
-    label = model.get("label") or model["name"]
-    return (
-        f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {backend}{_device(metadata)}"
-        + (", EXTRAPOLATED in part" if any(map(labels.extrapolated, cases)) else "")
+    model, labels = metadata["model"], named(metadata["backend"]).labels
+    label, device = model.get("label") or model["name"], f"{labels.engine}{labels.device(metadata)}"
+    return f"{metadata['experiment']}, {label} {metadata['settings']['model']['dtype']}, {device}" + (
+        ", EXTRAPOLATED in part" if any(map(extrapolated, cases)) else ""
     )
-
-
-def _device(metadata: Mapping[str, Any]) -> str:
-    if metadata["backend"] != "vllm":
-        return f"SIMULATED {labels.device(metadata['engines'])}"
-    machine = metadata["environment_manifest"]["machine"]
-    if metadata["device"] == "cuda":
-        counted = Counter(gpu["name"] for gpu in manifest.used_gpus(machine, metadata["engines"]))
-        return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counted.items()) or "cuda"
-    return f"{len(machine['cpu']['cores'])} CPU cores"
 
 
 def _cases(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -128,7 +118,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
     label = summary["model"].get("label") or summary["model"]["name"]
     needed = ", ".join(f"p{percentile} needs {samples_needed(percentile)}" for percentile in PERCENTILES)
     note = (
-        f"{'Simulated' if summary['backend'] == 'simulated' else 'Measured'} on the {summary['backend']} backend on "
+        f"{named(summary['backend']).labels.figures} on the {summary['backend']} backend on "
         f"{summary['device']}, {label}. A dash is a percentile with "
         f"too few samples behind it ({needed}). Definitions: docs/metrics.md."
     )

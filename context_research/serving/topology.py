@@ -9,21 +9,24 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from context_research.backends.base import Backend
 from context_research.engines.base import Engine, FirstLeg
 from context_research.errors import EngineFailure
 from context_research.request import Request, Timeline
 
 
 class Topology(ABC):
-    """Engines in a serving mode. `serve` runs on `eventloop.session_loop()`, all else on the main thread."""
+    """Engines in a serving mode. `serve` runs on the backend's event loop, all else on the main thread."""
 
     def __init__(
         self,
+        backend: Backend,
         engines: Sequence[Engine],
         timeout_s: float,
         routing: Literal["round_robin", "least_loaded"] = "least_loaded",
     ) -> None:
-        self.engines, self._timeout_s, self._routing = tuple(engines), timeout_s, routing
+        self.backend, self.engines = backend, tuple(engines)
+        self._timeout_s, self._routing = timeout_s, routing
         self._failed_request = False
         self._routed, self._in_flight = Counter[str](), Counter[str]()
         """By role: requests so far. By engine: requests that it has now."""

@@ -175,7 +175,8 @@ class Settings(Section):
     """One run's settings, as resolved. `device_profile`: the simulated machine, of configs/devices or a YAML file."""
 
     experiment: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    backend: Literal["vllm", "simulated"] = "vllm"
+    backend: str = "vllm"
+    """A name in backends/registry.py."""
     device: Device
     devices: Annotated[tuple[Integer, ...], Field(min_length=1)] | None = None
     seed: Annotated[Integer, Field(ge=0)] | None = None
@@ -205,7 +206,3 @@ class Settings(Section):
             if not values or any(value in values[:index] for index, value in enumerate(values)):
                 raise ValueError(f"{key} needs values that differ")
         return axes
-
-    @property
-    def simulated(self) -> bool:
-        return self.backend == "simulated"

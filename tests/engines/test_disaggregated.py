@@ -2,7 +2,7 @@
 
 import pytest
 
-from context_research.engines.loop import session_loop
+from context_research.engines.loop import process_loop
 from context_research.engines.vllm import handoff
 from context_research.measure.case import measure
 from context_research.request import Leg
@@ -80,13 +80,13 @@ def test_an_aggregated_timeline_has_no_handoff(whole):
 def test_prefill_alone_says_where_its_kv_is(disaggregated, tiny):
     (request, *_) = requests(case("disaggregated", seed=5), tiny.vocabulary, 0)
     prefill, leg = disaggregated.engine("prefill"), Leg("prefill")
-    session_loop().run(prefill.serve(request, leg, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS))
+    process_loop().run(prefill.serve(request, leg, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS))
     parameters = handoff.guarded(leg.handoff)
     assert parameters["do_remote_prefill"] is True
     assert "remote_prefill_cached_tokens" not in parameters
     # Fetch it after all: KV that nobody fetches is reported as expired half a minute later, in another test's counts.
     decode = Leg("decode")
-    session_loop().run(disaggregated.engine("decode").serve(request, decode, output_tokens=2, handoff=parameters))
+    process_loop().run(disaggregated.engine("decode").serve(request, decode, output_tokens=2, handoff=parameters))
     assert decode.cached_tokens >= 299
 
 
@@ -95,7 +95,7 @@ def test_a_prefill_answer_without_kv_never_reaches_decode(disaggregated, tiny, m
     (request, *_) = requests(case("disaggregated", seed=6), tiny.vocabulary, 0)
     monkeypatch.setattr(handoff, "PREFILL_PARAMETERS", {})
     before = disaggregated.engine("decode").counters.snapshot()
-    timeline = session_loop().run(disaggregated.serve(request, 0, 0.0))
+    timeline = process_loop().run(disaggregated.serve(request, 0, 0.0))
     assert "no KV to hand over" in timeline.error
     assert disaggregated.engine("decode").counters.since(before).prompt_computed == 0
 
@@ -104,7 +104,7 @@ def test_a_request_that_does_not_end_in_time_is_cut_off_and_named(disaggregated,
     endless = case("disaggregated", seed=7, workload__output_tokens=4000)
     (request, *_) = requests(endless, tiny.vocabulary, 0)
     monkeypatch.setattr(disaggregated, "_timeout_s", 1.0)
-    timeline = session_loop().run(disaggregated.serve(request, 0, 0.0))
+    timeline = process_loop().run(disaggregated.serve(request, 0, 0.0))
     assert timeline.error == "no end after 1 s (on decode engine 'decode')"
     assert 0 < len(timeline.token_times) < 4000
     assert timeline.prefill_finished is not None

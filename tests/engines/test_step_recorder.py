@@ -6,7 +6,7 @@ import time
 import pytest
 
 from context_research.engines import step_records
-from context_research.engines.loop import session_loop
+from context_research.engines.loop import process_loop
 from context_research.workload.case import point
 from context_research.workload.prompts import requests
 from tests.support.engines import generate, prompt, start
@@ -17,7 +17,7 @@ def steps_of(engine, since=0.0, expected=None):
     """The engine's steps after `since`. They are written once it is idle, a moment after the last token."""
     path, deadline = step_records.path_of(engine.log), time.perf_counter() + 5
     while True:
-        session_loop().run(engine.reset_prefix_cache())  # a round trip
+        process_loop().run(engine.reset_prefix_cache())  # a round trip
         steps = step_records.read(path)
         steps = steps[steps["done"] > since]
         if expected is None or len(steps) >= expected or time.perf_counter() > deadline:
@@ -59,7 +59,7 @@ def test_requests_of_one_step_are_counted_together(aggregated, tiny):
     async def together():
         await asyncio.gather(*(aggregated.serve(one, index, 0.0) for index, one in enumerate(batch)))
 
-    session_loop().run(together())
+    process_loop().run(together())
     steps = steps_of(engine, began, expected=16)
     assert steps["prefill_tokens"].sum() == 3 * 64
     assert steps["decode_requests"].sum() == 3 * 15
@@ -70,7 +70,7 @@ def test_the_two_engines_of_a_pair_record_their_own_parts(disaggregated, tiny):
     began = time.perf_counter()
     chosen = tolerant("disaggregated", seed=9, workload__output_tokens=6)
     (one, *_) = requests(point(chosen, 300, 1), tiny.vocabulary, 0)
-    timeline = session_loop().run(disaggregated.serve(one, 0, 0.0))
+    timeline = process_loop().run(disaggregated.serve(one, 0, 0.0))
     assert timeline.error is None
     prefill = steps_of(disaggregated.engine("prefill"), began, expected=1)
     decode = steps_of(disaggregated.engine("decode"), began, expected=6)

@@ -6,7 +6,7 @@ import os
 import psutil
 import pytest
 
-from context_research.engines.loop import session_loop
+from context_research.engines.loop import process_loop
 from context_research.engines.vllm.engine import VllmEngine
 from context_research.engines.vllm.handoff import connector
 from context_research.request import Leg
@@ -62,7 +62,7 @@ def test_a_cut_off_request_keeps_its_tokens_and_frees_the_engine(aggregated):
         await asyncio.wait([task])
         assert task.cancelled()
 
-    session_loop().run(cut())
+    process_loop().run(cut())
     assert 0 < len(leg.token_ids) < 4000
     assert len(generate(engine, "after", prompt(6)).token_ids) == 8
 

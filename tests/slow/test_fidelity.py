@@ -6,6 +6,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from context_research.backends.registry import backend_of
 from context_research.cli import main as cli
 from context_research.measure.case import measure
 from context_research.measure.metrics import METRICS
@@ -40,7 +41,7 @@ def outputs(tmp_path_factory):
 
 def record(files, chosen):
     model = hub.resolve(chosen.model)
-    topology = build.build(chosen, lambda p: build.make_engine(chosen, model, p, files.logs / f"{p.spec.name}.log"))
+    topology = build.with_logs(backend_of(chosen), model, files.logs)
     topology.start()
     cases = []
     for tokens, level in CASES:

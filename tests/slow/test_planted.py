@@ -66,7 +66,7 @@ def pair(victim):
 
 
 def with_engines(topology, *engines, timeout_s=20):
-    return type(topology)(engines, timeout_s)
+    return type(topology)(topology.backend, engines, timeout_s)
 
 
 def kill(engine):

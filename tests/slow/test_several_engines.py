@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from context_research.backends.registry import backend_of
 from context_research.errors import UsageProblem
 from context_research.measure.case import measure
 from context_research.serving import build
@@ -63,7 +64,7 @@ def test_the_least_loaded_engine_gets_the_next(several, tiny):
 
 def test_in_turn_each_gets_every_other_request(several, tiny):
     topology, settings = several
-    in_turn = type(topology)(topology.engines, 60, "round_robin")
+    in_turn = type(topology)(topology.backend, topology.engines, 60, "round_robin")
     result = measure(point(settings, *CASE), tiny, in_turn)
     assert result.failure is None
     role = "prefill" if len(topology.of_role("prefill")) == 2 else "decode"
@@ -98,7 +99,7 @@ def test_two_replicas_share_the_load(tmp_path, tiny):
 def test_the_shipped_configs_take_two_devices(name):
     settings = tolerant(name)
     made = []
-    build.build(settings, lambda placement: made.append(placement) or made[-1])
+    build.build(backend_of(settings), lambda placement: made.append(placement) or made[-1])
     assert [placement.devices for placement in made] == [(0,), (1,)]
 
 
@@ -108,4 +109,4 @@ def test_more_gpus_than_there_are_are_refused_in_one_line(name, monkeypatch):
     layer = sources.Layer("test", {"serving": name, "seed": 0, "device": "cuda"})
     settings = sources.resolve("e0", [layer], "cuda", "a test").settings
     with pytest.raises(UsageProblem, match=r"devices \[1\] are not here: the GPUs of this machine are \[0\]"):
-        build.build(settings, lambda placement: placement)
+        build.build(backend_of(settings), lambda placement: placement)

@@ -1,6 +1,7 @@
 """Real engines: started, lent to a pytest session inside this process, changed in a part, asked for tokens."""
 
-from context_research.engines.loop import session_loop
+from context_research.backends.registry import backend_of
+from context_research.engines.loop import process_loop
 from context_research.models import hub
 from context_research.request import Leg, Request
 from context_research.serving import build
@@ -9,7 +10,7 @@ from context_research.serving import build
 def start(chosen, logs):
     """The settings' serving mode, running."""
     model = hub.resolve(chosen.model)
-    topology = build.build(chosen, lambda p: build.make_engine(chosen, model, p, logs / f"{p.spec.name}.log"))
+    topology = build.with_logs(backend_of(chosen), model, logs)
     topology.start()
     return topology
 
@@ -39,7 +40,7 @@ class Lend:
         self._engines = {engine.role: engine for topology in running for engine in topology.engines}
 
     def pytest_context_research_make_engine(self, settings, placement):
-        if settings.simulated:  # made where it is used, in seconds
+        if settings.backend == "simulated":  # made where it is used, in seconds
             return None
         return Lent(self._engines[placement.spec.role])
 
@@ -54,5 +55,5 @@ def prompt(salt, length=1000):
 
 def generate(engine, name, ids, output_tokens=8):
     leg = Leg(engine.name)
-    session_loop().run(engine.serve(request(name, ids), leg, output_tokens=output_tokens, handoff=None))
+    process_loop().run(engine.serve(request(name, ids), leg, output_tokens=output_tokens, handoff=None))
     return leg

@@ -4,7 +4,6 @@ import asyncio
 
 import yaml
 
-from context_research.engines.loop import session_loop
 from context_research.models import hub
 from context_research.request import Request, add_reads
 from tests.support.settings import tolerant
@@ -118,7 +117,7 @@ def serve(topology, *planned):
         origin = asyncio.get_running_loop().time()
         return origin, await asyncio.gather(*(one(at, asked, origin) for at, asked in planned))
 
-    origin, timelines = session_loop(virtual=True).run(every())
+    origin, timelines = topology.backend.loop.run(every())
     add_reads(timelines, [read for engine in topology.engines for read in engine.counters.reads])
     for timeline in timelines:
         _shift(timeline, origin)
@@ -134,4 +133,4 @@ def _shift(timeline, origin):
 
 def whole(engine):
     """Whether no request holds any of the engine's KV."""
-    return session_loop(virtual=True).run(engine.reset_prefix_cache())
+    return engine._machine.loop.run(engine.reset_prefix_cache())

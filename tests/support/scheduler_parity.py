@@ -23,13 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from context_research.engines.simulated.engine import SimulatedEngine
+from context_research.backends.base import Backend
+from context_research.backends.registry import backend_of
 from context_research.engines.vllm import handoff as handoffs
 from context_research.engines.vllm import logs
 from context_research.engines.vllm.engine import VllmEngine, sampling
 from context_research.engines.vllm.environment import changed
 from context_research.engines.vllm.process_lifetime import dies_with_parent
-from context_research.hardware.devices import Placement, place, run_devices
+from context_research.hardware.placement import Placement
 from context_research.models import hub
 from context_research.models.model import Model
 from context_research.request import Request
@@ -257,9 +258,9 @@ def _real(settings: Settings, model: Model, placement: Placement, log: Path) -> 
     return Core(EngineCore(config, Executor.get_class(config), log_stats=True))
 
 
-def _simulated(settings: Settings, model: Model, placement: Placement, log: Path, asynchronous: bool) -> Core:
+def _simulated(backend: Backend, model: Model, placement: Placement, log: Path, asynchronous: bool) -> Core:
     """The core of the project's own simulated engine; the engine around it, with its time, stays unused."""
-    engine = SimulatedEngine(settings, model, placement, log)
+    engine: Any = backend.make_engine(model, placement, log)
     if asynchronous:
         config = engine._real.resolve()
         config.scheduler_config.async_scheduling = True
@@ -292,7 +293,7 @@ def real_engines(mode: str, shape: Shape, folder: Path) -> Iterator[list[Any]]:
     model = hub.resolve(settings.model)
     with contextlib.ExitStack() as stack:
         cores = []
-        for placement in place(settings, run_devices(settings)):
+        for placement in backend_of(settings).placements:
             cores.append(Remote(settings, model, placement, folder / f"{placement.spec.name}-{shape.name}.log"))
             stack.callback(cores[-1].close)
         for core in cores:
@@ -306,10 +307,10 @@ def simulated_engines(mode: str, shape: Shape, folder: Path, *, asynchronous: bo
     settings = settings_of(mode, shape, backend="simulated", device_profile="cpu-2core")
     model = hub.resolve(settings.model)
     with contextlib.ExitStack() as stack:
-        cores = []
-        for placement in place(settings, run_devices(settings)):
+        cores, backend = [], backend_of(settings)
+        for placement in backend.placements:
             log = folder / f"simulated-{placement.spec.name}-{shape.name}.log"
-            cores.append(_simulated(settings, model, placement, log, asynchronous))
+            cores.append(_simulated(backend, model, placement, log, asynchronous))
             stack.callback(cores[-1].close)
         yield cores
 

@@ -1,6 +1,8 @@
 """E0's settings and the models they name, by keyword: `workload__repeats=1` sets workload.repeats."""
 
-from context_research.hardware import devices
+from context_research.backends.registry import backend_of
+from context_research.hardware.devices import Machine, this_machine
+from context_research.hardware.placement import place
 from context_research.models import hub
 from context_research.settings import sources
 from context_research.settings.schema import ModelSettings
@@ -38,4 +40,22 @@ def resolve_model(name="tiny-qwen3", weights="seeded", **values):
 
 def placement(serving="aggregated", number=0, cores=(0, 1), device="cpu"):
     """Of the serving mode's engine `number`, where a run has these cores or GPUs."""
-    return devices.place(chosen(serving, device), cores)[number]
+    return placed(chosen(serving, device), cores)[number]
+
+
+def machine(device, own, gib=None):
+    """A machine with these cores or GPUs; of `gib` GiB (each GPU), else of what this one has."""
+    memory = (gib << 30,) * (1 if device == "cpu" else len(own)) if gib else this_machine(device).memory_bytes
+    return Machine(device, tuple(own), memory)
+
+
+def placed(settings, own, gib=None):
+    """Where engines go that have these cores or GPUs, all of them."""
+    return place(settings.model_copy(update={"devices": tuple(own)}), machine(settings.device, own, gib))
+
+
+def backend_on(settings, own, gib=None):
+    """The settings' backend, on a machine that has these cores or GPUs."""
+    backend = backend_of(settings)
+    vars(backend)["machine"] = machine(settings.device, own, gib)
+    return backend

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from context_research.engines.loop import session_loop
+from context_research.backends.registry import backend_of
+from context_research.engines.loop import process_loop
 from context_research.engines.vllm.engine import VllmEngine
 from context_research.errors import EngineFailure
 from context_research.measure import metrics
@@ -39,7 +40,7 @@ class Pass:
 
 def aggregated(settings: Settings, model: Model, log: Path) -> tuple[Topology, VllmEngine]:
     """The aggregated topology as the plugin builds it, and its one engine; not started."""
-    topology = build.build(settings, lambda placement: VllmEngine(settings, model, placement, log))
+    topology = build.build(backend_of(settings), lambda placement: VllmEngine(settings, model, placement, log))
     engine = topology.decoders[0]
     assert isinstance(engine, VllmEngine)
     return topology, engine
@@ -92,7 +93,7 @@ class Bench:
     def reset_prefix_cache(self) -> None:
         """Empty the prefix cache. It refuses while blocks are held, which ends a moment after the last request."""
         deadline = time.perf_counter() + _RESET_S
-        while not session_loop().run(self.engine.reset_prefix_cache()):
+        while not process_loop().run(self.engine.reset_prefix_cache()):
             if time.perf_counter() > deadline:
                 raise EngineFailure(f"the prefix cache could not be reset within {_RESET_S:g} s")
             time.sleep(0.05)

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel
 from tabulate import tabulate
 
+from context_research.backends.registry import backend_of
 from context_research.hardware import devices, manifest
 from context_research.settings.options import integers
 from context_research.settings.schema import EngineSettings, ModelSettings, Settings
@@ -111,7 +112,7 @@ class Environment(BaseModel, frozen=True):
             versions={name: number for name, number in here["versions"].items() if number},
             python=here["python"],
             device=settings.device,
-            devices=devices.run_devices(settings),
+            devices=backend_of(settings).devices,
             cpu=machine["cpu"]["model"],
             cores=len(machine["cpu"]["cores"]),
             gpus=tuple(gpu["name"] for gpu in machine["gpus"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import Bench, Pass, compared, started
-from context_research.engines.loop import session_loop
+from context_research.engines.loop import process_loop
 from context_research.engines.vllm.engine import VllmEngine, sampling
 from context_research.errors import EngineFailure
 from context_research.measure import client_lag
@@ -53,7 +53,7 @@ def _bare(bench: Bench, concurrency: int, pair: int) -> Pass:
     before = counters.snapshot()
     batch = requests(bench.case(concurrency, pair), bench.model.vocabulary, 0)
     with client_lag.frozen_heap():  # as ours
-        made = session_loop().run(_bare_loop(bench.engine, batch, concurrency))
+        made = process_loop().run(_bare_loop(bench.engine, batch, concurrency))
     bench.reset_prefix_cache()  # a round trip: the engine's counts are all in after it
     since = counters.since(before)
     if since.generated != made.tokens or since.prompt_cached:

@@ -15,8 +15,8 @@ import click
 import common
 import latency
 import loops
+from context_research.backends.registry import backend_of
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.serving import preflight
 from quiet import FEWEST, Pairing, TooBusy
 from ratios import Comparison
 
@@ -58,7 +58,7 @@ def main(
     load_before, comparisons = os.getloadavg(), list[Comparison]()
     try:
         settings = common.settings_of(given)
-        preflight.check_backend(settings)
+        backend_of(settings).check()
         with TemporaryDirectory(prefix="overhead-") as folder:
             if only != "vllm":
                 log = Path(folder) / "engine.log"

@@ -19,10 +19,10 @@ from tabulate import tabulate
 import common
 import toggled
 from bench import Bench, Pass, compared, started
+from context_research.backends.registry import backend_of
 from context_research.engines import step_records
 from context_research.engines.vllm.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.serving import preflight
 from context_research.settings.schema import Settings
 from quiet import FEWEST, Pairing, TooBusy
 from ratios import Bar, Comparison
@@ -44,7 +44,7 @@ def main(pairs: int, max_others: float, out: Path | None, **given: Unpack[common
     """
     try:
         settings = _toggled(common.settings_of(given))
-        preflight.check_backend(settings)
+        backend_of(settings).check()
         with TemporaryDirectory(prefix="recording-") as folder:
             comparisons, steps = _compare(settings, Pairing(pairs, max_others), Path(folder) / "engine.log")
             hooks = _hooks(Path(folder) / "hooks.csv", steps)

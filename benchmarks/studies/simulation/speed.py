@@ -19,9 +19,12 @@ from pathlib import Path
 
 import click
 
+from context_research.backends.registry import backend_of
+from context_research.backends.resolve import resolve
 from context_research.measure.case import measure
 from context_research.models import hub
-from context_research.serving import backends, build
+from context_research.serving import build
+from context_research.serving.topology import Topology
 from context_research.settings.sources import Layer
 from context_research.workload.case import point
 
@@ -80,18 +83,18 @@ def _measured(load: Load, serving: str, profiled: bool, device_profile: str) -> 
         # KV of waiting prompts on the prefill engine may fill its pool: that is part of what is simulated.
         "workload.request_timeout_s": 1e6,
     }
-    chosen = backends.resolve("e0", [Layer("speed", asked)]).settings
+    chosen = resolve("e0", [Layer("speed", asked)]).settings
     model = hub.resolve(chosen.model, config_only=True)
     with tempfile.TemporaryDirectory() as logs:
-        topology = build.build(chosen, lambda p: build.make_engine(chosen, model, p, Path(logs) / f"{p.spec.name}.log"))
+        topology = build.with_logs(backend_of(chosen), model, Path(logs))
         topology.start()
         profiler, began = cProfile.Profile(), time.perf_counter()
         if profiled:
-            _on_the_loop(profiler.enable)
+            _on_the_loop(topology, profiler.enable)
         result = measure(point(chosen, load.prompt, load.concurrency), model, topology)
         wall = time.perf_counter() - began
         if profiled:
-            _on_the_loop(profiler.disable)
+            _on_the_loop(topology, profiler.disable)
             pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
         steps = sum(engine.counters.steps for engine in topology.engines)
         topology.close()
@@ -110,14 +113,13 @@ def _measured(load: Load, serving: str, profiled: bool, device_profile: str) -> 
     }
 
 
-def _on_the_loop(call: Callable[[], object]) -> None:
+def _on_the_loop(topology: Topology, call: Callable[[], object]) -> None:
     """cProfile sees one thread: the one that the event loop runs on."""
-    from context_research.engines.loop import session_loop
 
     async def now() -> None:
         call()
 
-    session_loop(virtual=True).run(now())
+    topology.backend.loop.run(now())
 
 
 if __name__ == "__main__":

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from context_research.backends.registry import backend_of
+from context_research.backends.resolve import resolve
 from context_research.compare import comparison
 from context_research.compare.statistics import PRACTICAL
 from context_research.compare.verdict import PRIMARY, STATISTICS
 from context_research.errors import UsageProblem
-from context_research.hardware import devices
-from context_research.serving import backends
+from context_research.hardware.placement import groups
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
 from context_research.settings.options import OPTIONS, everywhere, from_environment, unprefixed
@@ -134,7 +135,7 @@ def plan(
 
 
 def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
-    found = devices.groups(text, devices.indices(chosen), "this machine's")
+    found = groups(text, backend_of(chosen).machine.indices, "this machine's")
     if len(found) % 2 or len(set(map(len, found))) > 1:
         raise UsageProblem(
             f"--device-groups={text}: a pair's two arms run side by side, each on a group: give two, or any even "
@@ -161,7 +162,7 @@ def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path) -> Set
         sources.parse_set("after --", common[1]),
         sources.parse_set(f"--{arm}", own[1]),
     ]
-    return backends.resolve(made.experiment, layers, configs).settings
+    return resolve(made.experiment, layers, configs).settings
 
 
 Given = tuple[dict[str, str], list[str]]

@@ -18,6 +18,7 @@ from typing import Any
 
 import filelock
 
+from context_research.backends.registry import named
 from context_research.compare import comparison, verdict
 from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab.plan import Plan
@@ -218,8 +219,7 @@ class Ab:
             f"{PREFIX}run-id={run_id}",
             f"{PREFIX}outputs={self.files.outputs.absolute()}",
         ]
-        # A simulated machine is each session's own.
-        group = None if chosen["backend"] == "simulated" else session["devices"]
+        group = session["devices"] if named(chosen["backend"]).needs_own_devices else None
         began = time.monotonic()
         return Running(number, session, log, began, ab_processes.begin(arguments, log, chosen["device"], group))
 

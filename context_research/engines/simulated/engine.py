@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence, FirstLeg
-from context_research.engines.loop import session_loop
-from context_research.engines.simulated import clock, profiles, time_sharing
+from context_research.engines.simulated import clock, profiles
+from context_research.engines.simulated.machine import SimulatedMachine
 from context_research.engines.simulated.step_time import model_of
 from context_research.engines.vllm import handoff as handoffs
 from context_research.engines.vllm import logs, stats
 from context_research.engines.vllm.engine import VllmEngine, described, placed, sampling
 from context_research.engines.vllm.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.hardware.devices import Placement
+from context_research.hardware.placement import Placement
 from context_research.models.capacity import block_tokens, pool_bytes
 from context_research.models.model import Model
 from context_research.request import Leg, Request
@@ -32,8 +31,6 @@ from context_research.settings.schema import Settings
 
 _POLL_S = 1e-3
 """EngineCore's pause after a step that computed nothing while it has requests (vllm/v1/engine/core.py)."""
-_by_id: weakref.WeakValueDictionary[str, SimulatedEngine] = weakref.WeakValueDictionary()
-"""This process's engines by vLLM's engine_id, which a KV read names its source with."""
 
 
 @dataclass(slots=True, eq=False)
@@ -45,27 +42,27 @@ class _Flight:
 
 
 class SimulatedEngine:
-    """Implements `base.Engine`. `serve` runs on the session's virtual loop."""
+    """Implements `base.Engine`. `serve` runs on its machine's virtual loop."""
 
-    def __init__(self, settings: Settings, model: Model, placement: Placement, log: Path) -> None:
+    def __init__(
+        self, settings: Settings, model: Model, placement: Placement, log: Path, machine: SimulatedMachine
+    ) -> None:
         self.name: str = placement.spec.name
         self.role: str = placement.spec.role
         self.counters = Counters()
         self.capabilities = ENGINE_EVIDENCE - {Evidence.LOG, Evidence.OUTPUTS, Evidence.ALTERNATIVES}
         self.log = log
         self._settings, self._model, self._placement = settings, model, placement
-        self._profile = profiles.load(str(settings.device_profile))
+        self._machine, self._profile = machine, machine.profile
         self._step_times = model_of(self._profile, model, placement)
-        # GPUs are apart from each other, CPU cores share caches and memory.
-        self._device = time_sharing.shared(("device", 0 if self._profile.device == "cpu" else placement.devices[0]))
+        self._device = machine.device(placement)
         known = self._step_times.contention
         apart = self._profile.device == "cpu" and len(settings.serving.engines) <= self._profile.count
         self._contention = known if known is not None else 0.0 if apart else 1.0
-        self._link = time_sharing.shared(("link", placement.devices[0]))
+        self._link = machine.link(placement)
         self._connector = _connector(settings, self.role)
         self._real = VllmEngine(settings, model, placement, log, self._connector)
         """Never started: the simulated engine is configured as this one would be."""
-        self._client = time_sharing.client()
         self._core: Any = None
         self._config: Any = None
         self._executor: Any = None
@@ -118,13 +115,13 @@ class SimulatedEngine:
         self._core = EngineCore(self._config, executor, log_stats=True)
         envs.disable_envs_cache()  # real engines of this process are started with other variables
         if self._config.kv_transfer_config is not None:
-            _by_id[self._config.kv_transfer_config.engine_id] = self
+            self._machine.engines[self._config.kv_transfer_config.engine_id] = self
 
     def close(self) -> None:
         core, self._core = self._core, None
         if core is None:
             return
-        session_loop(virtual=True).run(self._stop())
+        self._machine.loop.run(self._stop())
         with logs.to_file(self.log), contextlib.suppress(Exception):
             core.shutdown()
 
@@ -164,7 +161,7 @@ class SimulatedEngine:
         loop, client = asyncio.get_running_loop(), self._profile.client
         leg.sent = loop.time()
         # The client is one thread: requests that are due together reach the engine one after another.
-        async with self._client:
+        async with self._machine.client:
             await clock.sleep(client.to_engine_s(len(request.prompt)))
         if self._died is not None:
             raise EngineFailure(self._died)
@@ -279,7 +276,7 @@ class SimulatedEngine:
         block = block_tokens(self._settings)
         size = blocks * block * self._model.kv_bytes_per_token
         descriptors = profiles.descriptors(self._model, blocks * block, block)
-        source = _by_id.get(read.remote.engine_id)
+        source = self._machine.engines.get(read.remote.engine_id)
         same = source is not None and source._placement.devices == self._placement.devices
         began = loop.time()
         # Reads at the same time share the link, and wait for their answers side by side.

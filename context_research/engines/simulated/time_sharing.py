@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import weakref
 from dataclasses import dataclass, field
 
 from context_research.engines.simulated.clock import quantized
@@ -71,17 +69,3 @@ class TimeShared:
             if not job.done.done():
                 job.done.set_result(None)
         self._plan()
-
-
-@functools.cache
-def client() -> asyncio.Lock:
-    """This process's simulated client, which does one thing at a time."""
-    return asyncio.Lock()
-
-
-_devices: weakref.WeakValueDictionary[object, TimeShared] = weakref.WeakValueDictionary()
-
-
-def shared(key: object) -> TimeShared:
-    """The device or link of this process's simulated machine that `key` names, for as long as anyone holds it."""
-    return _devices.setdefault(key, TimeShared())

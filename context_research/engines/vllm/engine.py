@@ -20,7 +20,8 @@ from context_research.engines.vllm import logs, seeded_weights, stats
 from context_research.engines.vllm.environment import changed
 from context_research.engines.vllm.process_lifetime import dies_with_parent
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.hardware.devices import Placement, visible_gpus
+from context_research.hardware.devices import visible_gpus
+from context_research.hardware.placement import Placement
 from context_research.models.capacity import block_tokens, pool_bytes
 from context_research.models.model import Model
 from context_research.request import Leg, Request

@@ -15,8 +15,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from context_research.backends.base import Backend
+from context_research.backends.registry import backend_of
 from context_research.engines.base import Counters, Engine, Evidence, capabilities
-from context_research.engines.loop import EventLoop, session_loop
+from context_research.engines.loop import EventLoop
 from context_research.engines.null import NullEngine
 from context_research.errors import EngineFailure
 from context_research.measure import client_lag
@@ -37,7 +39,6 @@ from context_research.workload.arrivals import closed_loop
 from context_research.workload.case import Case
 from context_research.workload.prompts import beginnings, requests
 
-SIMULATED = "simulated: no engine ran"
 _NOT_ASKED = NoReference("n/a", "not asked for")
 _SETTLE_S = 5.0
 _NULL_GAP_S = 1e-3
@@ -63,21 +64,22 @@ class Standing:
 
 
 def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
-    """Found out before any engine starts: on a GPU they would be in each other's way. Nothing, of simulated engines."""
+    """Found out before any engine starts: on a GPU they would be in each other's way."""
     busiest = max(cases, key=lambda case: case.concurrency)
-    settings = busiest.settings
-    if settings.simulated:
-        return Standing(files.run_id, checks=checks)
+    backend, self_test, ceiling = backend_of(busiest.settings), None, None
     began = time.perf_counter()
-    self_test = _self_test(busiest, model)
-    seconds = time.perf_counter() - began
-    ceiling = kv_transport.copy_ceiling(settings) if settings.serving.handoff else None
+    if Evidence.WALL_TIME not in backend.absent:
+        self_test = _self_test(backend, busiest, model)
+    seconds = time.perf_counter() - began if backend.measured else 0.0
+    split = next((backend_of(case.settings) for case in cases if case.settings.serving.handoff), None)
+    if split is not None and Evidence.LOG not in split.absent:
+        ceiling = kv_transport.copy_ceiling(split.settings.device, split.placements)
     return Standing(files.run_id, files.outputs / "references", checks, self_test, ceiling, seconds)
 
 
-def _self_test(case: Case, model: Model) -> Lag:
+def _self_test(backend: Backend, case: Case, model: Model) -> Lag:
     """Replay the case's schedule on engines that compute nothing: what is late then is the client's own."""
-    topology = build.build(case.settings, lambda placement: NullEngine(placement, _NULL_GAP_S))
+    topology = build.build(backend, lambda placement: NullEngine(placement, _NULL_GAP_S))
     batch = requests(case, model.vocabulary, 0)
     timelines: list[Timeline] = []
     lateness: list[float] = []
@@ -91,7 +93,7 @@ def _self_test(case: Case, model: Model) -> Lag:
             await closed_loop(batch[: _NULL_ROUNDS * case.concurrency], case.concurrency, serve)
 
     with client_lag.frozen_heap():
-        session_loop().run(replay())
+        backend.loop.run(replay())
     if errors := [timeline.error for timeline in timelines if timeline.error]:
         raise RuntimeError(f"the client's self-test failed: {errors[0]}")  # a mistake of ours: nothing else is there
     return client_lag.of(timelines, lateness)
@@ -192,9 +194,8 @@ class Proof:
     def _transport(self) -> Transport | None:
         if self.standing.ceiling is None:
             return None
-        return kv_transport.seen(
-            [engine.log for engine in self.topology.decoders], self.standing.ceiling, self.settings
-        )
+        logs = [engine.log for engine in self.topology.decoders]
+        return kv_transport.seen(logs, self.standing.ceiling, self.settings.device, self.topology.backend.placements)
 
     def _settle(self) -> dict[str, bool]:
         """Empty every prefix cache that can be emptied; by engine, whether that was done.
@@ -206,7 +207,7 @@ class Proof:
 
     @property
     def _loop(self) -> EventLoop:
-        return session_loop(self.settings.simulated)
+        return self.topology.backend.loop
 
     @contextmanager
     def _clocked(self) -> Iterator[None]:
@@ -214,7 +215,7 @@ class Proof:
         try:
             yield
         finally:
-            if not self.settings.simulated:  # whose artifacts are the same to the last bit, run after run
+            if self.topology.backend.measured:  # else artifacts are the same to the last bit, run after run
                 self.seconds += time.perf_counter() - began
 
 
@@ -223,20 +224,17 @@ def begun(case: Case, model: Model, topology: Topology, standing: Standing, batc
 
     Raises UsageProblem for a kept reference that is corrupt or foreign.
     """
-    proof = Proof(case, model, topology, standing, _given(case.settings, topology))
+    proof = Proof(case, model, topology, standing, _given(topology))
     began = time.perf_counter()
     proof.reference = _reference(proof, batch)
-    if not case.settings.simulated:
+    if topology.backend.measured:
         proof.reference_s = time.perf_counter() - began
     return proof
 
 
-def _given(settings: Settings, topology: Topology) -> Given:
+def _given(topology: Topology) -> Given:
     by_engine = {engine.name: capabilities(engine) for engine in topology.engines}
-    if settings.simulated:
-        absent = (Evidence.WALL_TIME, Evidence.ENERGY, Evidence.LOG, Evidence.OUTPUTS, Evidence.ALTERNATIVES)
-        return Given(by_engine, absent=dict.fromkeys(absent, SIMULATED))
-    return Given(by_engine, frozenset({Evidence.WALL_TIME}))
+    return Given(by_engine, topology.backend.evidence, topology.backend.absent)
 
 
 def _reference(proof: Proof, batch: Sequence[Request]) -> Reference | NoReference:
@@ -253,7 +251,7 @@ def _reference(proof: Proof, batch: Sequence[Request]) -> Reference | NoReferenc
             try:
                 if not all(proof._settle().values()):  # a reference out of cached KV would prove nothing
                     raise EngineFailure("the prefix cache could not be emptied")
-                kept.make(proof.topology.prefillers[0], standing.run_id)
+                kept.make(proof.topology.prefillers[0], proof.topology.backend.loop, standing.run_id)
             except EngineFailure as failure:  # the case will find out, too, and says so
                 return NoReference("fail", f"no reference could be made: {failure}")
         return kept.read()

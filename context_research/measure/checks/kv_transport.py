@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from context_research.errors import EngineFailure
-from context_research.hardware.devices import place, run_devices, visible_gpus
-from context_research.settings.schema import Device, Settings
+from context_research.hardware.devices import visible_gpus
+from context_research.hardware.placement import Placement
+from context_research.settings.schema import Device
 
 UNNAMED = "transport not named"
 _UNTOLD = "UCX's account is not in the decode engine's log: unset UCX_PROTO_INFO and UCX_LOG_FILE"
@@ -50,17 +51,17 @@ class Transport:
         return size / (self.floor * self.ceiling) + self.grace_s
 
 
-def seen(logs: Sequence[Path], ceiling: float, settings: Settings) -> Transport:
+def seen(logs: Sequence[Path], ceiling: float, device: Device, placements: Sequence[Placement]) -> Transport:
     """What the decode engines' logs say of their transport, judged for engines of one host: the worst of them."""
-    shared = settings.device == "cuda" and len(set(_both_ends(settings))) == 1
+    shared = device == "cuda" and len(set(_both_ends(placements))) == 1
     floor = _FLOOR_ONE_GPU if shared else _FLOOR
-    found = [_of_large_reads(log, settings.device) for log in logs]
+    found = [_of_large_reads(log, device) for log in logs]
     named = [each for each in found if each is not None]
     # An engine that no request reached has said nothing, and moved nothing.
     if not named:
         return Transport(UNNAMED, ceiling, _UNTOLD, floor)
     how, way = next((each for each in named if "tcp" in each[1]), named[0])
-    return Transport(f"{how} over {way}", ceiling, _cure(settings.device) if "tcp" in way else "", floor)
+    return Transport(f"{how} over {way}", ceiling, _cure(device) if "tcp" in way else "", floor)
 
 
 def _of_large_reads(log: Path, device: Device) -> tuple[str, str] | None:
@@ -90,20 +91,20 @@ def _cure(device: Device) -> str:
     return told + "UCX needs shared memory or CMA (a container: --ipc=host or --cap-add=SYS_PTRACE)"
 
 
-def copy_ceiling(settings: Settings) -> float:
+def copy_ceiling(device: Device, placements: Sequence[Placement]) -> float:
     """Bytes a second of a plain copy between the prefill and the decode engine's first devices.
 
     Raises EngineFailure where a GPU can't be reached.
     """
-    if settings.device == "cpu":
+    if device == "cpu":
         source, target = np.ones(_COPIED, np.uint8), np.empty(_COPIED, np.uint8)
         return _COPIED / min(_timed(lambda: np.copyto(target, source)) for _ in range(_ROUNDS))
-    return _gpu_copy(*_both_ends(settings))
+    return _gpu_copy(*_both_ends(placements))
 
 
-def _both_ends(settings: Settings) -> tuple[int, int]:
-    placements = {placement.spec.role: placement for placement in place(settings, run_devices(settings))}
-    return placements["prefill"].devices[0], placements["decode"].devices[0]
+def _both_ends(placements: Sequence[Placement]) -> tuple[int, int]:
+    by_role = {placement.spec.role: placement for placement in placements}
+    return by_role["prefill"].devices[0], by_role["decode"].devices[0]
 
 
 def _timed(work: Callable[[], object]) -> float:

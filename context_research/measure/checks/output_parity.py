@@ -17,7 +17,7 @@ from typing import Any, Literal
 import filelock
 
 from context_research.engines.base import MOST_ALTERNATIVES, Engine
-from context_research.engines.loop import session_loop
+from context_research.engines.loop import EventLoop
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.hardware import devices, manifest
 from context_research.models.model import Model
@@ -93,10 +93,10 @@ class Kept:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         return filelock.FileLock(self.path.with_suffix(".lock"))
 
-    def make(self, engine: Engine, run_id: str) -> None:
+    def make(self, engine: Engine, loop: EventLoop, run_id: str) -> None:
         """Serve the requests one by one on `engine`, whose prefix cache must be empty. Raises EngineFailure."""
         outputs = {
-            request.sha256: session_loop().run(_alone(engine, request, self._alternatives, self._timeout))
+            request.sha256: loop.run(_alone(engine, request, self._alternatives, self._timeout))
             for request in self._requests
         }
         payload = {"run_id": run_id, "engine": engine.role, "key": self._key, "outputs": outputs}

@@ -84,9 +84,10 @@ def test_it_is_refused_in_one_line(allowed, case):
 
 def test_a_missing_vllm_is_named_even_with_the_flag(allowed, monkeypatch):
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        "context_research.serving.preflight.find_spec", lambda name: None if name == "vllm" else real(name)
-    )
+    for module in ("vllm", "simulated"):
+        monkeypatch.setattr(
+            f"context_research.backends.{module}.find_spec", lambda name: None if name == "vllm" else real(name)
+        )
     line = "vLLM is not installed: run ./scripts/bootstrap.sh*; the simulated backend runs its scheduler"
     refused(allowed, line, "--device-profile=cpu-2core")
     refused(allowed, line)
@@ -96,11 +97,10 @@ def test_a_missing_vllm_is_named_even_with_the_flag(allowed, monkeypatch):
 def broken(monkeypatch):
     """The real backend can't start."""
 
-    def check(settings):
-        if not settings.simulated:
-            raise UsageProblem("no engine today")
+    def check(_):
+        raise UsageProblem("no engine today")
 
-    monkeypatch.setattr("context_research.serving.preflight.check_backend", check)
+    monkeypatch.setattr("context_research.backends.vllm.VllmBackend.check", check)
 
 
 def test_with_the_flag_auto_simulates_where_the_real_backend_cannot_start(allowed, broken):

@@ -100,7 +100,7 @@ def test_runs_of_different_experiments_are_never_compared(tmp_path):
 @pytest.mark.parametrize("backends", [("vllm", "simulated"), ("simulated", "vllm")], ids=" with ".join)
 def test_simulated_runs_are_never_compared_with_real_ones(tmp_path, backends):
     one, other = (made_runs.loaded(tmp_path, f"r{index}", backend=backend) for index, backend in enumerate(backends))
-    refused("a simulated and a real run are never compared: r0 is ", check_comparable, one, other, ["backend"])
+    refused("runs of different backends are never compared: r0 is ", check_comparable, one, other, ["backend"])
 
 
 def test_simulated_runs_are_compared_with_each_other(tmp_path):

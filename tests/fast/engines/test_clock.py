@@ -23,7 +23,7 @@ def loop():
 
 @pytest.fixture(scope="module")
 def threaded():
-    return EventLoop(VirtualTimeLoop())
+    return EventLoop(VirtualTimeLoop(), virtual=True)
 
 
 def test_time_jumps_to_the_next_timer(loop):

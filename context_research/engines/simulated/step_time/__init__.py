@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from context_research.engines.simulated.profiles import DeviceProfile, Linear
 from context_research.engines.simulated.step_time.base import StepTimeModel
-from context_research.hardware.devices import Placement
+from context_research.hardware.placement import Placement
 from context_research.models.model import Model
 
 

@@ -16,8 +16,8 @@ from context_research.engines.batch import Batch
 from context_research.engines.simulated.profiles import AIConfigurator, DeviceProfile
 from context_research.engines.simulated.step_time.base import StepTime
 from context_research.errors import UsageProblem
-from context_research.hardware.devices import Placement
 from context_research.hardware.manifest import version_of
+from context_research.hardware.placement import Placement
 from context_research.models.model import Model
 
 DISTRIBUTION = "aiconfigurator-core"

@@ -8,7 +8,7 @@ from context_research.engines.batch import Batch
 from context_research.engines.simulated.profiles import DeviceProfile, Fit, Linear
 from context_research.engines.simulated.step_time.base import StepTime
 from context_research.errors import UsageProblem
-from context_research.hardware.devices import Placement
+from context_research.hardware.placement import Placement
 from context_research.models.model import Model
 
 FEATURES = ("constant", "prefill_tokens", "prefill_pairs", "decode_requests", "decode_kv_tokens")

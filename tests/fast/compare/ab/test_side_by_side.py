@@ -7,11 +7,13 @@ from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab import sessions as ab
 from context_research.compare.ab.sessions import Ab
 from context_research.errors import UsageProblem
+from context_research.hardware.devices import Machine
 from tests.support.made_sessions import plan, recorded, run
 
 
 def machine(monkeypatch, count):
-    monkeypatch.setattr(ab_plan.devices, "indices", lambda _: list(range(count)))
+    there = Machine("cpu", tuple(range(count)), (8 << 30,))
+    monkeypatch.setattr("context_research.hardware.devices.this_machine", lambda _: there)
 
 
 @pytest.mark.parametrize("groups", ["0;1", "0,1;2,3", "0;1;2;3"])

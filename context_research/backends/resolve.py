@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from context_research.backends.registry import BACKENDS, backend_of
+from context_research.backends.simulated import SimulatedBackend, require_opt_in
 from context_research.engines.simulated import profiles
 from context_research.errors import UsageProblem
 from context_research.hardware import devices
-from context_research.serving import preflight
 from context_research.settings import sources
 from context_research.settings.experiments import SHIPPED
 from context_research.settings.options import SIMULATED_OPT_IN
@@ -26,33 +27,33 @@ def resolve(experiment: str, layers: Sequence[Layer], configs: Path = SHIPPED) -
     """
     asked = next((layer.values["backend"] for layer in reversed(layers) if "backend" in layer.values), "auto")
     given = [_without_auto(layer) for layer in layers]
-    found = sources.resolve(experiment, given, *devices.detect(), configs)
-    chosen, problem = found.settings, None
-    if chosen.simulated or chosen.device_profile is not None:
+    resolved = sources.resolve(experiment, given, *devices.detect(), configs)
+    _check_name(resolved)
+    chosen, problem = resolved.settings, None
+    if chosen.backend == SimulatedBackend.name or chosen.device_profile is not None:
         if asked == "vllm":
             raise UsageProblem("a device profile is for the simulated backend: leave --device-profile or --backend out")
         require_opt_in()
     else:
         problem = _cannot_start(chosen) if asked == "auto" and os.environ.get(SIMULATED_OPT_IN) == "1" else None
         if problem is None:
-            return found
+            return resolved
     named = chosen.device_profile or profiles.of_machine(chosen.device, _gpus())
     if named is None:
         told = f"{problem} (nor is it known what to simulate: " if problem else "backend simulated needs a device ("
         raise UsageProblem(f"{told}--device-profile, one of {', '.join(profiles.names())}, or a YAML file)")
     profile = profiles.load(named)
-    decided = Layer(f"device profile {named}", {"backend": "simulated", "device_profile": named})
+    decided = Layer(f"device profile {named}", {"backend": SimulatedBackend.name, "device_profile": named})
     simulated = sources.resolve(experiment, [*given, decided], profile.device, decided.source, configs)
     if simulated.settings.device != profile.device:
         raise UsageProblem(f"device {simulated.settings.device}, but device profile {named} is of a {profile.device}")
     return replace(simulated, fallback=problem)
 
 
-def require_opt_in() -> None:
-    """Raises UsageProblem unless the simulated backend is allowed, by exactly 1."""
-    if (given := os.environ.get(SIMULATED_OPT_IN)) != "1":
-        told = f" (it is {given!r})" if given else ""
-        raise UsageProblem(f"backend simulated makes no measurement: it needs {SIMULATED_OPT_IN}=1, exactly{told}")
+def _check_name(resolved: Resolved) -> None:
+    if (name := resolved.settings.backend) not in BACKENDS:
+        known = " or ".join(map(repr, BACKENDS))
+        raise UsageProblem(f"{resolved.where('backend')}: Input should be {known}, got {name!r}")
 
 
 def _without_auto(layer: Layer) -> Layer:
@@ -61,9 +62,10 @@ def _without_auto(layer: Layer) -> Layer:
 
 
 def _cannot_start(chosen: Settings) -> str | None:
+    backend = backend_of(chosen)
     try:
-        preflight.check_backend(chosen)
-        devices.run_devices(chosen)
+        backend.check()
+        _ = backend.devices
     except UsageProblem as problem:
         return str(problem)
     return None

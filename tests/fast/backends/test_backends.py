@@ -1,0 +1,125 @@
+"""Backends by name: which one a run gets, and what each says of itself."""
+
+import pytest
+
+from context_research.backends.registry import BACKENDS, backend_of, named
+from context_research.backends.resolve import resolve
+from context_research.engines.base import Evidence
+from context_research.errors import UsageProblem
+from context_research.hardware.devices import Machine
+from context_research.settings.sources import Layer
+from tests.support import made
+from tests.support.settings import backend_on, chosen, resolve_model
+
+SIMULATED = {"backend": "simulated", "device_profile": "cpu-2core"}
+
+
+def test_the_backends_are_called_as_settings_call_them():
+    assert list(BACKENDS) == ["vllm", "simulated"]
+    assert all(kind.name == name for name, kind in BACKENDS.items())
+    assert backend_of(chosen()).name == "vllm"
+    assert backend_of(chosen(**SIMULATED)).name == "simulated"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("command line", "--backend: Input should be 'vllm' or 'simulated', got 'tgi'"),
+        ("environment", "CONTEXT_RESEARCH_BACKEND: Input should be 'vllm' or 'simulated', got 'tgi'"),
+    ],
+)
+def test_an_unknown_name_is_refused_where_it_was_given(source, told):
+    with pytest.raises(UsageProblem) as problem:
+        resolve("e0", [Layer(source, {"backend": "tgi"})])
+    assert str(problem.value) == told
+
+
+def test_a_run_of_a_backend_from_elsewhere_is_refused_by_name():
+    with pytest.raises(UsageProblem, match="backend 'tgi' is not known here: one of vllm, simulated"):
+        named("tgi")
+
+
+def test_only_a_real_backend_has_a_clock_on_the_wall():
+    real, simulated = backend_of(chosen()), backend_of(chosen(**SIMULATED))
+    assert real.evidence == {Evidence.WALL_TIME}
+    assert not real.absent
+    assert Evidence.WALL_TIME in simulated.absent
+    assert not simulated.evidence
+    assert (real.measured, simulated.measured) == (True, False)
+    assert (real.loop.virtual, simulated.loop.virtual) == (False, True)
+
+
+def test_energy_is_evidence_where_it_can_be_counted(monkeypatch):
+    backend = backend_on(chosen(device="cuda"), (0, 1), 80)
+    monkeypatch.setattr("context_research.hardware.devices.joules", lambda devices: 5.0 * len(devices))
+    assert backend.joules() == 5.0
+    assert backend.evidence == {Evidence.WALL_TIME, Evidence.ENERGY}
+
+
+def test_a_simulated_machine_is_its_profiles():
+    backend = backend_of(chosen(**SIMULATED))
+    assert backend.machine == Machine("cpu", (0, 1), backend.machine.memory_bytes)
+    assert backend.devices == (0, 1)
+    assert backend.simulated is backend.simulated
+    assert backend_of(chosen(**SIMULATED)).simulated is not backend.simulated, "another run's"
+
+
+def test_engines_of_one_simulated_backend_share_its_machine(tmp_path):
+    backend = backend_of(chosen("disaggregated", **SIMULATED))
+    engines = [backend.make_engine(resolve_model(), p, tmp_path / p.spec.name) for p in backend.placements]
+    assert engines[0]._device is engines[1]._device
+    assert engines[0]._machine.loop is backend.loop
+
+
+@pytest.mark.parametrize(
+    ("settings", "marker", "serving"),
+    [({}, "cpu", 1), ({"device": "cuda", "devices": [0, 1]}, "gpu", 2), (SIMULATED, "simulated", 1)],
+)
+def test_cases_are_marked_by_what_runs_them(settings, marker, serving):
+    backend = backend_on(chosen(**settings), (0, 1), 80)
+    assert backend.marker == marker
+    assert backend.serving_devices == serving
+
+
+def test_simulated_gpus_are_not_tensor_parallel():
+    given = {"backend": "simulated", "device_profile": "h200", "device": "cuda", "devices": [0, 1]}
+    with pytest.raises(UsageProblem, match="tensor parallelism is not simulated"):
+        backend_of(chosen(**given)).check_engines(resolve_model())
+
+
+# What a run has left
+
+ENGINE = made.engine(
+    simulated={
+        "device_profile": "h200",
+        "digest": "abcd",
+        "calibrated": False,
+        "step_times": {"source": "aiconfigurator", "package": "aiconfigurator-core 1"},
+    }
+)
+
+
+def test_a_real_runs_labels_name_its_devices():
+    labels, metadata = named("vllm").labels, made.metadata(engines=[made.engine()])
+    metadata["environment_manifest"]["machine"] = made.MACHINE
+    assert labels.device(metadata) == "2 CPU cores"
+    assert labels.indices(metadata) == "0,1"
+    assert (labels.mark, labels.warning([], [])) == ("", "")
+
+
+def test_a_simulated_runs_labels_say_that_no_engine_ran():
+    labels, metadata = named("simulated").labels, made.metadata(engines=[ENGINE])
+    assert labels.device(metadata) == "SIMULATED h200 (aiconfigurator-core 1, not calibrated)"
+    assert labels.indices(metadata) == "–"
+    cases = [made.case("p64-c1", simulation={"steps": 10, "extrapolated": 5})]
+    warning = labels.warning([ENGINE], cases)
+    assert warning.startswith("> **SIMULATED: no engine ran")
+    assert "Device profile h200 abcd" in warning
+    assert "p64-c1 (50% of steps)" in warning
+
+
+def test_the_facts_of_a_simulated_run_are_its_profiles_and_not_this_machines():
+    facts = named("simulated").labels.facts(made.metadata(engines=[ENGINE]))
+    assert facts["device_profile"] == "h200 abcd"
+    assert (facts["hardware.gpus"], facts["hardware.cpu"], facts["hardware.driver"]) == ([], (None, 0), None)
+    assert facts["hardware.devices"] == 2
