@@ -222,11 +222,12 @@ FROM_RUNS = (
 
 def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The facts that are in the settings, before anything has run."""
+    workload = {"arrivals": "closed"} | settings["workload"]  # older runs could be of no other kind
     return {
         **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
         "device": settings["device"],
         **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
-        **{f"workload.{key}": value for key, value in settings["workload"].items() if key != "request_timeout_s"},
+        **{f"workload.{key}": value for key, value in workload.items() if key != "request_timeout_s"},
         "axes": settings.get("axes", {}),
     }
 

@@ -17,7 +17,7 @@ from context_research.measure.metrics import Metric, Repeat
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
-from context_research.workload.arrivals import closed_loop
+from context_research.workload.arrivals import ArrivalProcess, closed_loop
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
 
@@ -163,8 +163,9 @@ def measure(
     standing: Standing | None = None,
     while_waiting: Callable[[Progress], None] = lambda _: None,
     repeats: int | None = None,
+    arrive: ArrivalProcess = closed_loop,
 ) -> CaseResult:
-    """Measure `case` on running engines, by its own settings; `repeats` overrides theirs.
+    """Measure `case` on running engines, by its own settings; `repeats` overrides theirs, `arrive` sends the requests.
 
     The first request that fails ends the case, with what it had. Raises UsageProblem for a kept parity reference that
     is corrupt or of something else.
@@ -177,7 +178,7 @@ def measure(
     backend = topology.backend
     loop = backend.loop
     origin = loop.time()
-    timelines = _pass(case, topology, loop, warmup, -1, progress, while_waiting)
+    timelines = _pass(case, topology, loop, arrive, warmup, -1, progress, while_waiting)
     steady, whole = list[Repeat](), list[Repeat]()
     with proof.counting(timelines):
         for number, batch in enumerate(batches):
@@ -185,7 +186,7 @@ def measure(
                 break
             proof.prime(batch)
             seen, used = [len(engine.counters.transfers) for engine in topology.decoders], backend.joules()
-            passed = _pass(case, topology, loop, batch, number, progress, while_waiting, proof.lateness)
+            passed = _pass(case, topology, loop, arrive, batch, number, progress, while_waiting, proof.lateness)
             timelines += passed
             pairs = zip(topology.decoders, seen, strict=True)
             transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
@@ -206,13 +207,14 @@ def _pass(
     case: Case,
     topology: Topology,
     loop: EventLoop,
+    arrive: ArrivalProcess,
     batch: list[Request],
     repeat: int,
     progress: Progress,
     while_waiting: Callable[[Progress], None],
     lateness: list[float] | None = None,
 ) -> list[Timeline]:
-    """Serve one batch in a closed loop; every timeline, in order of completion. Adds to `lateness` the event loop's."""
+    """Serve one batch; every timeline, in order of completion. Adds to `lateness` the event loop's."""
     timelines: list[Timeline] = []
 
     async def serve(request: Request, due: float) -> Timeline | None:
@@ -227,7 +229,7 @@ def _pass(
         async with (
             contextlib.nullcontext() if loop.virtual else client_lag.watched([] if lateness is None else lateness)
         ):
-            await closed_loop(batch, case.concurrency, serve)
+            await arrive(batch, case.concurrency, serve)
 
     topology.prepare(batch)
     with client_lag.frozen_heap():

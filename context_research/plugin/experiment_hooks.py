@@ -83,7 +83,7 @@ def _begin(session: Session) -> None:
     noise = config.getoption("context_research_start_noise")
     if noise is not None and not against:
         raise UsageProblem("--start-noise belongs to --verdict-against RUN")
-    _ = session.cases
+    _ = session.cases, session.metrics
     if config.getoption("dist", "no") != "no" and not session.idle:
         session.backend.check()
         lender = Lender(config, session)

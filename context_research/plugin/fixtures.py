@@ -10,9 +10,8 @@ import pytest
 
 from context_research.backends.base import extrapolated
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.measure import metrics, waterfall
+from context_research.measure import waterfall
 from context_research.measure.case import CaseResult, measure
-from context_research.measure.metrics import Metric
 from context_research.plugin.benchmark_rows import disabled
 from context_research.plugin.engines import SessionEngines
 from context_research.plugin.progress import ProgressLine
@@ -70,10 +69,11 @@ def context_research_serving_run(
                 "serving_run measures one case a test: its figures would replace the first one's", pytrace=False
             )
         line, repeats = ProgressLine(config), 1 if disabled(config) else None
+        arrive = session.arrivals[case.settings.workload.arrivals]
         try:
             with _ends_session(request):
                 topology, model = context_research_engines.of(case.settings), session.model_of(case.settings)
-                result = measure(case, model, topology, session.standing, line.show, repeats)
+                result = measure(case, model, topology, session.standing, line.show, repeats, arrive)
         finally:
             line.clear()
         request.node.stash[CASE] = _payload(request.node, session, result, topology)
@@ -101,15 +101,9 @@ def _ends_session(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail(problem, pytrace=False)
 
 
-def all_metrics(config: pytest.Config, settings: Settings) -> tuple[Metric, ...]:
-    """The built-in metrics and those that plugins add."""
-    added = config.hook.pytest_context_research_metrics(settings=settings)
-    return (*metrics.METRICS, *(metric for some in added for metric in some or ()))
-
-
 def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: Topology) -> dict[str, Any]:
     chosen = result.case.settings
-    kinds = all_metrics(session.config, chosen)
+    kinds = session.metrics
     samples = result.samples(kinds)
     connector = chosen.serving.handoff.connector if chosen.serving.handoff else None
     work = f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out"

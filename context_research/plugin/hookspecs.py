@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from context_research.measure.checks.registry import Check
     from context_research.measure.metrics import Metric
     from context_research.models.model import Model
+    from context_research.report.sections import Section
     from context_research.settings.experiments import Experiment
     from context_research.settings.schema import Settings
+    from context_research.workload.arrivals import ArrivalProcess
 
 
 @pytest.hookspec
@@ -43,6 +45,16 @@ def pytest_context_research_metrics(settings: Settings) -> Sequence[Metric]:  # 
 @pytest.hookspec
 def pytest_context_research_checks(settings: Settings) -> Sequence[Check]:  # type: ignore[empty-body]
     """Return validity checks to add to the built-in ones; `settings` are the run's."""
+
+
+@pytest.hookspec
+def pytest_context_research_arrivals() -> Mapping[str, ArrivalProcess]:  # type: ignore[empty-body]
+    """Return arrival processes by the names that `workload.arrivals` calls them."""
+
+
+@pytest.hookspec
+def pytest_context_research_report_sections(run_folder: Path) -> Sequence[Section]:  # type: ignore[empty-body]
+    """Return sections for the end of a run's report, made from the records in its folder."""
 
 
 @pytest.hookspec

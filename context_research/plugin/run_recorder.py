@@ -13,7 +13,9 @@ from context_research.plugin.session import Session
 from context_research.records import store
 from context_research.records.files import RunFiles
 from context_research.records.run import new_metadata
+from context_research.report import sections
 from context_research.report.checks import terminal_table
+from context_research.report.sections import Section
 
 
 class Recorder:
@@ -128,11 +130,19 @@ class Recorder:
         self._write()
         from context_research.report import run
 
+        sections.keep(self.files, self._added_sections(session))
         run.write(self.files, self._metadata["experiment"])
         session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
         if session.exitstatus != self._metadata["exit_status"]:
             self._metadata["exit_status"] = int(session.exitstatus)
             self._write()
+
+    def _added_sections(self, session: pytest.Session) -> list[Section]:
+        try:
+            added = session.config.hook.pytest_context_research_report_sections(run_folder=self.files.folder)
+        except Exception as error:  # a plugin's fault must not cost the report of a long run
+            return [Section("Sections that plugins add", f"They could not be made: {type(error).__name__}: {error}")]
+        return [section for some in added for section in some or ()]
 
     def _status(self, session: pytest.Session) -> str:
         outcomes = self._metadata["cases"]

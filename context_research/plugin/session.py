@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -17,6 +17,7 @@ from context_research.measure.checks import registry
 from context_research.measure.checks.builtin import BUILT_IN
 from context_research.measure.checks.evidence import Standing
 from context_research.measure.checks.registry import Check
+from context_research.measure.metrics import METRICS, Metric
 from context_research.models import hub
 from context_research.models.model import Model
 from context_research.plugin.selection import TOLD
@@ -28,7 +29,11 @@ from context_research.settings.experiments import Experiment
 from context_research.settings.options import OPTIONS, from_environment, from_ini
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer, Resolved
+from context_research.workload import arrivals
+from context_research.workload.arrivals import ArrivalProcess
 from context_research.workload.case import Case, at, cases
+
+Added = TypeVar("Added")
 
 
 class Session:
@@ -83,7 +88,7 @@ class Session:
         """The experiment's settings. Raises UsageProblem."""
         resolved = resolve(self.experiment.name, self.layers, self.experiment.configs)
         added = self.config.hook.pytest_context_research_checks(settings=resolved.settings)
-        self._checks = registry.extended(BUILT_IN, (check for some in added for check in some or ()))
+        self._checks = registry.extended(BUILT_IN, self._added(added))
         registry.check_allowed(resolved, self._checks)
         return resolved
 
@@ -97,6 +102,25 @@ class Session:
     def backend(self) -> Backend:
         """The run's backend: for what is to be known before its engines are made, which have one for each settings."""
         return backend_of(self.resolved.settings)
+
+    @cached_property
+    def arrivals(self) -> dict[str, ArrivalProcess]:
+        """The arrival processes that a case can have, by name. Raises UsageProblem."""
+        return arrivals.extended(some for some in self.config.hook.pytest_context_research_arrivals() if some)
+
+    @staticmethod
+    def _added(results: Iterable[Iterable[Added] | None]) -> list[Added]:
+        """What plugins return from a hook, together."""
+        return [one for some in results for one in some or ()]
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The built-in metrics and those that plugins add. Raises UsageProblem."""
+        added = self._added(self.config.hook.pytest_context_research_metrics(settings=self.resolved.settings))
+        names = [metric.name for metric in (*METRICS, *added)]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UsageProblem(f"metric {twice!r}: there are two of this name")
+        return (*METRICS, *added)
 
     @cached_property
     def model(self) -> Model:
@@ -128,7 +152,11 @@ class Session:
     @cached_property
     def cases(self) -> list[Case]:
         """Every case of the settings, whether selected or not. Raises UsageProblem."""
-        return cases(self.resolved.settings)
+        found = cases(self.resolved.settings)
+        if unknown := [name for case in found if (name := case.settings.workload.arrivals) not in self.arrivals]:
+            where = self.resolved.where("workload.arrivals")
+            raise UsageProblem(f"{where}: no arrivals are called {unknown[0]!r}; one of {', '.join(self.arrivals)}")
+        return found
 
     def _check_plan(self) -> None:
         """Refuse to adopt a run that was planned as another one. Raises UsageProblem."""

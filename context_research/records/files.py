@@ -41,6 +41,11 @@ class RunFiles:
         return self.folder / "steps"
 
     @property
+    def sections(self) -> Path:
+        """What plugins add to the report."""
+        return self.folder / "report_sections.md"
+
+    @property
     def report(self) -> Path:
         return self.outputs / "reports" / f"{self.run_id}.md"
 

@@ -13,7 +13,7 @@ from context_research.compare.observations import Arm
 from context_research.measure.metrics import PERCENTILES, samples_needed
 from context_research.records import store
 from context_research.records.files import RunFiles
-from context_research.report import checks, figures
+from context_research.report import checks, figures, sections
 from context_research.report.tables import SCALES, images, scaled, table
 
 _ROLES = ("prefill", "decode")
@@ -29,21 +29,22 @@ def write(files: RunFiles, experiment: str) -> Path:
     arm = Arm(metadata["serving"]["mode"], observations.by_repeat(cases))
     title = about(metadata, summary["cases"])
     drawn = figures.draw([arm], files.report.with_suffix(""), title) if arm.units else []
-    store.replace(files.report, render(metadata, summary, images(drawn, files.report.stem)))
+    store.replace(files.report, render(metadata, summary, images(drawn, files.report.stem), sections.kept(files)))
     return files.report
 
 
-def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str = "") -> str:
-    """The report's text; `drawn` is its section of figures."""
-    sections = [
+def render(metadata: Mapping[str, Any], summary: Mapping[str, Any], drawn: str = "", added: str = "") -> str:
+    """The report's text; `drawn` is its section of figures, `added` are those of plugins."""
+    parts = [
         _head(metadata, summary),
         _cases(metadata, summary),
         drawn,
         _figures(summary),
         _validity(summary),
         _manifest(metadata),
+        added,
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _head(metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

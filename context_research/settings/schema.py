@@ -71,7 +71,7 @@ class Primed(Section):
 
 
 class Workload(Section):
-    """The requests: a case for each prompt length × concurrency, closed loop, exact token counts.
+    """The requests: a case for each prompt length × concurrency, exact token counts; `arrivals`: when they are sent.
 
     `requests` are the measured ones of a repeat, at least as many as are in flight; with more than one in flight others
     before and after them keep the load whole. `cache` is the state of the prefix cache that each request meets: `cold`,
@@ -80,6 +80,7 @@ class Workload(Section):
 
     prompt_lengths: Annotated[tuple[Positive, ...], Field(min_length=1)]
     concurrency: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    arrivals: Annotated[str, Field(min_length=1)] = "closed"
     output_tokens: Positive = 128
     requests: Positive = 17
     repeats: Positive = 3

@@ -1,19 +1,25 @@
-"""When requests are sent. Closed loop: a fixed number in flight, the next is due when one ends."""
+"""When requests are sent: `workload.arrivals` names the process. Closed loop: a fixed number in flight.
+
+Another one is a function like `closed_loop`, added by the hook `pytest_context_research_arrivals`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from context_research.errors import UsageProblem
 from context_research.request import Request
 
 Result = TypeVar("Result")
+Serve = Callable[[Request, float], Awaitable[Result | None]]
+"""Serves a request that was due at a time of the event loop's clock; None: send nothing more."""
+ArrivalProcess = Callable[[Sequence[Request], int, Serve[Any]], Awaitable[list[Any]]]
+"""Serves a case's requests, of which the case has so many in flight; results in order of completion."""
 
 
-async def closed_loop(
-    requests: Sequence[Request], concurrency: int, serve: Callable[[Request, float], Awaitable[Result | None]]
-) -> list[Result]:
+async def closed_loop(requests: Sequence[Request], concurrency: int, serve: Serve[Result]) -> list[Result]:
     """Serve `requests` in order, `concurrency` at a time; results in order of completion.
 
     `serve` gets each request with the time at which it was due: when its slot became free, in seconds of the event
@@ -39,3 +45,16 @@ async def closed_loop(
         for _ in range(concurrency):
             slots.create_task(slot(start))
     return results
+
+
+BUILT_IN: Mapping[str, ArrivalProcess] = {"closed": closed_loop}
+
+
+def extended(added: Iterable[Mapping[str, ArrivalProcess]]) -> dict[str, ArrivalProcess]:
+    """The built-in processes and those that plugins add, by name. Raises UsageProblem: a name that is taken."""
+    every = dict(BUILT_IN)
+    for some in added:
+        if taken := sorted(set(every) & set(some)):
+            raise UsageProblem(f"arrivals {taken[0]!r}: there is an arrival process of this name already")
+        every |= some
+    return every

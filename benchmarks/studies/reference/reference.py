@@ -82,7 +82,7 @@ class Call:
         return self._deadline - time.monotonic()
 
     def ab(self) -> Result:
-        cli, outputs = "-m context_research.cli.main", f"--outputs={self.out}"
+        cli, outputs = "-m context_research.cli", f"--outputs={self.out}"
         for record in (store.read(path, "ab") for path in self.out.glob("ab/*/ab.json")):
             if record["status"] == "completed":  # cut while it judged: `ab` would begin another
                 return self._python("ab", cli, "verdict", record["ab_id"], outputs)
