@@ -147,6 +147,7 @@ DIFFERENCES = {
     "engine.kv_cache_memory_bytes": {"settings.engine.kv_cache_memory_bytes": 1},
     "workload.prompt_lengths": {"settings.workload.prompt_lengths": [1]},
     "workload.concurrency": {"settings.workload.concurrency": [1]},
+    "workload.arrivals": {"settings.workload.arrivals": "open"},
     "workload.output_tokens": {"settings.workload.output_tokens": 1},
     "workload.requests": {"settings.workload.requests": 1},
     "workload.repeats": {"settings.workload.repeats": 1},
