@@ -1,14 +1,12 @@
 """What a plugin can add, each by its hook: seen in the artifacts, rows and report of a simulated run."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from context_research.measure.checks.registry import Check, judged
 from context_research.measure.metrics import Metric, e2e
 from context_research.report.sections import Section
-from context_research.serving.build import make_engine
 from context_research.settings.experiments import Experiment
 from context_research.workload.arrivals import closed_loop
 from tests.support.artifacts import metadata, requests, summary
@@ -99,14 +97,24 @@ def test_arrivals_that_nobody_has_are_refused(suite):
 
 
 def test_an_engine(suite):
-    made = []
+    class Wrapped:
+        """A wrapper: what it does not change, the engine itself does."""
 
-    def wrapped(settings, model, placement, log):
-        made.append(placement.spec.name)
-        return make_engine(settings, model, replace(placement), log)
+        def __init__(self, engine):
+            self._engine = engine
 
-    suite.inside(*ONE, "--serving=disaggregated", plugins=[Adds(make_engine=wrapped)]).assert_outcomes(passed=1)
-    assert made == ["prefill", "decode"]
+        def __getattr__(self, name):
+            return getattr(self._engine, name)
+
+        def describe(self):
+            return self._engine.describe() | {"note": "wrapped"}
+
+    @pytest.hookimpl(wrapper=True)
+    def wrapping(placement):
+        return Wrapped((yield)) if placement.spec.role == "decode" else (yield)
+
+    suite.inside(*ONE, "--serving=disaggregated", plugins=[Adds(make_engine=wrapping)]).assert_outcomes(passed=1)
+    assert [engine.get("note") for engine in metadata(suite.run)["engines"]] == [None, "wrapped"]
 
 
 def test_a_section_of_the_report(suite):
