@@ -153,7 +153,7 @@ workload: {prompt_lengths: [64], concurrency: [1]}
 
 def test_a_failing_test_fails_the_run_and_keeps_its_figures(suite, aggregated):
     test = suite.path / "benchmarks" / "e0" / "test_e0.py"
-    test.write_text(test.read_text() + "    assert concurrency == 1, 'only one'\n")
+    test.write_text(test.read_text() + "    assert case.concurrency == 1, 'only one'\n")
     suite.inside("--seed=0", *SMALL, lend=[aggregated]).assert_outcomes(passed=1, failed=1)
     found = summary(suite.run)
     assert found["status"] == "failed"

@@ -92,7 +92,7 @@ def test_the_command_writes_the_verdict_that_is_kept(kept):
 
 
 def test_the_handoff_s_share_comes_out_again(kept):
-    share = study("handoff/share")
+    share = study("handoff", "share")
     found = [each.as_json() for each in share.shares(share.summaries([kept.outputs]))]
     assert json.loads(json.dumps(found)) == kept.read("handoff-share.json")
 

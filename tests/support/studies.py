@@ -5,14 +5,11 @@ import sys
 
 from tests.support.suite import ROOT
 
-STUDIES = ROOT / "benchmarks" / "studies"
 
-
-def study(name):
-    """``study("handoff/share")``: the module."""
-    folder, _, module = name.partition("/")
-    sys.path.insert(0, str(STUDIES / folder))
+def study(folder, name):
+    """The module `name` of a study."""
+    sys.path.insert(0, str(ROOT / "benchmarks" / "studies" / folder))
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(name)
     finally:
-        sys.path.remove(str(STUDIES / folder))
+        del sys.path[0]

@@ -4,12 +4,14 @@ import time
 
 import pytest
 
+from tests.support.studies import study
+
 QUIET, BUSY = (100.0, 10.0, 10.0), (100.0, 90.0, 10.0)
 """What a pair took: CPU seconds of the machine in all, busy, and ours."""
 
 
 @pytest.fixture
-def pairs(study, monkeypatch):
+def pairs(monkeypatch):
     """`run(loads, …)`: each side's calls in pairs that took these, and the results."""
     quiet = study("overhead", "quiet")
 
@@ -55,7 +57,7 @@ def test_after_the_deadline_the_fewest_pairs_are_enough(pairs):
         ([0.95, 0.96, 1.0, 1.01, 1.06, 1.07], "undecided"),
     ],
 )
-def test_a_bar_holds_where_the_whole_interval_is_within_it(study, ratios, verdict):
+def test_a_bar_holds_where_the_whole_interval_is_within_it(ratios, verdict):
     made = study("overhead", "ratios")
     comparison = made.Comparison("e2e", "made", "s", ratios, [1.0] * 6, made.Bar(high=1.02))
     assert comparison.verdict == verdict
