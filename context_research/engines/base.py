@@ -1,4 +1,7 @@
-"""What the rest of the project needs from an engine. Implemented by `vllm.VllmEngine`; yours by a hook (hookspecs)."""
+"""What the rest of the project needs from an engine. Implemented by `vllm.VllmEngine`; yours by a hook (hookspecs).
+
+contract.py checks that an engine is one.
+"""
 
 from __future__ import annotations
 
@@ -128,9 +131,9 @@ class Engine(Protocol):
         """True once the engine has died; it never recovers, only `close` and a new `start` help."""
 
     def prepare(self, legs: Sequence[FirstLeg]) -> None:
-        """Build what `serve` needs of legs that it may get next, in the place of those prepared before.
+        """Pre-build sampling parameters for requests about to be sent; replaces earlier ones.
 
-        Optional: `serve` builds what was not prepared, and the requests that are due with this one wait for it.
+        Optional, also the method: `serve` builds what was not prepared, and requests due with this one wait for it.
         """
 
     async def serve(
@@ -152,7 +155,8 @@ class Engine(Protocol):
         """Empty the prefix cache; False where blocks are in use. All counts of earlier requests are in afterwards."""
 
     def describe(self) -> dict[str, Any]:
-        """Placement, start time and the resolved engine configuration, as plain data."""
+        """The engine as plain data, for artifacts: whatever says how it was configured. `pids` are those of its
+        processes, `vllm_config` vLLM's resolved configuration by group; both optional (contract.py fills in)."""
 
 
 def capabilities(engine: Engine) -> frozenset[Evidence]:

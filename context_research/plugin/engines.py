@@ -10,7 +10,6 @@ import pytest
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
 from context_research.engines.base import Engine
-from context_research.errors import UsageProblem
 from context_research.hardware.placement import Placement
 from context_research.measure.checks import evidence
 from context_research.models import hub
@@ -74,12 +73,4 @@ class SessionEngines:
             )
             return made
 
-        topology = build.build(backend, make_engine)
-        for engine in topology.engines:
-            if missing := [
-                name for name in ("log", "counters", "serve", "reset_prefix_cache") if not hasattr(engine, name)
-            ]:
-                raise UsageProblem(
-                    f"{type(engine).__name__} is no engine: it lacks {', '.join(missing)} (engines/base.py)"
-                )
-        return topology
+        return build.build(backend, make_engine)

@@ -111,7 +111,7 @@ def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: 
         work += f", INVALID: {', '.join(allowed)}"
     if lacking := [check.check for check in result.checks if check.status == "not provable"]:
         work += f", NOT PROVABLE: {', '.join(lacking)}"
-    summary, engines = result.summary(kinds, connector), [engine.describe() for engine in topology.engines]
+    summary, engines = result.summary(kinds, connector), topology.describe()
     if extrapolated(summary):
         work += ", EXTRAPOLATED"
     return {

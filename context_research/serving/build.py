@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from context_research.backends.base import Backend
+from context_research.engines import contract
 from context_research.engines.base import Engine
 from context_research.hardware.placement import Placement
 from context_research.models.model import Model
@@ -19,11 +20,12 @@ _TOPOLOGIES: dict[str, type[Topology]] = {"aggregated": Aggregated, "disaggregat
 def build(backend: Backend, make_engine: Callable[[Placement], Engine]) -> Topology:
     """The serving mode's engines, placed on the run's devices, each made by `make_engine`.
 
-    Raises UsageProblem as `place` does.
+    Raises UsageProblem as `place` does, and for what is no engine.
     """
-    settings, placements = backend.settings, backend.placements
-    engines = [make_engine(placement) for placement in placements]
-    serving = settings.serving
+    engines = [make_engine(placement) for placement in backend.placements]
+    for engine, placement in zip(engines, backend.placements, strict=True):
+        contract.check(engine, placement)
+    settings, serving = backend.settings, backend.settings.serving
     return _TOPOLOGIES[serving.mode](backend, engines, settings.workload.request_timeout_s, serving.routing)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from context_research.backends.base import Backend
+from context_research.engines import contract
 from context_research.engines.base import Engine, FirstLeg
 from context_research.errors import EngineFailure
 from context_research.request import Request, Timeline
@@ -32,14 +33,23 @@ class Topology(ABC):
         """By role: requests so far. By engine: requests that it has now."""
 
     def start(self) -> None:
-        """Start the engines, one after another. Raises EngineFailure; those that did start are closed again."""
+        """Start the engines, one after another. Those that did start are closed again where one can't be had.
+
+        Raises EngineFailure; UsageProblem for an engine that does not describe itself.
+        """
         self._failed_request = False
         try:
             for engine in self.engines:
                 engine.start()
+            self.describe()
         except BaseException:
             self.close()
             raise
+
+    def describe(self) -> list[dict[str, object]]:
+        """Each engine as artifacts hold it."""
+        by_name = {placement.spec.name: placement for placement in self.backend.placements}
+        return [contract.described(engine, by_name[engine.name]) for engine in self.engines]
 
     def revive(self) -> str | None:
         """Restart all engines if one died or a request failed; says why, or None where nothing was to do.
@@ -64,7 +74,8 @@ class Topology(ABC):
         """Have the first legs of requests that are sent next built before a clock runs."""
         legs = [self._first_leg(request) for request in requests]
         for engine in self.prefillers:
-            engine.prepare(legs)
+            if hasattr(engine, "prepare"):
+                engine.prepare(legs)
 
     async def serve(self, request: Request, repeat: int, scheduled: float) -> Timeline:
         """One request's timeline. Never raises for what happens to the request: that is in `timeline.error`."""

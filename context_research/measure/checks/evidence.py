@@ -17,6 +17,7 @@ from typing import Any
 
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
+from context_research.engines import contract
 from context_research.engines.base import Counters, Engine, Evidence, capabilities
 from context_research.engines.loop import EventLoop
 from context_research.engines.null import NullEngine
@@ -245,7 +246,8 @@ def _reference(proof: Proof, batch: Sequence[Request]) -> Reference | NoReferenc
         return _NOT_ASKED
     if not output_parity.is_exact(proof.model) and (why := missing({Evidence.ALTERNATIVES}, proof.given)):
         return NoReference("not provable", why)
-    kept = output_parity.Kept(standing.references, output_parity.sample(batch), settings, proof.model)
+    sample, engines = output_parity.sample(batch), contract.foreign(proof.topology.engines)
+    kept = output_parity.Kept(standing.references, sample, settings, proof.model, engines)
     with kept.lock:  # of two arms that run side by side, one makes it and the other is held against it
         if not kept.path.exists():
             try:

@@ -76,14 +76,21 @@ def sample(batch: Sequence[Request]) -> list[Request]:
 
 
 class Kept:
-    """The reference of some requests, on disk under a name made from everything that may change an output."""
+    """The reference of some requests, on disk under a name made from everything that may change an output.
 
-    def __init__(self, folder: Path, requests: Sequence[Request], settings: Settings, model: Model) -> None:
+    `engines` are the classes of a run's engines that are not our own (`contract.foreign`).
+    """
+
+    def __init__(
+        self, folder: Path, requests: Sequence[Request], settings: Settings, model: Model, engines: Sequence[str] = ()
+    ) -> None:
         self._requests, self._timeout = requests, settings.workload.request_timeout_s
         # vLLM compiles its ranking of log-probabilities when it is first asked: up to ten seconds, and exact outputs
         # need none.
         self._alternatives = None if is_exact(model) else MOST_ALTERNATIVES
         self._key = _key(requests, settings, model) | {"alternatives": self._alternatives}
+        if engines:
+            self._key["engine.class"] = list(engines)
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()
         self.path = folder / f"{digest[:32]}.json"
 

@@ -1,0 +1,118 @@
+"""An engine from somebody else's plugin: it need not be vLLM, and what it can't show is not taken for shown."""
+
+import asyncio
+import time
+
+import pytest
+
+from context_research.engines.base import Counters
+from context_research.measure.checks.registry import Check, judged
+from tests.support.artifacts import metadata, summary
+from tests.support.suite import SMALL
+
+FEW = ("--seed=0", *SMALL, "--concurrency=1", "--allow-invalid=client")
+
+
+class Foreign:
+    """Answers after a millisecond a token. Gives no evidence, and says so."""
+
+    capabilities = frozenset()
+
+    def __init__(self, placement, log):
+        self.name, self.role, self.log = placement.spec.name, placement.spec.role, log
+        self.counters, self.dead = Counters(), False
+        log.write_text("made\n")
+
+    def start(self): ...
+
+    def close(self): ...
+
+    async def serve(self, _, leg, *, output_tokens, **__):
+        leg.sent = time.perf_counter()
+        for index in range(output_tokens):
+            await asyncio.sleep(0.001)
+            leg.token_ids.append(index)
+            leg.token_times.append(time.perf_counter())
+        leg.finish_reason = "length"
+
+    def describe(self):
+        return {"product": "tgi"}
+
+
+class Makes:
+    """A plugin that makes engines, and adds a check."""
+
+    def __init__(self, make=Foreign):
+        self._make = make
+
+    def pytest_context_research_make_engine(self, placement, log):
+        return self._make(placement, log)
+
+
+class AddsCheck:
+    def __init__(self, name="steady", good=True):
+        self._check = Check(name, lambda evidence: judged(name, good, f"{evidence.asked} were asked for"))
+
+    def pytest_context_research_checks(self):
+        return [self._check]
+
+
+def test_what_an_engine_can_not_show_is_shown_as_that(suite):
+    result = suite.inside(*FEW, plugins=[Makes()])
+    result.assert_outcomes(passed=1)
+    (case,) = summary(suite.run)["cases"]
+    statuses = {check["check"]: check["status"] for check in case["validity"]}
+    lacking = {name for name, status in statuses.items() if status == "not provable"}
+    assert lacking == {"cache", "pressure", "parity", "waterfall"}
+    assert (statuses["complete"], statuses["disaggregated"]) == ("pass", "n/a")
+    result.stdout.fnmatch_lines(["cache *NOT PROVABLE *counts: not given by engine 'aggregated'*"])
+    report = (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").read_text()
+    assert "> **NOT PROVABLE: cache (" in report
+    assert "NOT PROVABLE: cache, pressure, parity, waterfall" in result.stdout.str(), "in the name of each row"
+
+
+def test_an_engine_without_processes_or_a_configuration_is_recorded_by_its_class(suite):
+    suite.inside(*FEW, plugins=[Makes()]).assert_outcomes(passed=1)
+    recorded = metadata(suite.run)
+    (engine,) = recorded["engines"]
+    assert recorded["status"] == "completed"
+    assert engine["class"] == f"{__name__}.Foreign"
+    assert engine["product"] == "tgi"
+    assert engine["devices"]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda *_: object(), "builtins.object is no engine: it lacks name, role, log, counters, *"),
+        (type("Mute", (Foreign,), {"describe": None}), "*.Mute is no engine: it lacks describe (engines/base.py)"),
+        (type("Odd", (Foreign,), {"describe": lambda _: 7}), "*.Odd is no engine: its describe() gives int, *"),
+    ],
+    ids=["no engine", "no describe", "no description"],
+)
+def test_what_is_no_engine_ends_the_run_in_one_line(suite, make, told):
+    result = suite.inside(*FEW, plugins=[Makes(make)])
+    result.stdout.fnmatch_lines([f"*{told}"])
+    assert "INTERNALERROR" not in result.stdout.str()
+    assert "Traceback" not in result.stdout.str()
+    assert metadata(suite.run)["status"] == "error"
+
+
+def test_a_check_of_ones_own_is_judged_shown_and_can_be_allowed(suite):
+    result = suite.inside(*FEW, "--allow-invalid=client,steady", plugins=[Makes(), AddsCheck(good=False)])
+    result.assert_outcomes(passed=1)
+    (case,) = summary(suite.run)["cases"]
+    assert [check["check"] for check in case["validity"]][-1] == "steady"
+    result.stdout.fnmatch_lines(["steady *FAIL, allowed *2 were asked for*"])
+
+
+def test_a_check_of_ones_own_fails_the_run(suite):
+    result = suite.inside(*FEW, plugins=[Makes(), AddsCheck(good=False)])
+    result.assert_outcomes(failed=1)
+    assert metadata(suite.run)["status"] == "invalid"
+
+
+def test_a_check_whose_name_is_taken_is_refused_before_anything_runs(suite):
+    result = suite.inside(*FEW, plugins=[Makes(), AddsCheck("parity")])
+    result.stderr.fnmatch_lines(["*check 'parity': there is one of this name already"])
+    assert not (suite.path / "outputs").exists()
