@@ -9,7 +9,7 @@ from context_research.engines import step_records
 from context_research.engines.loop import process_loop
 from context_research.workload.case import point
 from context_research.workload.prompts import requests
-from tests.support.engines import generate, prompt, start
+from tests.support.engines import generate, prompt
 from tests.support.settings import tolerant
 
 
@@ -82,25 +82,3 @@ def test_the_two_engines_of_a_pair_record_their_own_parts(disaggregated, tiny):
     # While the KV was on its way decode had nothing to compute: that is no part of its first step.
     _, _, read = disaggregated.engine("decode").counters.reads[-1]
     assert prefill["done"][-1] < read < (decode["done"] - decode["seconds"])[0]
-
-
-@pytest.mark.parametrize("scheduler", [None, "vllm.v1.core.sched.scheduler.Scheduler"], ids=["ours", "given"])
-def test_a_restart_appends_and_a_scheduler_of_your_own_is_left_alone(tmp_path, scheduler):
-    topology = start(tolerant(engine__args={} if scheduler is None else {"scheduler_cls": scheduler}), tmp_path)
-    engine = topology.decoders[0]
-    try:
-        described = engine.describe()
-        assert described["steps_recorded"] is (scheduler is None)
-        assert described["vllm_config"]["scheduler"]["async_scheduling"] is False, "as vLLM resolves it on CPU"
-        if scheduler is not None:
-            generate(engine, "unrecorded", prompt(64, 64), 4)
-            assert not step_records.path_of(engine.log).exists()
-            return
-        for name in ("first", "second"):
-            generate(engine, name, prompt(64, 64), 4)
-            engine.close()
-            assert len(step_records.read(step_records.path_of(engine.log))) == (4 if name == "first" else 8)
-            if name == "first":
-                engine.start()
-    finally:
-        topology.close()

@@ -3,13 +3,8 @@
 import json
 
 from context_research.engines import step_records
-from context_research.records import store
+from tests.support.artifacts import metadata, rows_saved, sent
 from tests.support.suite import SMALL
-
-
-def sent(folder):
-    lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
-    return {line["request"]: (line["prompt_sha256"], line["token_ids"]) for line in lines}
 
 
 def test_two_workers_make_the_run_that_one_process_makes(suite, aggregated):
@@ -18,17 +13,14 @@ def test_two_workers_make_the_run_that_one_process_makes(suite, aggregated):
     result.assert_outcomes(passed=2)
     serial, spread = (suite.path / "outputs" / "runs" / name for name in ("serial", "spread"))
     assert sent(serial) == sent(spread)
-    recorded = store.read(spread / "run_metadata.json", "run_metadata")
+    recorded = metadata(spread)
     assert recorded["status"] == "completed"
     assert recorded["planned"] == 2
     assert sorted(engine["devices"] for engine in recorded["engines"]) == [[0], [1]]
     steps = sorted((spread / "steps").glob("*/*.csv"))
     assert [path.parent.name for path in steps] == ["gw0", "gw1"]
     assert all(len(step_records.read(path)) for path in steps)
-    rows = [
-        {row["fullname"] for row in json.loads(path.read_text())["benchmarks"]}
-        for path in sorted((suite.path / ".benchmarks").glob("*/*.json"))
-    ]
+    rows = [{row["fullname"] for row in json.loads(path.read_text())["benchmarks"]} for path in rows_saved(suite.path)]
     assert len(rows) == 2
     assert rows[0] == rows[1]
 

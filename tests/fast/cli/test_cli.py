@@ -3,8 +3,10 @@ import os
 import runpy
 import sys
 
+import click
 import pytest
 
+from context_research.cli.main import main
 from context_research.records import store
 from context_research.records.files import PLANNED, RunFiles
 from context_research.settings.experiments import PACKAGE
@@ -20,11 +22,16 @@ def init(*arguments):
     return run("init-run", "--config-path", SMOKE, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["init-run", "--help"], ["report", "--help"]], ids=" ".join)
-def test_help(arguments):
-    result = run(*arguments)
+@pytest.mark.parametrize("asked", ["--help", "-h"])
+@pytest.mark.parametrize("name", [None, *main.commands])
+def test_help_says_what_every_option_does(name, asked):
+    result = run(*([] if name is None else [name]), asked)
     assert result.exit_code == 0
     assert result.stdout.startswith("Usage: ")
+    command = main if name is None else main.commands[name]
+    for option in (each for each in command.params if isinstance(each, click.Option)):
+        assert option.opts[0] in result.stdout
+        assert option.help, f"{name} {option.opts[0]}"
 
 
 def test_init_run_writes_only_metadata(here):
@@ -180,7 +187,7 @@ def test_report_of_a_planned_run_names_what_is_missing():
 
 @pytest.mark.parametrize("file", ["__main__.py", "cli/__main__.py", "cli/main.py"])
 def test_every_way_to_start_it_has_one_name(file, monkeypatch, capsys):
-    """`python -m context_research`, `… .cli`, `… .cli.main`; the console script is named in pyproject.toml."""
+    """`python -m context_research`, `… .cli`, `… .main`; the console script is named in pyproject.toml."""
     monkeypatch.setattr(sys, "argv", [file, "--help"])
     with pytest.raises(SystemExit):
         runpy.run_path(str(PACKAGE / file), run_name="__main__")

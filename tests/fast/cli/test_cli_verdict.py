@@ -30,13 +30,6 @@ def two_runs(outputs, ratio=1.0, count=6, **values):
     made_runs.run(outputs, "r2", other, started="2026-11-23T11:00:00", serving="disaggregated", **values)
 
 
-@pytest.mark.parametrize("command", ["ab", "verdict"])
-def test_help(command):
-    result = run(command, "--help")
-    assert result.exit_code == 0
-    assert result.stdout.startswith("Usage: ")
-
-
 @pytest.mark.parametrize("name", ["ab1", "latest", "outputs/ab/ab1"])
 def test_the_verdict_of_an_ab_is_shown_and_kept(outputs, name):
     files = made_runs.A_B(outputs, ratio=1.3)
