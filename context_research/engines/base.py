@@ -105,7 +105,9 @@ class Counters:
 _COUNTS = tuple(entry.name for entry in fields(Counters) if entry.metadata.get("count"))
 
 
-FirstLeg: TypeAlias = tuple[Request, int, Mapping[str, Any] | None]
+KvParameters: TypeAlias = Mapping[str, object]
+"""vLLM's kv_transfer_params: passed from one engine to the other unread, but for a few keys."""
+FirstLeg: TypeAlias = tuple[Request, int, KvParameters | None]
 """A request, its `output_tokens` and its `handoff`, as `Engine.serve` gets them."""
 
 
@@ -142,7 +144,7 @@ class Engine(Protocol):
         leg: Leg,
         *,
         output_tokens: int,
-        handoff: Mapping[str, Any] | None,
+        handoff: KvParameters | None,
         alternatives: int | None = None,
     ) -> None:
         """Run one request, filling `leg` as tokens arrive.

@@ -1,4 +1,4 @@
-"""What one engine step computes, as step-time models see it; and the file in which a real run keeps its steps."""
+"""The composition of one engine step: the features that step-time models use."""
 
 from __future__ import annotations
 

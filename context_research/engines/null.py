@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from context_research.engines.base import Counters, Evidence, FirstLeg
+from context_research.engines.base import Counters, Evidence, FirstLeg, KvParameters
 from context_research.hardware.placement import Placement
 from context_research.request import Leg, Request
 
@@ -47,7 +46,7 @@ class NullEngine:
         leg: Leg,
         *,
         output_tokens: int,
-        handoff: Mapping[str, Any] | None,
+        handoff: KvParameters | None,
         alternatives: int | None = None,
     ) -> None:
         del request, alternatives
@@ -62,5 +61,5 @@ class NullEngine:
     async def reset_prefix_cache(self) -> bool:
         return True
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return {}

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import psutil
@@ -102,45 +103,39 @@ def _handle(library: Any, name: str) -> Any:
 
 def describe() -> dict[str, Any]:
     """Devices, driver and topology for the environment manifest."""
-    machine: dict[str, Any] = {
-        "cpu": {
-            "model": _cpu_model(),
-            "cores": sorted(os.sched_getaffinity(0)),
-            "memory_bytes": int(psutil.virtual_memory().total),
-        },
-        "gpus": [],
-        "driver": None,
-        "topology": {},
+    cpu = {
+        "model": _cpu_model(),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "memory_bytes": int(psutil.virtual_memory().total),
     }
     with nvml() as library:
         if library is None:
-            return machine
-        machine["driver"] = library.nvmlSystemGetDriverVersion()
+            return {"cpu": cpu, "gpus": [], "driver": None, "topology": {}}
         handles = {name: _handle(library, name) for name in visible_gpus()}
-        machine["gpus"] = [
-            {
-                "id": name,
-                "name": library.nvmlDeviceGetName(handle),
-                "memory_bytes": int(library.nvmlDeviceGetMemoryInfo(handle).total),
-                "power_limit_w": _or_none(library, library.nvmlDeviceGetEnforcedPowerLimit, handle, scale=1e-3),
-                **{
-                    f"{name}{suffix}": _or_none(library, ask, handle, getattr(library, clock))
-                    for name, clock in (("sm_clock", "NVML_CLOCK_SM"), ("memory_clock", "NVML_CLOCK_MEM"))
-                    for suffix, ask in (
-                        ("_mhz", library.nvmlDeviceGetClockInfo),
-                        ("_max_mhz", library.nvmlDeviceGetMaxClockInfo),
-                    )
-                },
-            }
-            for name, handle in handles.items()
-        ]
-        names = list(handles)
-        machine["topology"] = {
-            f"{a}-{b}": int(library.nvmlDeviceGetTopologyCommonAncestor(handles[a], handles[b]))
-            for i, a in enumerate(names)
-            for b in names[i + 1 :]
+        return {
+            "cpu": cpu,
+            "gpus": [_gpu(library, name, handle) for name, handle in handles.items()],
+            "driver": library.nvmlSystemGetDriverVersion(),
+            "topology": {
+                f"{a}-{b}": int(library.nvmlDeviceGetTopologyCommonAncestor(handles[a], handles[b]))
+                for a, b in combinations(handles, 2)
+            },
         }
-    return machine
+
+
+def _gpu(library: Any, name: str, handle: Any) -> dict[str, object]:
+    """One card: id, NVML name, bytes, watts, MHz now and at most. None where NVML does not say."""
+    now, most = library.nvmlDeviceGetClockInfo, library.nvmlDeviceGetMaxClockInfo
+    return {
+        "id": name,
+        "name": library.nvmlDeviceGetName(handle),
+        "memory_bytes": int(library.nvmlDeviceGetMemoryInfo(handle).total),
+        "power_limit_w": _or_none(library, library.nvmlDeviceGetEnforcedPowerLimit, handle, scale=1e-3),
+        "sm_clock_mhz": _or_none(library, now, handle, library.NVML_CLOCK_SM),
+        "sm_clock_max_mhz": _or_none(library, most, handle, library.NVML_CLOCK_SM),
+        "memory_clock_mhz": _or_none(library, now, handle, library.NVML_CLOCK_MEM),
+        "memory_clock_max_mhz": _or_none(library, most, handle, library.NVML_CLOCK_MEM),
+    }
 
 
 def _or_none(library: Any, query: Any, *arguments: Any, scale: float = 1) -> float | None:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Mapping
-from typing import Any
 
+from context_research.engines.base import KvParameters
 from context_research.errors import EngineFailure
 from context_research.settings.schema import Device, Handoff
 
-PREFILL_PARAMETERS: Mapping[str, Any] = {
+PREFILL_PARAMETERS: KvParameters = {
     "do_remote_decode": True,
     "do_remote_prefill": False,
     "remote_engine_id": None,
@@ -42,9 +41,9 @@ class HandoffProblem(EngineFailure):
     """The prefill engine's answer can't be handed to decode."""
 
 
-def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, Any], dict[str, str]]:
+def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, object], dict[str, str]]:
     """Keyword arguments of vLLM's KVTransferConfig, and environment variables, for the engine of `role`."""
-    arguments: dict[str, Any] = {
+    arguments: dict[str, object] = {
         "kv_connector": handoff.connector,
         "kv_connector_module_path": handoff.connector_module,
         "kv_role": _KV_ROLES[role],
@@ -72,7 +71,7 @@ def has_progress_thread(handoff: Handoff, device: Device) -> bool:
     return handoff.progress_thread == "on" or (handoff.progress_thread == "auto" and device == "cuda")
 
 
-def guarded(answer: Mapping[str, Any] | None) -> dict[str, Any]:
+def guarded(answer: KvParameters | None) -> dict[str, object]:
     """kv_transfer_params for the decode leg from the prefill leg's answer, passed on unread but for the guards.
 
     Raises HandoffProblem where decode would recompute the prompt in silence, die or hang.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from context_research.engines.base import Counters
@@ -40,7 +41,7 @@ def logger_class(counters: Counters) -> Any:
     return StepCounter
 
 
-def _count_transfers(counters: Counters, records: dict[str, Any]) -> None:
+def _count_transfers(counters: Counters, records: Mapping[str, Sequence[Any]]) -> None:
     """NIXL's records of one step: parallel lists of seconds and bytes, and a list of ones for each kind of fault."""
     seconds, sizes = records.get("transfer_duration", []), records.get("bytes_transferred", [])
     counters.transfers.extend(zip(map(float, seconds), map(int, sizes), strict=True))
