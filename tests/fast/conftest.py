@@ -1,4 +1,5 @@
 import os
+import sys
 
 import pytest
 
@@ -14,6 +15,15 @@ def plain_environment(monkeypatch):
 def no_power_cut(monkeypatch):
     """What is written need not be on the disk: waiting for that takes a third of the tier's time."""
     monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
+def no_engine():
+    """Importing vLLM or torch takes seconds: tests that need them are in other tiers."""
+    heavy = {"torch", "vllm"}
+    before = heavy & sys.modules.keys()
+    yield
+    assert heavy & sys.modules.keys() <= before, "this test imported vLLM or torch: its place is tests/engines"
 
 
 @pytest.fixture

@@ -64,13 +64,6 @@ def test_a_simulated_machine_is_its_profiles():
     assert backend_of(chosen(**SIMULATED)).simulated is not backend.simulated, "another run's"
 
 
-def test_engines_of_one_simulated_backend_share_its_machine(tmp_path):
-    backend = backend_of(chosen("disaggregated", **SIMULATED))
-    engines = [backend.make_engine(resolve_model(), p, tmp_path / p.spec.name) for p in backend.placements]
-    assert engines[0]._device is engines[1]._device
-    assert engines[0]._machine.loop is backend.loop
-
-
 @pytest.mark.parametrize(
     ("settings", "marker", "serving"),
     [({}, "cpu", 1), ({"device": "cuda", "devices": [0, 1]}, "gpu", 2), (SIMULATED, "simulated", 1)],
