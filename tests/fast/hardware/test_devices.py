@@ -1,5 +1,6 @@
 import contextlib
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,10 +40,84 @@ def test_without_a_driver_the_machine_is_still_described(no_driver):
 
 
 class Driver:
-    """NVML with two cards."""
+    """NVML with two cards of `memory` GiB; the second does not tell its highest clocks."""
+
+    NVML_CLOCK_SM, NVML_CLOCK_MEM = range(2)
+    NVMLError = LookupError
+    memory = (80, 40)
 
     def nvmlDeviceGetCount(self):
         return 2
+
+    def nvmlSystemGetDriverVersion(self):
+        return "575.1"
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return index
+
+    def nvmlDeviceGetHandleByUUID(self, name):
+        return {"GPU-3f9a": 0, "GPU-77bb": 1}[name]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):
+        return SimpleNamespace(total=self.memory[handle] << 30)
+
+    def nvmlDeviceGetName(self, handle):
+        return f"card {handle}"
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, _):
+        return 700_000
+
+    def nvmlDeviceGetClockInfo(self, _, clock):
+        return 1_000 + clock
+
+    def nvmlDeviceGetMaxClockInfo(self, handle, clock):
+        if handle == 1:
+            raise self.NVMLError
+        return 2_000 + clock
+
+    def nvmlDeviceGetTopologyCommonAncestor(self, *_):
+        return 30
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle):
+        return 1_500 * (handle + 1)
+
+
+@pytest.fixture
+def cards(monkeypatch):
+    monkeypatch.setattr(devices, "nvml", lambda: contextlib.nullcontext(Driver()))
+
+
+@pytest.mark.parametrize(
+    ("visible", "gib"),
+    [(None, (80, 40)), ("1", (40,)), ("GPU-77bb,GPU-3f9a", (40, 80)), ("", ())],
+    ids=["all", "one", "uuids in another order", "none"],
+)
+def test_a_gpu_machine_has_the_visible_gpus_each_with_its_memory(cards, monkeypatch, visible, gib):
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    there = devices.this_machine("cuda")
+    assert there == devices.Machine("cuda", tuple(range(len(gib))), tuple(size << 30 for size in gib))
+
+
+def test_energy_is_that_of_the_gpus_asked_for(cards):
+    assert devices.joules([0]) == 1.5
+    assert devices.joules([0, 1]) == 4.5
+
+
+def test_each_card_is_described(cards):
+    machine = devices.describe()
+    assert (machine["driver"], machine["topology"]) == ("575.1", {"0-1": 30})
+    assert machine["gpus"][0] == {
+        "id": "0",
+        "name": "card 0",
+        "memory_bytes": 80 << 30,
+        "power_limit_w": 700.0,
+        "sm_clock_mhz": 1_000.0,
+        "sm_clock_max_mhz": 2_000.0,
+        "memory_clock_mhz": 1_001.0,
+        "memory_clock_max_mhz": 2_001.0,
+    }
+    assert machine["gpus"][1]["sm_clock_max_mhz"] is None
 
 
 @pytest.mark.parametrize(
