@@ -97,7 +97,7 @@ def test_it_is_named_in_one_line(suite, case, distributed):
 def test_a_missing_package_is_named(suite, monkeypatch, package, serving, line):
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "context_research.serving.preflight.find_spec", lambda name: None if name == package else real(name)
+        "context_research.backends.vllm.find_spec", lambda name: None if name == package else real(name)
     )
     result = suite.inside("--seed=0", f"--serving={serving}", *SMALL)
     result.stderr.fnmatch_lines([f"ERROR: {line}"])
