@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,10 +22,16 @@ from context_research.plugin.benchmark_tables import Row, scale_of_ours
 from context_research.plugin.fixtures import CASE
 from context_research.plugin.options import worded
 from context_research.plugin.run_recorder import Recorder
+from context_research.plugin.selection import TOLD
 from context_research.plugin.session import SESSION, Session
 from context_research.plugin.xdist import Lender
 from context_research.settings.experiments import Experiment
 from context_research.workload.case import Case, parameters
+
+NOT_LENT = (
+    "an xdist worker has no devices for this: the run's experiment must be known before collection, "
+    "so name its folder on the command line"
+)
 
 
 def activate(config: pytest.Config, experiment: Experiment, late: bool) -> None:
@@ -36,7 +42,9 @@ def activate(config: pytest.Config, experiment: Experiment, late: bool) -> None:
         config.pluginmanager.register(Recorder(session, RowSink(config)), "context-research-recorder")
         if not session.idle:
             _exit_on_sigterm(config)
-    if late:
+    if session.worker is not None and TOLD not in session.worker:
+        session.problem = NOT_LENT
+    elif late:
         try:
             _begin(session)
         except UsageProblem as problem:
@@ -148,7 +156,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark experiment items before `-m` selects among them, and remember an empty selection."""
     session = config.stash[SESSION]
     ours = [item for item in items if session.owns(item)]
-    if session.problem and ours:
+    if session.problem and ours and session.worker is None:
         raise _usage_error(session.problem, config)
     if ours:
         kind = session.backend.marker
@@ -163,32 +171,45 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse what the selected cases can't do, before the first artifact and the first engine."""
     ours = session.config.stash[SESSION]
-    if ours.worker is not None or ours.idle:
+    if ours.idle:
         return
     try:
         if not ours.selected:
             if ours.collected[0] and "simulated" in session.config.option.markexpr:
                 require_opt_in()
             return
-        ours.check(_cases(ours))
+        _check_names(ours)
+        if ours.worker is None:
+            ours.check(_cases(ours.selected))
     except UsageProblem as problem:
-        raise _usage_error(problem, session.config) from None
+        if ours.worker is None:
+            raise _usage_error(problem, session.config) from None
+        ours.problem = str(problem)
 
 
-def _cases(session: Session) -> list[Case]:
-    """The cases of the selected items; an experiment's test need not be one."""
-    given = (getattr(getattr(item, "callspec", None), "params", {}).get("case") for item in session.selected)
+def _cases(items: Iterable[pytest.Item]) -> list[Case]:
+    """The cases of these items; an experiment's test need not be one."""
+    given = (getattr(getattr(item, "callspec", None), "params", {}).get("case") for item in items)
     return [case for case in given if isinstance(case, Case)]
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    session = item.config.stash[SESSION]
-    if session.unlent and session.owns(item):
-        pytest.fail(
-            "an xdist worker has no devices for this: the run's experiment must be known before collection; "
-            "name its folder on the command line",
-            pytrace=False,
+def _check_names(session: Session) -> None:
+    """Raises UsageProblem: two tests would measure one case, and only one of them would be compared."""
+    measuring = [item for item in session.selected if "serving_run" in getattr(item, "fixturenames", ())]
+    names = [case.name for case in _cases(measuring)]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageProblem(
+            f"two tests measure the case {twice}: what they differ in has to be one of the axes of its YAML, "
+            "not a parameter of pytest's or a second test"
         )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In an xdist worker, where a session can't be refused, its tests are."""
+    session = item.config.stash[SESSION]
+    if session.worker is not None and session.problem and session.owns(item):
+        pytest.fail(worded(session.problem, item.config), pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

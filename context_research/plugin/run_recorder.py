@@ -159,6 +159,7 @@ class Recorder:
         passed = sum(outcome == "passed" for outcome in outcomes.values())
         return "completed" if passed and passed == self._metadata["planned"] else "incomplete"
 
+    @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         if self.begun:
             terminalreporter.section("context-research")

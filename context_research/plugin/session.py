@@ -60,14 +60,14 @@ class Session:
         return mark is not None and (not mark.args or mark.args[0] == self.experiment.name)
 
     def is_ours(self, nodeid: str) -> bool:
-        """True for a test in the experiment's folder: all that an xdist controller knows of a test is its name."""
-        file = self.config.rootpath / nodeid.partition("::")[0]
-        return file.resolve().is_relative_to(self.experiment.folder.resolve())
+        """True for a test in the experiment's folder: all that an xdist controller knows of a test is its name.
 
-    @property
-    def unlent(self) -> bool:
-        """True in an xdist worker whose controller knows of no experiment, and lent no devices."""
-        return self.worker is not None and TOLD not in self.worker
+        That begins at the rootdir; outside of it, at the folder that pytest was given, or one above.
+        """
+        file, folder = nodeid.partition("::")[0], self.experiment.folder.resolve()
+        homes = (self.config.rootpath, folder, *folder.parents)
+        path = next((path for home in homes if (path := home / file).is_file()), None)
+        return path is not None and path.resolve().is_relative_to(folder)
 
     @property
     def idle(self) -> bool:
@@ -136,7 +136,7 @@ class Session:
     @cached_property
     def files(self) -> RunFiles:
         """Where this run's files go. Workers are told by their controller."""
-        if self.worker and not self.unlent:
+        if self.worker and TOLD in self.worker:
             return RunFiles(Path(self.worker["context_research_outputs"]), self.worker["context_research_run_id"])
         chosen = self.resolved.settings
         outputs = self.config.rootpath / chosen.outputs

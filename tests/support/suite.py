@@ -30,8 +30,8 @@ class Suite:
             "[pytest]\naddopts = --benchmark-save-data -p tests.support.stalls\ncontext_research_short_options = true\n"
         )
 
-    def inside(self, *options, lend=(), plugins=()):
-        return self._pytester.runpytest_inprocess("benchmarks/e0", *options, plugins=[Lend(*lend), *plugins])
+    def inside(self, *options, lend=(), plugins=(), folder="benchmarks/e0"):
+        return self._pytester.runpytest_inprocess(folder, *options, plugins=[Lend(*lend), *plugins])
 
     def outside(self, *options, timeout=120):
         return self._pytester.runpytest_subprocess("benchmarks/e0", *OUTSIDE, *options, timeout=timeout)

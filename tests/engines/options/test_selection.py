@@ -82,3 +82,32 @@ def test_two_experiments_in_one_session_are_refused(suite, known):
     result = suite.inside("benchmarks/e9", "--seed=0")
     result.stderr.fnmatch_lines(["ERROR: one experiment a session: run e0 and e9 one by one"])
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+
+
+TWICE = """
+import pytest
+@pytest.mark.experiment("e0")
+@pytest.mark.parametrize("shade", ["red", "blue"])
+def test_e0(serving_run, case, shade): pass
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n1"]], ids=["serial", "xdist"])
+def test_a_case_that_two_tests_would_measure_is_refused(suite, workers):
+    (suite.path / "benchmarks" / "e0" / "test_e0.py").write_text(TWICE)
+    result = suite.inside("--seed=0", *SMALL, *workers)
+    told = "two tests measure the case p64-c1: what they differ in has to be one of the axes of its YAML*"
+    (result.stdout if workers else result.stderr).fnmatch_lines([told if workers else f"ERROR: {told}"])
+    assert result.ret == (pytest.ExitCode.TESTS_FAILED if workers else pytest.ExitCode.USAGE_ERROR)
+    assert not list((suite.path / ".benchmarks").rglob("*.json"))
+
+
+def test_workers_that_find_an_experiment_by_themselves_do_not_run_it(suite):
+    """Devices are lent before anything is collected."""
+    elsewhere = suite.path / "elsewhere"
+    (suite.path / "benchmarks" / "e0").rename(elsewhere)
+    (suite.path / "benchmarks").rmdir()
+    result = suite.inside("--seed=0", *SMALL, "-n1", folder="elsewhere")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["an xdist worker has no devices for this: *so name its folder on the command line"])
+    assert not (suite.path / "outputs").exists()

@@ -1,0 +1,1 @@
+"""An experiment, and what it adds to context-research."""
