@@ -98,7 +98,7 @@ def kill(serving, concurrency):
         threading.Thread(target=strike, daemon=True).start()
 """
     )
-    result = suite.outside(*LONG, "--serving=disaggregated", "--requests=20", "--output-tokens=30", timeout=240)
+    result = suite.outside(*LONG, "--serving=disaggregated", "--requests=8", "--output-tokens=16", timeout=240)
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines_random(
         [
@@ -113,7 +113,7 @@ def kill(serving, concurrency):
     assert metadata(suite.run)["status"] == "invalid"
     assert [cases[f"p64-c{n}"]["status"] for n in (1, 2, 3)] == ["invalid", "invalid", "passed"]
     assert "decode engine 'decode' died" in cases["p64-c1"]["failure"]
-    assert cases["p64-c3"]["requests"] == {"asked": 40, "finished": 40, "around": 10}
+    assert cases["p64-c3"]["requests"] == {"asked": 16, "finished": 16, "around": 10}
     assert not list((suite.path / ".benchmarks").glob("*/*.json")), (
         "an invalid run has no rows, not even its sound case's"
     )

@@ -10,9 +10,12 @@ import pytest
 from matplotlib.figure import Figure
 
 _DRAW = Figure.savefig
+_decided = []
 
 
 def pytest_configure(config):
+    if _decided:  # a session inside the process of the tests
+        return
     with ExitStack() as stack:
         stack.enter_context(blank())
         config.add_cleanup(stack.pop_all().close)
@@ -30,4 +33,6 @@ def drawn():
 def _saved(how):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Figure, "savefig", how)
+        _decided.append(how)
         yield
+        _decided.pop()

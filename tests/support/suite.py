@@ -16,7 +16,11 @@ SMALL = (
     "--warmup-requests=1",
 )
 """E0 cut down to two cases of a second each."""
-OUTSIDE = ("-p", "tests.support.figures")
+INI = """
+[pytest]
+addopts = --benchmark-save-data -p tests.support.stalls -p tests.support.figures
+context_research_short_options = true
+"""
 
 
 class Suite:
@@ -26,19 +30,17 @@ class Suite:
         self._pytester, self.path = pytester, pytester.path
         shutil.copytree(ROOT / "benchmarks" / "e0", self.path / "benchmarks" / "e0")
         shutil.copy(ROOT / "conftest.py", self.path)
-        (self.path / "pytest.ini").write_text(
-            "[pytest]\naddopts = --benchmark-save-data -p tests.support.stalls\ncontext_research_short_options = true\n"
-        )
+        (self.path / "pytest.ini").write_text(INI)
 
     def inside(self, *options, lend=(), plugins=(), folder="benchmarks/e0"):
         return self._pytester.runpytest_inprocess(folder, *options, plugins=[Lend(*lend), *plugins])
 
     def outside(self, *options, timeout=120):
-        return self._pytester.runpytest_subprocess("benchmarks/e0", *OUTSIDE, *options, timeout=timeout)
+        return self._pytester.runpytest_subprocess("benchmarks/e0", *options, timeout=timeout)
 
     def popen(self, *options):
         """E0 in a process of its own, started and left running."""
-        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *OUTSIDE, *options])
+        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *options])
 
     @property
     def runs(self):
