@@ -5,8 +5,8 @@ Moments are on one clock: seconds of `time.perf_counter()`, which engines share 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Phase = Literal["warmup", "ramp", "measured", "drain"]
@@ -37,21 +37,24 @@ class Leg:
     """What one engine did for one request. Filled while it happens, so that a leg that fails keeps what it got.
 
     `token_times[i]` is when the client had `token_ids[i]`; tokens that arrived in one chunk share a time.
-    `queued`, `started`, `first_token` and `last_token` are the engine's own (vLLM's RequestStateStats).
+    `queued`, `started` and `first_token` are the engine's own (vLLM's RequestStateStats). `read_started` and
+    `read_finished` bound the reading of KV from another engine, as this one's connector saw it.
     """
 
     engine: str
-    sent: float = 0.0
+    role: str = "aggregated"
+    sent: float | None = None
     token_ids: list[int] = field(default_factory=list)
     token_times: list[float] = field(default_factory=list)
     queued: float | None = None
     started: float | None = None
     first_token: float | None = None
-    last_token: float | None = None
+    read_started: float | None = None
+    read_finished: float | None = None
     cached_tokens: int | None = None
     """Prompt tokens that the engine did not compute: from its prefix cache or from another engine."""
     finish_reason: str | None = None
-    handoff: dict[str, Any] | None = None
+    handoff: Mapping[str, Any] | None = None
     """vLLM's kv_transfer_params as the engine returned them."""
     alternatives: list[dict[int, float]] = field(default_factory=list)
     """Log-probabilities of the likeliest tokens at each position, where they were asked for."""
@@ -59,42 +62,118 @@ class Leg:
 
 @dataclass(slots=True)
 class Timeline:
-    """One request from the moment it was due to its last token. Times are None where that stage did not happen.
+    """One request from the moment it was due to its last token, with a leg for each engine that it was sent to.
 
-    In aggregated mode the prefill and decode stages are the same engine's; there is no handoff. `prefill_engine` and
-    `decode_engine` are the names of those that the request was sent to.
-    `decode_sent` is when the client passed the KV's address on; `handoff_started` and `handoff_finished` bound the
-    reading of the KV, as the decode engine's connector saw it. `decode_started` is when the decode engine first
-    scheduled the request, its KV cache loaded; `decode_first_token` when that engine had its first token, which the
-    client had at `token_times[0]`.
+    The legs of roles `prefill` (or `aggregated`) and `decode` are what the `prefill_…` and `decode_…` properties read;
+    None where that stage did not happen. In aggregated mode both stages are one leg's, and there is no decode leg.
+    The tokens are those of the leg that answers the client: a prefill leg's one token is discarded.
     """
 
     request: str
     prompt_sha256: str
     repeat: int
     scheduled: float
-    sent: float
     prompt_tokens: int
     output_tokens_asked: int
     phase: Phase = "measured"
-    prefill_engine: str | None = None
-    decode_engine: str | None = None
-    prefill_queued: float | None = None
-    prefill_started: float | None = None
-    prefill_finished: float | None = None
-    decode_sent: float | None = None
-    decode_queued: float | None = None
-    handoff_started: float | None = None
-    handoff_finished: float | None = None
-    decode_started: float | None = None
-    decode_first_token: float | None = None
-    token_times: list[float] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    finished: float | None = None
-    prefill_cached_tokens: int | None = None
-    decode_cached_tokens: int | None = None
-    finish_reason: str | None = None
+    legs: list[Leg] = field(default_factory=list)
     error: str | None = None
+
+    @property
+    def prefill(self) -> Leg | None:
+        """The leg that computed the prompt."""
+        return next((leg for leg in self.legs if leg.role != "decode"), None)
+
+    @property
+    def decode(self) -> Leg | None:
+        """The leg that had the prompt's KV handed over."""
+        return next((leg for leg in self.legs if leg.role == "decode"), None)
+
+    @property
+    def answer(self) -> Leg | None:
+        """The leg whose tokens the client got."""
+        return next((leg for leg in self.legs if leg.role != "prefill"), None)
+
+    @property
+    def sent(self) -> float:
+        """When the client sent it; when it was due, where it never did."""
+        first = self.legs[0].sent if self.legs else None
+        return self.scheduled if first is None else first
+
+    @property
+    def prefill_engine(self) -> str | None:
+        return self.prefill.engine if self.prefill else None
+
+    @property
+    def prefill_queued(self) -> float | None:
+        return self.prefill.queued if self.prefill else None
+
+    @property
+    def prefill_started(self) -> float | None:
+        """When the engine first scheduled the prompt."""
+        return self.prefill.started if self.prefill else None
+
+    @property
+    def prefill_finished(self) -> float | None:
+        """When the engine had the prompt's first token."""
+        return self.prefill.first_token if self.prefill else None
+
+    @property
+    def prefill_cached_tokens(self) -> int | None:
+        return self.prefill.cached_tokens if self.prefill else None
+
+    @property
+    def decode_engine(self) -> str | None:
+        """The engine whose tokens the client got."""
+        return self.answer.engine if self.answer else None
+
+    @property
+    def decode_sent(self) -> float | None:
+        """When the client passed the KV's address on."""
+        return self.decode.sent if self.decode else None
+
+    @property
+    def decode_queued(self) -> float | None:
+        return self.decode.queued if self.decode else None
+
+    @property
+    def handoff_started(self) -> float | None:
+        return self.decode.read_started if self.decode else None
+
+    @property
+    def handoff_finished(self) -> float | None:
+        return self.decode.read_finished if self.decode else None
+
+    @property
+    def decode_started(self) -> float | None:
+        """When the decode engine first scheduled the request, its KV cache loaded."""
+        return self.decode.started if self.decode else None
+
+    @property
+    def decode_first_token(self) -> float | None:
+        """When the decode engine had its first token, which the client had at `token_times[0]`."""
+        return self.decode.first_token if self.decode else None
+
+    @property
+    def decode_cached_tokens(self) -> int | None:
+        return self.decode.cached_tokens if self.decode else None
+
+    @property
+    def token_times(self) -> list[float]:
+        return self.answer.token_times if self.answer else []
+
+    @property
+    def token_ids(self) -> list[int]:
+        return self.answer.token_ids if self.answer else []
+
+    @property
+    def finished(self) -> float | None:
+        """When the client had the last token."""
+        return self.token_times[-1] if self.token_times else None
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self.answer.finish_reason if self.answer else None
 
     @property
     def complete(self) -> bool:
@@ -104,57 +183,17 @@ class Timeline:
     @property
     def computed_on_decode(self) -> int | None:
         """Prompt tokens that the decode engine computed itself; None in aggregated mode."""
-        return None if self.decode_cached_tokens is None else self.prompt_tokens - self.decode_cached_tokens
-
-    def as_json(self, origin: float) -> dict[str, Any]:
-        """Plain data, times in seconds since `origin` (the case's start)."""
-        record = asdict(self)
-        for name, value in record.items():
-            if isinstance(value, float):
-                record[name] = round(value - origin, 7)
-        record["token_times"] = [round(at - origin, 7) for at in self.token_times]
-        return record
-
-
-def of_aggregated(timeline: Timeline, leg: Leg) -> None:
-    """Fill `timeline` from its only leg."""
-    _of_prefill(timeline, leg)
-    timeline.decode_engine = leg.engine
-    _of_tokens(timeline, leg)
-
-
-def of_disaggregated(timeline: Timeline, prefill: Leg, decode: Leg) -> None:
-    """Fill `timeline` from both legs; every token that counts is the decode engine's."""
-    _of_prefill(timeline, prefill)
-    _of_tokens(timeline, decode)
-    timeline.decode_sent = decode.sent or None
-    timeline.decode_engine = decode.engine or None
-    timeline.decode_queued, timeline.decode_started = decode.queued, decode.started
-    timeline.decode_first_token = decode.first_token
-    timeline.decode_cached_tokens = decode.cached_tokens
+        cached = self.decode_cached_tokens
+        return None if cached is None else self.prompt_tokens - cached
 
 
 def add_reads(timelines: Iterable[Timeline], reads: Iterable[tuple[str, float, float]]) -> None:
-    """Note in each timeline when its KV was read: (engine's request id, started, finished) from the connector.
+    """Note in each decode leg when its KV was read: (engine's request id, started, finished) from the connector.
 
     vLLM appends a suffix of its own to a request's id; a request keeps its name before the last dash.
     """
-    found = {name: moments for name, *moments in reads}
-    found |= {name.rpartition("-")[0]: moments for name, moments in found.items()}
+    moments = {name: (start, end) for name, start, end in reads}
+    moments |= {name.rpartition("-")[0]: span for name, span in moments.items()}
     for timeline in timelines:
-        if moments := found.get(timeline.request):
-            timeline.handoff_started, timeline.handoff_finished = moments
-
-
-def _of_prefill(timeline: Timeline, leg: Leg) -> None:
-    timeline.sent = leg.sent or timeline.sent
-    timeline.prefill_engine = leg.engine or None
-    timeline.prefill_queued, timeline.prefill_started = leg.queued, leg.started
-    timeline.prefill_finished = leg.first_token
-    timeline.prefill_cached_tokens = leg.cached_tokens
-
-
-def _of_tokens(timeline: Timeline, leg: Leg) -> None:
-    timeline.token_times, timeline.token_ids = leg.token_times, leg.token_ids
-    timeline.finished = leg.token_times[-1] if leg.token_times else None
-    timeline.finish_reason = leg.finish_reason
+        if timeline.decode is not None and (span := moments.get(timeline.request)):
+            timeline.decode.read_started, timeline.decode.read_finished = span

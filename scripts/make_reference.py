@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 import click
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -24,6 +25,13 @@ from context_research.engines.base import Evidence
 from context_research.measure.checks.builtin import BUILT_IN
 from context_research.plugin import hookspecs
 from context_research.plugin.options import OF_A_RUN
+from context_research.records.ab import AbRecord
+from context_research.records.fidelity import FidelityRecord
+from context_research.records.reference import ReferenceRecord
+from context_research.records.requests import Line
+from context_research.records.run import RunRecord
+from context_research.records.summary import SummaryRecord
+from context_research.records.verdict import VerdictRecord
 from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
 
@@ -172,16 +180,41 @@ def rendered(page: str) -> str:
     return MARK.sub(lambda mark: f"{mark[1]}\n{PARTS[mark['name']]()}\n\n{mark[3]}", page)
 
 
+SCHEMAS: dict[str, TypeAdapter[object]] = {
+    "run_metadata": TypeAdapter(RunRecord),
+    "summary": TypeAdapter(SummaryRecord),
+    "requests": TypeAdapter(Line),
+    "ab": TypeAdapter(AbRecord),
+    "verdict": TypeAdapter(VerdictRecord),
+    "fidelity": TypeAdapter(FidelityRecord),
+    "parity_reference": TypeAdapter(ReferenceRecord),
+}
+"""Artifact -> its record; of requests.jsonl each line's."""
+
+
+def schema(kind: TypeAdapter[object]) -> str:
+    """The JSON Schema of an artifact as it is written."""
+    return json.dumps(kind.json_schema(mode="serialization", by_alias=True), indent=1, ensure_ascii=False) + "\n"
+
+
+def files() -> Iterator[tuple[Path, str]]:
+    """Each page with generated parts and each schema, as the code says now."""
+    for path in sorted(DOCS.glob("*.md")):
+        yield path, rendered(path.read_text())
+    for name, kind in SCHEMAS.items():
+        yield DOCS / "schemas" / f"{name}.schema.json", schema(kind)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     stale = []
-    for path in sorted(DOCS.glob("*.md")):
-        page = path.read_text()
-        if (now := rendered(page)) != page:
+    for path, now in files():
+        if not path.is_file() or path.read_text() != now:
             stale.append(str(path.relative_to(DOCS.parent)))
             if not check:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(now)
     print("\n".join(f"{'not current' if check else 'written'}: {path}" for path in stale) or "all current")
     return 1 if check and stale else 0

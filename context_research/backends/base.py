@@ -10,19 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from context_research.engines.base import Engine, Evidence
 from context_research.engines.loop import EventLoop
 from context_research.hardware import placement
 from context_research.hardware.devices import Machine
-from context_research.hardware.manifest import used_gpus
 from context_research.hardware.placement import Placement
 from context_research.models.model import Model
+from context_research.records.case import CaseRecord
+from context_research.records.run import EngineRecord, RunRecord
 from context_research.settings.schema import Settings
-
-Record = Mapping[str, Any]
-"""A run's metadata, an engine's description or a case's entry in the summary, as read back."""
 
 
 class Labels:
@@ -39,48 +37,38 @@ class Labels:
     engine: ClassVar[str] = "vLLM on "
     """Stands before the device, in the titles of figures."""
 
-    def device(self, metadata: Record) -> str:
+    def device(self, run: RunRecord) -> str:
         """What ran it: ``2 × NVIDIA H200``, ``16 CPU cores``."""
-        machine = metadata["environment_manifest"]["machine"]
-        if metadata["device"] == "cuda":
-            counted = Counter(gpu["name"] for gpu in used_gpus(machine, metadata["engines"]))
+        if run.device == "cuda":
+            counted = Counter(gpu.name for gpu in run.used_gpus)
             return ", ".join(f"{count} × {name}" if count > 1 else name for name, count in counted.items()) or "cuda"
-        return f"{len(machine['cpu']['cores'])} CPU cores"
+        return f"{len(run.environment_manifest.machine.cpu.cores)} CPU cores"
 
-    def row_device(self, device: str, engines: Sequence[Record]) -> str:
+    def row_device(self, device: str, engines: Sequence[EngineRecord]) -> str:
         """The device in the names of pytest-benchmark's rows, by which figures of different machines never meet."""
         del engines
         return device
 
-    def indices(self, metadata: Record) -> str:
+    def indices(self, run: RunRecord) -> str:
         """Ids of the run's GPUs as the machine has them, or its cores: sessions may have run side by side."""
-        engines, machine = metadata["engines"], metadata["environment_manifest"]["machine"]
-        if metadata["device"] == "cuda":
-            return ",".join(gpu["id"] for gpu in used_gpus(machine, engines))
-        return ",".join(map(str, sorted({core for engine in engines for core in engine["devices"]})))
+        if run.device == "cuda":
+            return ",".join(gpu.id for gpu in run.used_gpus)
+        return ",".join(map(str, sorted(run.used_devices)))
 
-    def warning(self, engines: Sequence[Record], cases: Iterable[Record]) -> str:
+    def warning(self, engines: Sequence[EngineRecord], cases: Iterable[CaseRecord]) -> str:
         """What a reader must know before any figure, or nothing."""
         del engines, cases
         return ""
 
-    def facts(self, metadata: Record) -> dict[str, object]:
+    def facts(self, run: RunRecord) -> dict[str, object]:
         """What two runs must share beside settings, model and software: the machine."""
-        manifest, engines = metadata["environment_manifest"], metadata["engines"]
-        machine, used = manifest["machine"], {device for engine in engines for device in engine["devices"]}
-        gpus = used_gpus(machine, engines)
+        machine = run.environment_manifest.machine
         return {
-            "hardware.gpus": [(gpu["name"], gpu.get("memory_bytes"), gpu.get("power_limit_w")) for gpu in gpus],
-            "hardware.cpu": (machine["cpu"]["model"], len(machine["cpu"]["cores"])),
-            "hardware.driver": machine["driver"],
-            "hardware.devices": len(used),
+            "hardware.gpus": [(gpu.name, gpu.memory_bytes, gpu.power_limit_w) for gpu in run.used_gpus],
+            "hardware.cpu": (machine.cpu.model, len(machine.cpu.cores)),
+            "hardware.driver": machine.driver,
+            "hardware.devices": len(run.used_devices),
         }
-
-
-def extrapolated(case: Record) -> float:
-    """Share of a case's steps whose duration is extrapolated; 0 of engines that ran."""
-    simulation = case.get("simulation") or {}
-    return simulation["extrapolated"] / simulation["steps"] if simulation.get("steps") else 0.0
 
 
 class Backend(ABC):

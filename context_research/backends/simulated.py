@@ -8,7 +8,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
-from context_research.backends.base import Backend, Labels, Record, extrapolated
+from context_research.backends.base import Backend, Labels
 from context_research.backends.vllm import NOT_INSTALLED
 from context_research.engines.base import Engine, Evidence
 from context_research.engines.loop import EventLoop
@@ -19,6 +19,8 @@ from context_research.errors import UsageProblem
 from context_research.hardware.devices import Machine
 from context_research.hardware.placement import Placement
 from context_research.models.model import Model
+from context_research.records.case import CaseRecord
+from context_research.records.run import EngineRecord, RunRecord, SimulationRecord
 from context_research.settings.options import SIMULATED_OPT_IN
 
 _NO_ENGINE = "simulated: no engine ran"
@@ -32,47 +34,45 @@ class SimulatedLabels(Labels):
     figures = "Simulated"
     engine = ""
 
-    def device(self, metadata: Record) -> str:
-        return f"{self.mark} {self.row_device(metadata['device'], metadata['engines'])}"
+    def device(self, run: RunRecord) -> str:
+        return f"{self.mark} {self.row_device(run.device, run.engines)}"
 
-    def row_device(self, device: str, engines: Sequence[Record]) -> str:
+    def row_device(self, device: str, engines: Sequence[EngineRecord]) -> str:
         """``h200 (aiconfigurator-core 0.12.0, not calibrated)``"""
         del device
-        if (description := _simulated(engines)) is None:
+        if (simulation := _simulation(engines)) is None:
             return "no engine started"
-        steps = description["step_times"]
-        source = steps.get("package") or steps["source"]
-        return f"{description['device_profile']} ({source}, {_calibrated(description)})"
+        steps = simulation.step_times
+        return f"{simulation.device_profile} ({steps.package or steps.source}, {_calibrated(simulation)})"
 
-    def indices(self, metadata: Record) -> str:
-        del metadata
+    def indices(self, run: RunRecord) -> str:
+        del run
         return "–"
 
-    def warning(self, engines: Sequence[Record], cases: Iterable[Record]) -> str:
+    def warning(self, engines: Sequence[EngineRecord], cases: Iterable[CaseRecord]) -> str:
         """No engine ran, what priced the steps, what is extrapolated."""
         parts = ["> **SIMULATED: no engine ran, these are a model's figures.** vLLM's own scheduler, in virtual time."]
-        if description := _simulated(engines):
-            steps = description["step_times"]
-            versions = ", ".join(str(steps[key]) for key in ("package", "kernels", "vllm") if steps.get(key))
+        if simulation := _simulation(engines):
+            steps = simulation.step_times
+            versions = ", ".join(word for word in (steps.package, steps.kernels, steps.vllm) if word)
             parts.append(
-                f"Device profile {description['device_profile']} {description['digest']}; step times by "
-                f"{steps['source']}{f' ({versions})' if versions else ''}, {_calibrated(description)}."
+                f"Device profile {simulation.device_profile} {simulation.digest}; step times by "
+                f"{steps.source}{f' ({versions})' if versions else ''}, {_calibrated(simulation)}."
             )
-        if beyond := [f"{case['name']} ({extrapolated(case):.0%} of steps)" for case in cases if extrapolated(case)]:
+        beyond = [f"{case.name} ({case.extrapolated_share:.0%} of steps)" for case in cases if case.extrapolated_share]
+        if beyond:
             parts.append(f"**Extrapolated**, beyond what the step times are known for: {', '.join(beyond)}.")
         return " ".join(parts)
 
-    def facts(self, metadata: Record) -> dict[str, object]:
+    def facts(self, run: RunRecord) -> dict[str, object]:
         """The profile that priced the steps; on the machine itself nothing was measured."""
-        used = {device for engine in metadata["engines"] for device in engine["devices"]}
-        description = _simulated(metadata["engines"])
-        profile = f"{description['device_profile']} {description['digest']}" if description else None
+        simulation = _simulation(run.engines)
         return {
             "hardware.gpus": [],
             "hardware.cpu": (None, 0),
             "hardware.driver": None,
-            "hardware.devices": len(used),
-            **({"device_profile": profile} if profile else {}),
+            "hardware.devices": len(run.used_devices),
+            **({"device_profile": f"{simulation.device_profile} {simulation.digest}"} if simulation else {}),
         }
 
 
@@ -141,10 +141,10 @@ def require_opt_in() -> None:
         raise UsageProblem(f"backend simulated makes no measurement: it needs {SIMULATED_OPT_IN}=1, exactly{told}")
 
 
-def _simulated(engines: Sequence[Record]) -> Record | None:
+def _simulation(engines: Sequence[EngineRecord]) -> SimulationRecord | None:
     """What the run's engines say of their simulation; None where none had started."""
-    return next((engine["simulated"] for engine in engines if "simulated" in engine), None)
+    return next((engine.simulated for engine in engines if engine.simulated), None)
 
 
-def _calibrated(description: Record) -> str:
-    return "calibrated on real runs" if description["calibrated"] else "not calibrated"
+def _calibrated(simulation: SimulationRecord) -> str:
+    return "calibrated on real runs" if simulation.calibrated else "not calibrated"

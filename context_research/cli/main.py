@@ -19,10 +19,11 @@ from context_research.compare.ab import sessions as ab
 from context_research.compare.statistics import pairs_to_decide_alone
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
+from context_research.hardware.manifest import environment_manifest
 from context_research.plugin import project
 from context_research.records import store
 from context_research.records.files import PLANNED, AbFiles, RunFiles, check_run_id, find, new_run_id
-from context_research.records.run import new_metadata, this_command
+from context_research.records.run import ManifestRecord, RunRecord, new_run, this_command
 from context_research.report import comparison as comparison_report
 from context_research.report import run
 from context_research.settings import options, sources
@@ -104,8 +105,9 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
     files = RunFiles(outputs, run_id or new_id)
     check_run_id(files, adopts=False)
     # The model is not looked up: this is for machines that plan runs, and may reach neither the hub nor a GPU.
-    metadata = new_metadata(files, resolved, None, this_command()) | {"reason": PLANNED}
-    store.write(files.metadata, "run_metadata", metadata)
+    manifest = ManifestRecord.model_validate(environment_manifest())
+    planned = new_run(files.run_id, resolved, None, this_command(), manifest).model_copy(update={"reason": PLANNED})
+    store.write(files.metadata, planned)
     click.echo(files.run_id)
 
 
@@ -225,7 +227,7 @@ def write_report(name: str, outputs: Path | None) -> None:
     if isinstance(files, AbFiles):
         click.echo(comparison_report.write(ab.judge(files)))
     else:
-        experiment = store.read(files.metadata, "run_metadata")["experiment"]
+        experiment = store.read(files.metadata, RunRecord).experiment
         click.echo(run.write(files, experiment))
 
 
@@ -236,7 +238,7 @@ def _names(primary: str | None) -> list[str] | None:
 def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
     """Verdicts to the terminal and, of an A/B, beside its record; the report."""
     if isinstance(files, AbFiles):
-        store.write(files.verdict, "verdict", judged.as_json())
+        store.write(files.verdict, judged.record())
     path = comparison_report.write(judged)
     click.echo(f"{comparison_report.terminal_table(judged)}\n\n{comparison_report.headline(judged)}\nreport  {path}")
 

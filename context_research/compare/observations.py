@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
-from context_research.errors import UsageProblem
+from pydantic import JsonValue
+
 from context_research.measure.metrics import Repeat
+from context_research.records import requests, store, upgrade
 from context_research.records.files import RunFiles
+from context_research.records.requests import WindowRecord
+from context_research.records.run import RunRecord
 from context_research.request import Timeline
+
+Cases = dict[str, list[Repeat]]
+"""Case -> its repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,13 @@ class Arm:
     """One side of a comparison, or one run by itself.
 
     `units[i]` holds the i-th unit's repeats by case. Units are what statistics count: sessions of an A/B, each on
-    engines of its own, or the repeats of one run. Unit i of one arm is paired with unit i of the other.
+    engines of its own, or the repeats of one run. Unit i of one arm is paired with unit i of the other. `axes`: case
+    -> name of an axis -> value.
     """
 
     label: str
     units: tuple[Mapping[str, list[Repeat]], ...]
+    axes: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
 
     @property
     def cases(self) -> list[str]:
@@ -35,16 +41,20 @@ class Arm:
         return [repeat for unit in self.units for repeat in unit.get(case, ())]
 
 
-def read(files: RunFiles) -> dict[str, list[Repeat]]:
-    """The repeats of every case of a run. Raises UsageProblem: requests.jsonl is missing or corrupt."""
+def read(files: RunFiles) -> Cases:
+    """The repeats of every case of a run, as they were measured. Raises UsageProblem: a file is missing or corrupt."""
+    windows: dict[tuple[str, int], WindowRecord] = {}
     served: dict[tuple[str, int], list[Timeline]] = {}
-    for case, timeline in _timelines(files.requests):
-        if timeline.phase != "warmup":
-            served.setdefault((case, timeline.repeat), []).append(timeline)
-    found: dict[str, list[Repeat]] = {}
-    for (case, _), timelines in served.items():
-        measured = (timeline for timeline in timelines if timeline.phase == "measured")
-        found.setdefault(case, []).append(Repeat.of(measured, timelines))
+    for line in requests.read(files.requests, upgrade.request_line):
+        if isinstance(line, WindowRecord):
+            windows[line.case, line.repeat] = line
+        elif line.phase != "warmup":
+            served.setdefault((line.case, line.repeat), []).append(line.timeline())
+    found: Cases = {}
+    for (case, number), timelines in served.items():
+        if (case, number) not in windows:
+            windows |= _of_version_1(files, served)
+        found.setdefault(case, []).append(Repeat.read(windows[case, number], timelines))
     return found
 
 
@@ -54,22 +64,12 @@ def by_repeat(cases: Mapping[str, list[Repeat]]) -> tuple[dict[str, list[Repeat]
     return tuple({case: repeats[i : i + 1] for case, repeats in cases.items()} for i in range(count))
 
 
-def _timelines(path: Path) -> Iterator[tuple[str, Timeline]]:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield _timeline(json.loads(line), path, number)
-    except OSError as error:
-        raise UsageProblem(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageProblem(f"{path} is corrupt, no JSON lines ({error})") from None
-
-
-def _timeline(record: dict[str, Any], path: Path, number: int) -> tuple[str, Timeline]:
-    try:
-        case = record.pop("case")
-        record.pop("waterfall", None)
-        record["token_ids"] = []  # not needed, and half of the memory
-        return case, Timeline(**record)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UsageProblem(f"{path} is corrupt or from another version: line {number}: {error}") from None
+def _of_version_1(
+    files: RunFiles, served: Mapping[tuple[str, int], list[Timeline]]
+) -> Iterator[tuple[tuple[str, int], WindowRecord]]:
+    """The windows of a run that wrote none: devices and SLO are in its metadata, transfers and energy in no file."""
+    run = store.read(files.metadata, RunRecord)
+    devices = len(run.used_devices) if run.device == "cuda" else 1
+    for (case, number), timelines in served.items():
+        own = Repeat.of((t for t in timelines if t.phase == "measured"), timelines, devices=devices or 1)
+        yield (case, number), own.window(case, number, 0.0).model_copy(update={"slo": run.resolved_settings().slo})

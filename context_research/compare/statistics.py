@@ -6,13 +6,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Outcome = Literal["better", "worse", "equivalent", "undecided"]
+from context_research.records.verdict import Outcome, PairsRecord
+
 ALPHA = 0.05
 """Share of false alarms allowed: of a single test, and by Benjamini-Hochberg of the alarms in a family."""
 MIN_PAIRS = 6
@@ -66,10 +66,10 @@ class Verdict:
     reason: str = ""
     pairs_needed: int | None = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; the pairs' fields beside the verdict's."""
+    def record(self) -> PairsRecord:
+        """The pairs' fields beside the verdict's."""
         fields = asdict(self)
-        return {**fields.pop("pairs"), **fields}
+        return PairsRecord(**fields.pop("pairs"), **fields)
 
 
 def decide(family: Sequence[Pairs], practical: float = PRACTICAL, start_noise: float = 0.0) -> list[Verdict]:

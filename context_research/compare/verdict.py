@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from context_research.compare import statistics
-from context_research.compare.comparison import Comparison, check_comparable
+from context_research.compare.comparison import Comparison, Side, check_comparable
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL, Pairs, Verdict
 from context_research.errors import UsageProblem
 from context_research.measure.metrics import PERCENTILES
-from context_research.records.store import SCHEMA_VERSION
+from context_research.records.verdict import SideRecord, VerdictRecord
 
 PRIMARY = ("ttft", "tpot")
 """The metrics that are judged unless others are named, each by its `statistic`, in every case: the family."""
@@ -42,28 +41,31 @@ class Findings:
     def worse(self) -> list[Verdict]:
         return [found for found in self.primary if found.outcome == "worse"]
 
-    def as_json(self) -> dict[str, Any]:
+    def record(self) -> VerdictRecord:
         """verdict.json."""
-        one = self.comparison.baseline.runs[0].metadata
-        sides = {"baseline": self.comparison.baseline, "candidate": self.comparison.candidate}
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "comparison": self.comparison.name,
-            "unit": self.comparison.unit,
-            **{key: one[key] for key in ("experiment", "backend", "device", "model")},
-            **{
-                arm: {"label": side.label, "runs": [run.files.run_id for run in side.runs]}
-                for arm, side in sides.items()
-            },
-            "planned_pairs": self.comparison.planned,
-            "practical": self.practical,
-            "start_noise": self.start_noise,
-            "named_beforehand": self.beforehand,
-            "noise_floor": self.noise_floor,
-            "primary": [found.as_json() for found in self.primary],
-            "descriptive": [found.as_json() for found in self.descriptive],
-            "allowed_differences": dict(self.comparison.allowed),
-        }
+        one, comparison = self.comparison.baseline.runs[0].metadata, self.comparison
+        return VerdictRecord(
+            comparison=comparison.name,
+            unit=comparison.unit,
+            experiment=one.experiment,
+            backend=one.backend,
+            device=one.device,
+            model=one.model,
+            baseline=_side(comparison.baseline),
+            candidate=_side(comparison.candidate),
+            planned_pairs=comparison.planned,
+            practical=self.practical,
+            start_noise=self.start_noise,
+            named_beforehand=self.beforehand,
+            noise_floor=self.noise_floor,
+            primary=tuple(found.record() for found in self.primary),
+            descriptive=tuple(found.record() for found in self.descriptive),
+            allowed_differences=dict(comparison.allowed),
+        )
+
+
+def _side(side: Side) -> SideRecord:
+    return SideRecord(label=side.label, runs=tuple(run.files.run_id for run in side.runs))
 
 
 def judge(

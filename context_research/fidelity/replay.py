@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
 from context_research.compare import observations
 from context_research.compare.comparison import Run
+from context_research.compare.observations import Cases
 from context_research.engines.simulated import profiles
 from context_research.engines.simulated.profiles import DeviceProfile
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure.case import measure
-from context_research.measure.metrics import Repeat
 from context_research.models import hub
 from context_research.models.model import Model
 from context_research.records import store
 from context_research.records.files import RunFiles
 from context_research.serving import build, preflight
 from context_research.serving.topology import Topology
-from context_research.settings.schema import ModelSettings, Settings
+from context_research.settings.schema import Settings
 from context_research.workload.case import Case, at
 from context_research.workload.prompts import requests
-
-Cases = dict[str, list[Repeat]]
-"""Case -> its repeats, as `observed.read` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +51,7 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
     _check_fits(first, known)
     settings, model = _settings(first, profile), _model(first)
     backend = backend_of(settings)
-    _preflight(backend, model, [_case(settings, case) for case in first.summary["cases"]])
+    _preflight(backend, model, [at(settings, case.axes) for case in first.summary.cases])
     for run, own in zip(runs, real, strict=True):
         _check_same_requests(run, own, settings, model)
     served: dict[tuple[object, ...], Cases] = {}
@@ -69,7 +63,7 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
             try:
                 topology.start()
                 for run, own in zip(runs, real, strict=True):
-                    seed = run.metadata["seed"]
+                    seed = run.metadata.seed
                     key = (seed, *((case, len(repeats)) for case, repeats in own.items()))
                     if key not in served:
                         files = RunFiles(folder, f"{len(served)}")
@@ -87,53 +81,41 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
 
 def _served(run: Run, real: Cases, settings: Settings, topology: Topology, files: RunFiles) -> Cases:
     model = _model(run)
-    for summary in run.summary["cases"]:
-        case = _case(settings, summary)
+    for summary in run.summary.cases:
+        case = at(settings, summary.axes)
         result = measure(case, model, topology, repeats=len(real[case.name]))
         if result.failure:
             raise UsageProblem(
                 f"run {run.files.run_id}: its simulation is invalid, case {case.name}: {result.failure[:300]}"
             )
         # As the real run's went: rounded to what an artifact holds.
-        lines = ({"case": case.name, **timeline.as_json(result.origin)} for timeline in result.timelines)
-        store.append_lines(files.requests, lines)
+        store.append_lines(files.requests, [*result.windows(), *result.requests()])
     return observations.read(files)
 
 
-def _case(settings: Settings, summary: Mapping[str, Any]) -> Case:
-    return at(settings, summary["params"])
-
-
 def _settings(run: Run, profile: str) -> Settings:
-    given = run.metadata["settings"] | {"backend": "simulated", "device_profile": profile}
-    try:
-        return Settings.model_validate_json(json.dumps(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UsageProblem(f"run {run.files.run_id} is from another version: {key}: {first['msg']}") from None
+    return run.metadata.resolved_settings({"backend": "simulated", "device_profile": profile})
 
 
 def _model(run: Run) -> Model:
     """The run's model, by its config alone; it has the run's own label, by which fits are looked up."""
-    settings, known = ModelSettings.model_validate(run.metadata["settings"]["model"]), run.metadata["model"]
+    settings, known = run.metadata.resolved_settings().model, run.metadata.model
     model = hub.resolve(settings, config_only=True)
     if settings.weights == "hub":  # whose hash is of weights that need not be here
-        return replace(model, weights_hash=known["hash"])
-    if model.label != known["label"]:
-        raise UsageProblem(f"run {run.files.run_id} served {known['label']}, which is {model.label} here now")
+        return replace(model, weights_hash=known.hash or "")
+    if model.label != known.label:
+        raise UsageProblem(f"run {run.files.run_id} served {known.label}, which is {model.label} here now")
     return model
 
 
 def _check_fits(run: Run, profile: DeviceProfile) -> None:
-    run_id, device, told = run.files.run_id, run.metadata["device"], f"device profile {profile.name} is"
+    run_id, device, told = run.files.run_id, run.metadata.device, f"device profile {profile.name} is"
     if profile.device != device:
         raise UsageProblem(f"{told} for {profile.device}, run {run_id} ran on {device}")
-    machine = run.metadata["environment_manifest"]["machine"]
-    if device == "cpu" and (cores := len(machine["cpu"]["cores"])) != profile.count:
+    machine = run.metadata.environment_manifest.machine
+    if device == "cpu" and (cores := len(machine.cpu.cores)) != profile.count:
         raise UsageProblem(f"{told} of {profile.count} CPU cores, run {run_id} ran on {cores}")
-    used = {index for engine in run.metadata["engines"] for index in engine["devices"]}
-    gpus = {gpu["name"] for index, gpu in enumerate(machine["gpus"]) if index in used or not used}
+    gpus = {gpu.name for gpu in run.metadata.used_gpus}
     if device == "cuda" and profile.gpu_names and not gpus <= set(profile.gpu_names):
         raise UsageProblem(f"{told} for {', '.join(profile.gpu_names)}, run {run_id} ran on {', '.join(sorted(gpus))}")
 
@@ -145,9 +127,9 @@ def _preflight(backend: Backend, model: Model, cases: Sequence[Case]) -> None:
 
 def _check_same_requests(run: Run, real: Cases, settings: Settings, model: Model) -> None:
     """What was measured must be what will be simulated: another version may draw other prompts."""
-    settings = settings.model_copy(update={"seed": run.metadata["seed"]})
-    for summary in run.summary["cases"]:
-        case = _case(settings, summary)
+    settings = settings.model_copy(update={"seed": run.metadata.seed})
+    for summary in run.summary.cases:
+        case = at(settings, summary.axes)
         sent = {(t.repeat, t.prompt_sha256) for repeat in real[case.name] for t in repeat.timelines}
         again = {
             (number, request.sha256)

@@ -12,10 +12,11 @@ from tabulate import tabulate
 
 from context_research.compare import comparison
 from context_research.fidelity import direction
-from context_research.fidelity.fidelity import BARS, Fidelity
+from context_research.fidelity.fidelity import BARS, Fidelity, Pool
 from context_research.hardware.manifest import vllm_version
 from context_research.records import store
-from context_research.records.store import SCHEMA_VERSION
+from context_research.records.fidelity import ArmRecord, CountsRecord, FidelityRecord, PartRecord, ProfileRecord
+from context_research.records.run import StepTimesRecord
 from context_research.report.tables import quantity, table
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -26,7 +27,7 @@ _PERCENTILES = "A dash is a percentile with too few samples behind it (docs/metr
 def write(found: Fidelity) -> Path:
     """Write the Markdown and, beside it, the JSON; the Markdown's path."""
     path = found.outputs / "reports" / f"{found.name}.md"
-    store.write(path.with_suffix(".json"), "fidelity", as_json(found))
+    store.write(path.with_suffix(".json"), record(found))
     store.replace(path, _markdown(found))
     return path
 
@@ -42,8 +43,8 @@ def terminal(found: Fidelity) -> str:
 def title(found: Fidelity) -> str:
     """What was held against what."""
     first = found.runs[0]
-    settings, label = first.metadata["settings"], first.metadata["model"]["label"]
-    return f"SIMULATED against real: {first.metadata['experiment']}, {label} ({settings['model']['dtype']})"
+    run = first.metadata
+    return f"SIMULATED against real: {run.experiment}, {run.model.label} ({run.setting('model.dtype')})"
 
 
 def last_line(found: Fidelity) -> str:
@@ -60,50 +61,51 @@ def last_line(found: Fidelity) -> str:
     return "; ".join(parts)
 
 
-def as_json(found: Fidelity) -> dict[str, Any]:
-    """The report as plain data; times in seconds."""
+def record(found: Fidelity) -> FidelityRecord:
+    """The report as data."""
     first = found.runs[0].metadata
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "simulated": True,
-        **{key: first[key] for key in ("experiment", "device", "model")},
-        "versions": _versions(found),
-        "profile": {
-            "name": found.profile.name,
-            "calibrated": found.profile.calibrated,
-            "fitted_on": list(found.fitted_on),
-            "provenance": found.profile.provenance,
-        },
-        "in_sample": found.in_sample,
-        "seen": found.seen,
-        "extrapolated_share": found.extrapolated_share,
-        "arms": [
-            {
-                "label": pool.label,
-                "runs": [run.files.run_id for run in pool.runs],
-                "seeds": [run.metadata["seed"] for run in pool.runs],
-                "steps": pool.steps,
-                "extrapolated": pool.extrapolated,
-                "step_times": list(pool.step_times),
-            }
-            for pool in found.pools
-        ],
-        "figures": [figure.as_json() for figure in found.figures],
-        "waterfall": [asdict(part) for part in found.parts],
-        "signs": [sign.as_json() for sign in found.signs],
-        "no_signs": found.unsigned or None,
-        "counts": {
-            "figures": len(found.figures),
-            "passed": sum(figure.passed is True for figure in found.figures),
-            "missed": len(found.missed),
-            "signs": dict(direction.counted(list(found.signs))),
-        },
-    }
+    return FidelityRecord(
+        experiment=first.experiment,
+        device=first.device,
+        model=first.model,
+        versions=_versions(found),
+        profile=ProfileRecord(
+            name=found.profile.name,
+            calibrated=found.profile.calibrated,
+            fitted_on=found.fitted_on,
+            provenance=found.profile.provenance,
+        ),
+        in_sample=found.in_sample,
+        seen=tuple(found.seen),
+        extrapolated_share=found.extrapolated_share,
+        arms=tuple(_arm(pool) for pool in found.pools),
+        figures=tuple(figure.record() for figure in found.figures),
+        waterfall=tuple(PartRecord(**asdict(part)) for part in found.parts),
+        signs=tuple(sign.record() for sign in found.signs),
+        no_signs=found.unsigned or None,
+        counts=CountsRecord(
+            figures=len(found.figures),
+            passed=sum(figure.passed is True for figure in found.figures),
+            missed=len(found.missed),
+            signs=dict(direction.counted(list(found.signs))),
+        ),
+    )
+
+
+def _arm(pool: Pool) -> ArmRecord:
+    return ArmRecord(
+        label=pool.label,
+        runs=tuple(run.files.run_id for run in pool.runs),
+        seeds=tuple(run.metadata.seed for run in pool.runs),
+        steps=pool.steps,
+        extrapolated=pool.extrapolated,
+        step_times=tuple(StepTimesRecord.model_validate(each) for each in pool.step_times),
+    )
 
 
 def _markdown(found: Fidelity) -> str:
     bars = ", ".join(f"{metric} {statistic} ≤ {bar:.0%}" for (metric, statistic), bar in BARS.items())
-    runs = [(pool.label, run.metadata["seed"], run.files.run_id) for pool in found.pools for run in pool.runs]
+    runs = [(pool.label, run.metadata.seed, run.files.run_id) for pool in found.pools for run in pool.runs]
     sections = [
         f"# {title(found)}",
         f"**{last_line(found)}.**",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 from context_research.engines.loop import EventLoop
-from context_research.measure import client_lag, metrics, utilisation, waterfall
+from context_research.measure import client_lag
 from context_research.measure.checks import evidence
-from context_research.measure.checks.evidence import Proof, Standing
-from context_research.measure.checks.registry import CheckResult
-from context_research.measure.metrics import Metric, Repeat
+from context_research.measure.checks.evidence import Standing
+from context_research.measure.metrics import Repeat
+from context_research.measure.result import CaseResult
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
@@ -31,129 +30,6 @@ class Progress:
     done: int = 0
     output_tokens: int = 0
     started: float = field(default_factory=perf_counter)
-
-
-@dataclass(slots=True)
-class CaseResult:
-    """One measured case.
-
-    `repeats` hold completed requests in their windows, `whole` the same passes with ramp and drain; `timelines` every
-    request that was sent, failed ones and the warm-up's too.
-    """
-
-    case: Case
-    asked: int
-    repeats: list[Repeat]
-    whole: list[Repeat]
-    timelines: list[Timeline]
-    checks: list[CheckResult]
-    proof: Proof
-    origin: float
-
-    @property
-    def failed(self) -> list[CheckResult]:
-        """Checks that failed and may not."""
-        return [check for check in self.checks if check.status == "fail" and not check.allowed]
-
-    @property
-    def failure(self) -> str | None:
-        """The failed checks in one line, or None where the case counts."""
-        return "; ".join(f"{check.check}: {check.evidence}" for check in self.failed) or None
-
-    @property
-    def joules(self) -> float | None:
-        """What the GPUs used over all passes; None where that is not known of each."""
-        used = [repeat.joules for repeat in self.whole if repeat.joules is not None]
-        return sum(used) if len(used) == len(self.whole) else None
-
-    def samples(self, of: Iterable[Metric]) -> dict[str, list[float]]:
-        """Every metric's samples over all repeats."""
-        return _samples(of, self.repeats)
-
-    def summary(self, of: Iterable[Metric], connector: str | None) -> dict[str, Any]:
-        """The case's entry in `<experiment>_summary.json`, but for its status."""
-        of = tuple(of)
-        sent = [timeline for timeline in self.timelines if timeline.phase != "warmup"]
-        measured = [timeline for repeat in self.repeats for timeline in repeat.timelines]
-        counted, decode = self.proof.counted, self.proof.counted.get("decode")
-        transfers = decode.transfers if decode else []
-        return {
-            "name": self.case.name,
-            "params": dict(self.case.axes),
-            "requests": {
-                "asked": self.asked,
-                "finished": sum(timeline.complete for timeline in sent if timeline.phase == "measured"),
-                "around": sum(timeline.phase != "measured" for timeline in sent),
-            },
-            "tokens": {
-                "prompt": sum(timeline.prompt_tokens for timeline in sent),
-                "output": sum(len(timeline.token_times) for timeline in sent),
-                "prompt_cached": sum(t.prefill_cached_tokens or 0 for t in sent)
-                + (decode.prompt_cached if decode else 0),
-                "prompt_computed_on_decode": sum(t.computed_on_decode or 0 for t in sent) if decode else None,
-                "prompt_external": decode.prompt_external if decode else 0,
-            },
-            "handoff": {
-                "connector": connector,
-                "transfers": len(transfers),
-                "failed": sum(self.proof.faults.values()),
-                "faults": self.proof.faults,
-                "bytes": sum(size for _, size in transfers),
-                "copy_ceiling": self.proof.standing.ceiling,
-            },
-            "preemptions": sum(counters.preemptions for counters in counted.values()),
-            "kv_usage_max": {role: counters.kv_usage_max for role, counters in counted.items()},
-            "metrics": _summarized(of, self.repeats),
-            "whole": {
-                "metrics": _summarized(of, self.whole),
-                "seconds": sum(repeat.seconds for repeat in self.whole),
-            },
-            "simulation": self._simulation(),
-            "roles": utilisation.summarize(self.repeats),
-            "joules": self.joules,
-            "client": {
-                "lag": self.proof.client_lag and self.proof.client_lag.as_json(),
-                "self_test": self.proof.standing.self_test and self.proof.standing.self_test.as_json(),
-            },
-            "chunked_share": metrics.chunked_share(measured),
-            "repeats": [
-                {
-                    "seconds": repeat.seconds,
-                    "steady_seconds": repeat.steady_seconds,
-                    "finished": len(repeat.timelines),
-                    "output_tokens": repeat.output_tokens,
-                    "metrics": _summarized(of, [repeat]),
-                }
-                for repeat in self.repeats
-            ],
-            "waterfall": waterfall.summarize(measured),
-            "validity": [check.as_json() for check in self.checks],
-            "checks_s": {
-                "case": self.proof.seconds,
-                "parity_reference": self.proof.reference_s,
-                "run": self.proof.standing.seconds,
-            },
-        }
-
-    def _simulation(self) -> dict[str, int] | None:
-        """Steps of the simulated engines; None where they were real."""
-        if self.proof.topology.backend.measured:
-            return None
-        counted = self.proof.counted.values()
-        return {"steps": sum(c.steps for c in counted), "extrapolated": sum(c.extrapolated for c in counted)}
-
-
-def _samples(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, list[float]]:
-    return {metric.name: [value for repeat in repeats for value in metric.samples(repeat)] for metric in of}
-
-
-def _summarized(of: Sequence[Metric], repeats: Sequence[Repeat]) -> dict[str, Any]:
-    samples = _samples(of, repeats)
-    return {
-        metric.name: metrics.summarize(samples[metric.name], metric.unit)
-        | {"lower_is_better": metric.lower_is_better, "statistic": metric.statistic}
-        for metric in of
-    }
 
 
 def measure(
@@ -190,14 +66,17 @@ def measure(
             timelines += passed
             pairs = zip(topology.decoders, seen, strict=True)
             transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
-            more = {
-                "transfers": tuple(transfers),
-                "devices": backend.serving_devices,
-                "joules": None if used is None or (now := backend.joules()) is None else now - used,
-                "slo": settings.slo,
-            }
-            steady.append(Repeat.of((t for t in passed if t.phase == "measured"), passed, **more))
-            whole.append(Repeat.of(passed, passed, **more))
+            now = backend.joules()
+            repeat = Repeat.of(
+                (timeline for timeline in passed if timeline.phase == "measured"),
+                passed,
+                transfers=transfers,
+                devices=backend.serving_devices,
+                joules=None if used is None or now is None else now - used,
+                slo=settings.slo,
+            )
+            steady.append(repeat)
+            whole.append(repeat.with_all())
     asked = sum(request.phase == "measured" for batch in batches for request in batch)
     checks = proof.judge(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)

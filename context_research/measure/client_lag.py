@@ -7,7 +7,7 @@ import gc
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,9 +27,6 @@ class Lag:
     send_p99: float
     loop_p99: float
     loop_max: float
-
-    def as_json(self) -> dict[str, float]:
-        return asdict(self)
 
 
 @asynccontextmanager

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, log
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from context_research.measure.intervals import covered
+from context_research.records.case import Distribution, MetricRecord
+from context_research.records.requests import WindowRecord
 from context_research.request import Timeline
 from context_research.settings.schema import Slo
 
@@ -40,7 +42,16 @@ class Repeat:
     slo: Slo = field(default_factory=Slo)
 
     @classmethod
-    def of(cls, timelines: Iterable[Timeline], served: Sequence[Timeline], **more: Any) -> Repeat:
+    def of(
+        cls,
+        timelines: Iterable[Timeline],
+        served: Sequence[Timeline],
+        *,
+        transfers: Sequence[tuple[float, int]] = (),
+        devices: int = 1,
+        joules: float | None = None,
+        slo: Slo | None = None,
+    ) -> Repeat:
         """The window from when the first of `timelines` was due to the last one's end; those that completed count."""
         asked = list(timelines)
         return cls(
@@ -48,7 +59,47 @@ class Repeat:
             ended=max((timeline.finished or timeline.scheduled for timeline in asked), default=0.0),
             timelines=[timeline for timeline in asked if timeline.complete],
             served=served,
-            **more,
+            transfers=transfers,
+            devices=devices,
+            joules=joules,
+            slo=slo or Slo(),
+        )
+
+    def with_all(self) -> Repeat:
+        """The same pass, ramp and drain counted too."""
+        return Repeat.of(
+            self.served,
+            self.served,
+            transfers=self.transfers,
+            devices=self.devices,
+            joules=self.joules,
+            slo=self.slo,
+        )
+
+    def window(self, case: str, number: int, origin: float) -> WindowRecord:
+        """What of this pass is in no request's line."""
+        return WindowRecord(
+            case=case,
+            repeat=number,
+            started=self.started - origin,
+            ended=self.ended - origin,
+            devices=self.devices,
+            slo=self.slo,
+            transfers=tuple(self.transfers),
+            joules=self.joules,
+        )
+
+    @classmethod
+    def read(cls, window: WindowRecord, served: Sequence[Timeline]) -> Repeat:
+        """The pass as it was measured, from its lines in requests.jsonl."""
+        measured = (timeline for timeline in served if timeline.phase == "measured")
+        return cls.of(
+            measured,
+            served,
+            transfers=window.transfers,
+            devices=window.devices,
+            joules=window.joules,
+            slo=window.slo,
         )
 
     @property
@@ -175,13 +226,33 @@ def samples_needed(percentile: int) -> int:
     return ceil(log(0.005) / log(percentile / 100))
 
 
-def summarize(samples: Sequence[float], unit: str) -> dict[str, float | int | str | None]:
+def summarize(samples: Sequence[float], unit: str) -> Distribution:
     """Unit, count, mean and percentiles (linear interpolation); a percentile with too few samples behind it is None."""
     values = np.asarray(samples, dtype=float)
-    summary: dict[str, float | int | str | None] = {"unit": unit, "count": int(values.size), "mean": None}
-    if values.size:
-        summary["mean"] = float(values.mean())
-    for percentile in PERCENTILES:
-        enough = values.size >= samples_needed(percentile)
-        summary[f"p{percentile}"] = float(np.percentile(values, percentile)) if enough else None
-    return summary
+    return Distribution(
+        unit=unit,
+        count=int(values.size),
+        mean=float(values.mean()) if values.size else None,
+        **{
+            f"p{percentile}": float(np.percentile(values, percentile))
+            if values.size >= samples_needed(percentile)
+            else None
+            for percentile in PERCENTILES
+        },
+    )
+
+
+def _percentile(values: NDArray[np.float64], percentile: int) -> float | None:
+    return float(np.percentile(values, percentile)) if values.size >= samples_needed(percentile) else None
+
+
+def summaries(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, MetricRecord]:
+    """Every metric over the samples of all `repeats` together."""
+    return {
+        metric.name: MetricRecord(
+            **summarize([value for repeat in repeats for value in metric.samples(repeat)], metric.unit).model_dump(),
+            lower_is_better=metric.lower_is_better,
+            statistic=metric.statistic,
+        )
+        for metric in of
+    }

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from context_research.measure.intervals import Span, covered
 from context_research.measure.metrics import Repeat
+from context_research.records.case import RoleRecord
 from context_research.request import Timeline
 
 
-def summarize(repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
+def summarize(repeats: Sequence[Repeat]) -> dict[str, RoleRecord]:
     """Role -> `tokens_per_s` and `busy_share`, over all repeats together; empty where nothing was measured.
 
     `prefill` counts prompt tokens computed, `decode` tokens that reached the client, of the measured requests in their
@@ -24,9 +25,9 @@ def summarize(repeats: Sequence[Repeat]) -> dict[str, dict[str, float]]:
     steady = sum(repeat.steady_seconds for repeat in repeats)
     windows = sum(repeat.seconds for repeat in repeats)
 
-    def role(tokens: int, span: Callable[[Timeline], Span]) -> dict[str, float]:
+    def role(tokens: int, span: Callable[[Timeline], Span]) -> RoleRecord:
         busy = sum(covered(map(span, repeat.served), repeat.started, repeat.ended) for repeat in repeats)
-        return {"tokens_per_s": tokens / steady, "busy_share": busy / windows}
+        return RoleRecord(tokens_per_s=tokens / steady, busy_share=busy / windows)
 
     return {"prefill": role(computed, _prefill), "decode": role(generated, _decode)}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from context_research.measure import metrics
+from context_research.records.case import Distribution
 from context_research.request import Timeline
 
 PARTS = {
@@ -39,7 +39,7 @@ def unattributed_share(timeline: Timeline) -> float:
     return parts(timeline)[UNATTRIBUTED] / metrics.ttft(timeline)
 
 
-def summarize(timelines: Iterable[Timeline]) -> dict[str, dict[str, Any]]:
+def summarize(timelines: Iterable[Timeline]) -> dict[str, Distribution]:
     """Part -> unit, count, mean and percentiles over completed requests, as every metric's."""
     samples: dict[str, list[float]] = {}
     for timeline in timelines:

@@ -7,35 +7,34 @@ not the serving mode, so that `pytest-benchmark compare --between=median` shows 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from context_research.records.case import FinishedCase
+
 LABELS = {"aggregated": "agg", "disaggregated": "disagg"}
 """Names of saved runs: pytest-benchmark's tables cut them at 12 characters."""
 
 
-def make_rows(payload: Mapping[str, Any]) -> list[Any]:
-    """Rows (pytest_benchmark.stats.Metadata) of one finished case, for every metric in seconds that has samples.
-
-    `payload` is what a case leaves on its report (see fixtures.serving_run).
-    """
-    return [_row(payload, metric, samples) for metric, samples in payload["samples"].items() if samples]
+def make_rows(finished: FinishedCase) -> list[Any]:
+    """Rows (pytest_benchmark.stats.Metadata) of one finished case, for every metric in seconds that has samples."""
+    return [_row(finished, metric, samples) for metric, samples in finished.samples.items() if samples]
 
 
-def _row(payload: Mapping[str, Any], metric: str, samples: Sequence[float]) -> Any:
+def _row(finished: FinishedCase, metric: str, samples: Sequence[float]) -> Any:
     from pytest_benchmark.stats import Metadata
 
-    kind = f"[{payload['backend']} {payload['device']}, {payload['work']}]"
+    kind, case = f"[{finished.backend} {finished.device}, {finished.work}]", finished.case
     described = SimpleNamespace(
-        name=f"{metric} {payload['summary']['name']}",
-        fullname=f"{payload['nodeid']}::{metric} {kind}",
-        group=f"{payload['experiment']} {metric} {kind}",
-        param=payload["summary"]["name"],
-        params=payload["summary"]["params"],
-        extra_info={"serving": payload["mode"], "model": payload["model_label"], "run_id": payload["run_id"]},
+        name=f"{metric} {case.name}",
+        fullname=f"{finished.nodeid}::{metric} {kind}",
+        group=f"{finished.experiment} {metric} {kind}",
+        param=case.name,
+        params=case.axes,
+        extra_info={"serving": finished.mode, "model": finished.model_label, "run_id": finished.run_id},
         cprofile_stats=None,
         has_error=False,
     )
@@ -56,15 +55,15 @@ class RowSink:
     def _session(self) -> Any:
         return self._config.pluginmanager.get_plugin("pytest-benchmark")
 
-    def add(self, payload: Mapping[str, Any]) -> None:
+    def add(self, finished: FinishedCase) -> None:
         """Add a finished case's rows, and see to it that they are saved: unasked, under the mode's short name."""
         session = self._session
         if session is None or self._withdrawn or disabled(self._config):
             return
         # Set here and not by an option: only a session that measured something has something to save.
         if not (session.save or session.autosave or session.json):
-            session.save = LABELS[payload["mode"]]
-        session.benchmarks.extend(make_rows(payload))
+            session.save = LABELS[finished.mode]
+        session.benchmarks.extend(make_rows(finished))
 
     def withdraw(self) -> None:
         """Keep every row of this run out of pytest-benchmark's tables and storage: the run does not count."""

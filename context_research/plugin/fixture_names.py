@@ -13,7 +13,7 @@ import pytest
 
 if TYPE_CHECKING:
     from context_research.engines.base import Engine
-    from context_research.measure.case import CaseResult
+    from context_research.measure.result import CaseResult
     from context_research.serving.topology import Topology
     from context_research.settings.schema import Settings, Workload
 

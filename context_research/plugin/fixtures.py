@@ -8,21 +8,22 @@ from typing import Any
 
 import pytest
 
-from context_research.backends.base import extrapolated
 from context_research.errors import EngineFailure, UsageProblem
-from context_research.measure import waterfall
-from context_research.measure.case import CaseResult, measure
+from context_research.measure.case import measure
+from context_research.measure.result import CaseResult
+from context_research.models.model import Model
 from context_research.plugin.benchmark_rows import disabled
 from context_research.plugin.engines import SessionEngines
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import SESSION, Session
-from context_research.request import Timeline
+from context_research.records.case import CaseRecord, FinishedCase
+from context_research.records.run import EngineRecord
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.workload.case import Case
 
-CASE = pytest.StashKey[dict[str, Any]]()
-"""What a case leaves on its item, and the plugin moves to its report: plain data, as it may cross processes."""
+CASE = pytest.StashKey[str]()
+"""What a case leaves on its item, and the plugin moves to its report: a FinishedCase as JSON, for other processes."""
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +77,7 @@ def context_research_serving_run(
                 result = measure(case, model, topology, session.standing, line.show, repeats, arrive)
         finally:
             line.clear()
-        request.node.stash[CASE] = _payload(request.node, session, result, topology)
+        request.node.stash[CASE] = _finished(request.node, session, result, topology).model_dump_json(by_alias=True)
         if result.failure:
             pytest.fail(f"{case.name}: {result.failure}", pytrace=False)
         return result
@@ -101,37 +102,34 @@ def _ends_session(request: pytest.FixtureRequest) -> Iterator[None]:
         pytest.fail(problem, pytrace=False)
 
 
-def _payload(item: pytest.Item, session: Session, result: CaseResult, topology: Topology) -> dict[str, Any]:
-    chosen = result.case.settings
+def _finished(item: pytest.Item, session: Session, result: CaseResult, topology: Topology) -> FinishedCase:
+    chosen, model = result.case.settings, session.model_of(result.case.settings)
     kinds = session.metrics
-    samples = result.samples(kinds)
-    connector = chosen.serving.handoff.connector if chosen.serving.handoff else None
-    work = f"{session.model.label} {session.model.dtype}, {chosen.workload.output_tokens} out"
-    if allowed := [check.check for check in result.checks if check.status == "fail" and check.allowed]:
-        work += f", INVALID: {', '.join(allowed)}"
-    if lacking := [check.check for check in result.checks if check.status == "not provable"]:
-        work += f", NOT PROVABLE: {', '.join(lacking)}"
-    summary, engines = result.summary(kinds, connector), topology.describe()
-    if extrapolated(summary):
+    case, engines = result.record(kinds), tuple(EngineRecord.model_validate(each) for each in topology.describe())
+    return FinishedCase(
+        nodeid=item.nodeid.partition("@")[0],
+        experiment=chosen.experiment,
+        backend=chosen.backend,
+        device=session.backend.labels.row_device(chosen.device, engines),
+        mode=chosen.serving.mode,
+        model_label=model.label,
+        work=_work(case, chosen, model),
+        run_id=session.files.run_id,
+        case=case,
+        samples=result.samples(kind for kind in kinds if kind.unit == "s" and kind.lower_is_better),
+        windows=result.windows(),
+        requests=result.requests(),
+        engines=engines,
+    )
+
+
+def _work(case: CaseRecord, chosen: Settings, model: Model) -> str:
+    """What was computed, and what a reader of the row alone must know."""
+    work = f"{model.label} {model.dtype}, {chosen.workload.output_tokens} out"
+    if case.allowed:
+        work += f", INVALID: {', '.join(check.check for check in case.allowed)}"
+    if case.not_provable:
+        work += f", NOT PROVABLE: {', '.join(check.check for check in case.not_provable)}"
+    if case.extrapolated_share:
         work += ", EXTRAPOLATED"
-    return {
-        "nodeid": item.nodeid.partition("@")[0],
-        "experiment": chosen.experiment,
-        "backend": chosen.backend,
-        "device": session.backend.labels.row_device(chosen.device, engines),
-        "mode": chosen.serving.mode,
-        "model_label": session.model.label,
-        "work": work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}"),
-        "invalid": [check.check for check in result.failed],
-        "run_id": session.files.run_id,
-        "summary": summary,
-        "samples": {kind.name: samples[kind.name] for kind in kinds if kind.unit == "s" and kind.lower_is_better},
-        "timelines": [_line(result, timeline) for timeline in result.timelines],
-        "engines": engines,
-    }
-
-
-def _line(result: CaseResult, timeline: Timeline) -> dict[str, Any]:
-    """One request's line in requests.jsonl."""
-    parts = waterfall.parts(timeline) if timeline.token_times else None
-    return {"case": result.case.name, **timeline.as_json(result.origin), "waterfall": parts}
+    return work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}")

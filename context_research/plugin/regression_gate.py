@@ -24,9 +24,9 @@ class Gate:
         self._earlier = comparison.load(find_run(session.files.outputs, name))
         chosen = session.resolved.settings
         for what, now in (("experiment", chosen.experiment), ("backend", chosen.backend), ("seed", chosen.seed)):
-            if (then := self._earlier.metadata[what]) != now:
+            if (then := getattr(self._earlier.metadata, what)) != now:
                 raise UsageProblem(f"--verdict-against {name}: its {what} is {then}, this run's {now}")
-        sides = (self._earlier.metadata["settings"], chosen.model_dump(mode="json"))
+        sides = (self._earlier.metadata.settings, chosen.model_dump(mode="json"))
         before, after = map(comparison.settled, sides)
         comparison.check_same(f"{self._earlier.files.run_id} and this run", before, after, ())
 

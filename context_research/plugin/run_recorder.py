@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from context_research.hardware.manifest import environment_manifest
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.session import Session
 from context_research.records import store
+from context_research.records.case import CaseRecord, FinishedCase
 from context_research.records.files import RunFiles
-from context_research.records.run import new_metadata
+from context_research.records.run import ManifestRecord, RunRecord, new_run
+from context_research.records.summary import SummaryRecord
 from context_research.report import sections
 from context_research.report.checks import terminal_table
 from context_research.report.sections import Section
@@ -23,8 +26,8 @@ class Recorder:
 
     def __init__(self, session: Session, rows: RowSink) -> None:
         self._session, self._rows = session, rows
-        self._metadata: dict[str, Any] = {}
-        self._cases: list[dict[str, Any]] = []
+        self._run: RunRecord | None = None
+        self._cases: list[CaseRecord] = []
         self._ended_by: str | None = None
         """Name of the exception that ended the session early."""
         self._cannot_start: str | None = None
@@ -35,22 +38,23 @@ class Recorder:
 
     @property
     def begun(self) -> bool:
-        return bool(self._metadata)
+        return self._run is not None
 
     def _begin(self, planned: int | None) -> None:
         session = self._session
         command = ["pytest", *map(str, session.config.invocation_params.args)]
-        self._metadata = new_metadata(self.files, session.resolved, session.model, command)
-        self._metadata |= {"status": "running", "pid": os.getpid(), "planned": planned}
-        session.config.hook.pytest_context_research_manifest(manifest=self._metadata["environment_manifest"])
-        self._write()
+        manifest = environment_manifest()
+        session.config.hook.pytest_context_research_manifest(manifest=manifest)
+        record = ManifestRecord.model_validate(manifest)
+        self._run = new_run(self.files.run_id, session.resolved, session.model, command, record)
+        self._write(status="running", pid=os.getpid(), planned=planned)
 
-    def _write(self) -> None:
-        metadata = self._metadata
-        store.write(self.files.metadata, "run_metadata", metadata)
-        shared = ("schema_version", "run_id", "status", "experiment", "backend", "device", "seed", "serving", "model")
-        summary = {key: metadata[key] for key in shared} | {"cases": self._cases}
-        store.write(self.files.summary(metadata["experiment"]), "summary", summary)
+    def _write(self, **changes: object) -> None:
+        """Change the record, and write both of its files."""
+        assert self._run is not None  # begun
+        self._run = self._run.model_copy(update=changes)
+        store.write(self.files.metadata, self._run)
+        store.write(self.files.summary(self._run.experiment), SummaryRecord.of(self._run, self._cases))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -66,8 +70,7 @@ class Recorder:
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
         del node
         if self.begun:
-            self._metadata["planned"] = sum(map(self._session.is_ours, ids))
-            self._write()
+            self._write(planned=sum(map(self._session.is_ours, ids)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         # A crashed xdist worker's report is made by xdist: only its name tells whose it is.
@@ -75,36 +78,38 @@ class Recorder:
         ours = crashed or getattr(report, "context_research_experiment", False)
         if not self.begun or not ours or not (report.when == "call" or report.failed):
             return
-        payload: dict[str, Any] | None = getattr(report, "context_research_case", None)
+        left: str | None = getattr(report, "context_research_case", None)
         self._cannot_start = getattr(report, "context_research_cannot_start", None) or self._cannot_start
-        self._metadata["cases"][_case_name(report.nodeid)] = report.outcome
-        if payload:
-            self._add(payload, report)
-        self._write()
-        if payload:
-            self._session.config.hook.pytest_context_research_case_finished(
-                case=self._cases[-1], run_folder=self.files.folder
-            )
+        assert self._run is not None  # begun
+        outcomes = self._run.cases | {_case_name(report.nodeid): report.outcome}
+        if left is None:
+            self._write(cases=outcomes)
+            return
+        finished = FinishedCase.model_validate_json(left)
+        self._add(finished, report)
+        engines = self._run.engines + tuple(one for one in finished.engines if one not in self._run.engines)
+        self._write(cases=outcomes, engines=engines)
+        self._session.config.hook.pytest_context_research_case_finished(
+            case=self._cases[-1], run_folder=self.files.folder
+        )
 
-    def _add(self, payload: dict[str, Any], report: pytest.TestReport) -> None:
-        store.append_lines(self.files.requests, payload["timelines"])
-        failure = None if report.passed else str(report.longrepr).strip()[-2000:]
-        status = "passed" if report.passed else "invalid" if payload["invalid"] else "failed"
-        self._cases.append(payload["summary"] | {"status": status, "failure": failure})
-        self._metadata["engines"] += [each for each in payload["engines"] if each not in self._metadata["engines"]]
+    def _add(self, finished: FinishedCase, report: pytest.TestReport) -> None:
+        store.append_lines(self.files.requests, [*finished.windows, *finished.requests])
+        case = finished.case
+        if not report.passed and case.status == "passed":  # the test found fault with it after it was measured
+            case = case.model_copy(update={"status": "failed", "failure": str(report.longrepr).strip()[-2000:]})
+        self._cases.append(case)
         if report.passed:
-            self._rows.add(payload)
-        elif payload["invalid"]:
+            self._rows.add(finished)
+        elif case.status == "invalid":
             self._rows.withdraw()
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self._ended_by = excinfo.typename
-        if self.begun:
-            self._metadata["reason"] = str(excinfo.value) or excinfo.typename
+        self._because(str(excinfo.value) or excinfo.typename)
 
     def pytest_internalerror(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
-        if self.begun:
-            self._metadata["reason"] = f"{excinfo.typename}: {excinfo.value}"
+        self._because(f"{excinfo.typename}: {excinfo.value}")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -113,29 +118,30 @@ class Recorder:
             return (yield)
         except BaseException as error:
             # --benchmark-compare-fail: the run is whole, and slower than another.
-            if self.begun and type(error).__name__ != "PerformanceRegression":
-                self._metadata["reason"] = f"{type(error).__name__}: {error}"
+            if type(error).__name__ != "PerformanceRegression":
+                self._because(f"{type(error).__name__}: {error}")
             raise
         finally:
             if self.begun:
                 self._end(session)
 
+    def _because(self, reason: str) -> None:
+        """Keep why the run ends as it does, for the next writing."""
+        if self._run is not None:
+            self._run = self._run.model_copy(update={"reason": reason})
+
     def _end(self, session: pytest.Session) -> None:
-        self._metadata["reason"] = self._cannot_start or self._metadata["reason"]
-        self._metadata |= {
-            "status": self._status(session),
-            "exit_status": int(session.exitstatus),
-            "finished": store.now(),
-        }
-        self._write()
+        if self._cannot_start:
+            self._because(self._cannot_start)
+        self._write(status=self._status(session), exit_status=int(session.exitstatus), finished=store.now())
         from context_research.report import run
 
         sections.keep(self.files, self._added_sections(session))
-        run.write(self.files, self._metadata["experiment"])
+        assert self._run is not None  # begun
+        run.write(self.files, self._run.experiment)
         session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
-        if session.exitstatus != self._metadata["exit_status"]:
-            self._metadata["exit_status"] = int(session.exitstatus)
-            self._write()
+        if session.exitstatus != self._run.exit_status:
+            self._write(exit_status=int(session.exitstatus))
 
     def _added_sections(self, session: pytest.Session) -> list[Section]:
         try:
@@ -145,25 +151,26 @@ class Recorder:
         return [section for some in added for section in some or ()]
 
     def _status(self, session: pytest.Session) -> str:
-        outcomes = self._metadata["cases"]
+        assert self._run is not None  # begun
+        outcomes = self._run.cases
         if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._cannot_start:
             return "error"
-        if any(case["status"] == "invalid" for case in self._cases):
+        if any(case.status == "invalid" for case in self._cases):
             return "invalid"
         if "failed" in outcomes.values():
             return "failed"
         if self._ended_by:
             return "interrupted"
-        if self._metadata["reason"]:
+        if self._run.reason:
             return "error"
         passed = sum(outcome == "passed" for outcome in outcomes.values())
-        return "completed" if passed and passed == self._metadata["planned"] else "incomplete"
+        return "completed" if passed and passed == self._run.planned else "incomplete"
 
     @pytest.hookimpl(trylast=True)  # below pytest-benchmark's tables
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if self.begun:
+        if self._run is not None:
             terminalreporter.section("context-research")
-            if self._metadata["planned"] == 0:
+            if self._run.planned == 0:
                 terminalreporter.write_line("no case is selected (-m, -k); --collect-only without -n says why")
             if self._cases:
                 terminalreporter.write_line(terminal_table(self._cases))

@@ -23,6 +23,7 @@ from context_research.models.model import Model
 from context_research.plugin.selection import TOLD
 from context_research.records import store
 from context_research.records.files import RunFiles, check_run_id, is_planned, new_run_id
+from context_research.records.run import RunRecord
 from context_research.serving import preflight
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
@@ -162,13 +163,13 @@ class Session:
         """Refuse to adopt a run that was planned as another one. Raises UsageProblem."""
         if not is_planned(self.files):
             return
-        plan, chosen = store.read(self.files.metadata, "run_metadata"), self.resolved.settings
+        plan, chosen = store.read(self.files.metadata, RunRecord), self.resolved.settings
         for what, planned, now in (
-            ("experiment", plan["experiment"], chosen.experiment),
-            ("serving mode", plan["serving"]["mode"], chosen.serving.mode),
-            ("model", plan["model"]["name"], chosen.model.name),
-            ("weights", plan["model"]["weights"], chosen.model.weights),
-            ("seed", plan["seed"], chosen.seed if plan["seed"] is not None else None),
+            ("experiment", plan.experiment, chosen.experiment),
+            ("serving mode", plan.serving.mode, chosen.serving.mode),
+            ("model", plan.model.name, chosen.model.name),
+            ("weights", plan.model.weights, chosen.model.weights),
+            ("seed", plan.seed, chosen.seed if plan.seed is not None else None),
         ):
             if planned != now:
                 raise UsageProblem(f"run {self.files.run_id} was planned with {what} {planned}, not {now}")

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from context_research.errors import UsageProblem
+from context_research.records.run import RunRecord
 from context_research.records.store import read
 
 
@@ -96,7 +97,7 @@ PLANNED = "planned by init-run: nothing has run yet"
 
 def is_planned(files: RunFiles) -> bool:
     """True for a run that `init-run` made and nothing has adopted."""
-    return files.metadata.is_file() and read(files.metadata, "run_metadata").get("reason") == PLANNED
+    return files.metadata.is_file() and read(files.metadata, RunRecord).reason == PLANNED
 
 
 def find_run(outputs: Path, name: str) -> RunFiles:
@@ -114,7 +115,7 @@ def find_run(outputs: Path, name: str) -> RunFiles:
             return found
         raise UsageProblem(f"no run {name!r} in {outputs}; the newest is {runs[-1].parent.name}")
     for path in reversed(runs):
-        if read(path, "run_metadata")["status"] == "completed":
+        if read(path, RunRecord).status == "completed":
             return RunFiles(outputs, path.parent.name)
     raise UsageProblem(f"none of the {len(runs)} runs in {outputs} completed; name one, such as {runs[-1].parent.name}")
 

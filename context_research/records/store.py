@@ -1,4 +1,4 @@
-"""Where a run's files are, and how they are written and read: atomic, checked against their JSON Schema, no secrets."""
+"""How artifacts are written and read: atomic, checked against their record, no secrets."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import jsonschema
+from pydantic import ValidationError
 
 from context_research.errors import UsageProblem
+from context_research.records import upgrade
+from context_research.records.base import SCHEMA_VERSION, Artifact, Record
 
-SCHEMA_VERSION = 1
-SCHEMAS = Path(__file__).parent.parent / "schemas"
+Kind = TypeVar("Kind", bound=Artifact)
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
@@ -36,14 +37,10 @@ def check_writable(outputs: Path) -> None:
         raise UsageProblem(f"cannot write to the outputs folder {outputs}: {error.strerror} (--outputs)") from None
 
 
-def write(path: Path, kind: str, payload: Mapping[str, Any]) -> None:
-    """Replace `path` whole, after checking it against schemas/<kind>.schema.json: a reader never sees half a file.
-
-    Raises jsonschema.ValidationError: our own mistake, and nothing is written then.
-    """
-    payload = json.loads(json.dumps(payload, allow_nan=False, default=str))
-    _validator(kind).validate(payload)
-    replace(path, json.dumps(payload, indent=2, ensure_ascii=False) + "\n")
+def write(path: Path, artifact: Artifact) -> None:
+    """Replace `path` whole: a reader never sees half a file. Raises ValueError for a number that is none (NaN, ∞)."""
+    plain = artifact.model_dump(mode="json", by_alias=True)
+    replace(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def replace(path: Path, text: str) -> None:
@@ -62,9 +59,9 @@ def replace(path: Path, text: str) -> None:
         raise
 
 
-def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+def append_lines(path: Path, records: Iterable[Record]) -> None:
     """Add one JSON line per record, all in one write."""
-    lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+    lines = "".join(json.dumps(record.model_dump(mode="json"), allow_nan=False) + "\n" for record in records)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:
         stream.write(without_secrets(lines))
@@ -72,19 +69,27 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(stream.fileno())
 
 
-def read(path: Path, kind: str) -> dict[str, Any]:
-    """A checked artifact. Raises UsageProblem: missing, no JSON, not what its schema says."""
+def read(path: Path, kind: type[Kind]) -> Kind:
+    """The artifact in `path`, upgraded. Raises UsageProblem: missing, no JSON, not what its record says."""
     try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
+        plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else f"corrupt, no valid JSON ({error})"
         raise UsageProblem(f"cannot read {path}: {told}") from None
-    if isinstance(payload, dict) and isinstance(found := payload.get("schema_version"), int) and found > SCHEMA_VERSION:
-        raise UsageProblem(f"{path} has schema version {found}, this version reads {SCHEMA_VERSION}: upgrade this one")
-    if problem := next(_validator(kind).iter_errors(payload), None):
-        where = ".".join(map(str, problem.absolute_path)) or "the whole"
-        raise UsageProblem(f"{path} is corrupt or from another version: {where}: {problem.message[:200]}")
-    return dict(payload)
+    version = plain.get("schema_version") if isinstance(plain, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UsageProblem(
+            f"{path} has schema version {version}, this version reads {SCHEMA_VERSION}: upgrade this one"
+        )
+    try:
+        # By way of JSON: strictly, `"0"` is no number there and a list may be a tuple.
+        return kind.model_validate_json(json.dumps(upgrade.artifact(kind.__name__, plain)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise UsageProblem(f"{path} is corrupt or from another version: {where}: {first['msg'][:200]}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageProblem(f"{path} is corrupt or from another version: it lacks {error}") from None
 
 
 def without_secrets(text: str) -> str:
@@ -93,8 +98,3 @@ def without_secrets(text: str) -> str:
         if len(value := os.environ.get(name, "")) >= 6:
             text = text.replace(value, f"<{name}>")
     return re.sub(r"(?<=://)[^/@\s\"]+@", "<credentials>@", text)
-
-
-def _validator(kind: str) -> jsonschema.Draft202012Validator:
-    schema = json.loads((SCHEMAS / f"{kind}.schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)

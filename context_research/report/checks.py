@@ -2,75 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
 from context_research.measure.checks.registry import STATUSES
+from context_research.records.case import CaseRecord, CheckRecord
 
-Case = Mapping[str, Any]
-"""A case's entry in a summary."""
 _WIDTH = 100
 
 
-def names(cases: Iterable[Case]) -> list[str]:
+def names(cases: Iterable[CaseRecord]) -> list[str]:
     """The checks that cases have, in the order of the registry that judged them."""
-    return list(dict.fromkeys(check["check"] for case in cases for check in case["validity"]))
+    return list(dict.fromkeys(check.check for case in cases for check in case.validity))
 
 
-def terminal_table(cases: Sequence[Case]) -> str:
+def terminal_table(cases: Sequence[CaseRecord]) -> str:
     """One line a check over all cases: the worst status, with the evidence of a case that has it."""
     rows = []
     for name in names(cases):
-        results = [(case["name"], check) for case in cases for check in case["validity"] if check["check"] == name]
-        status = next(status for status in STATUSES if any(check["status"] == status for _, check in results))
-        those = [(case, check) for case, check in results if check["status"] == status]
+        results = [(case.name, check) for case in cases for check in case.validity if check.check == name]
+        status = next(status for status in STATUSES if any(check.status == status for _, check in results))
+        those = [(case, check) for case, check in results if check.status == status]
         case, check = those[0] if status == "fail" else those[-1]
         where = f"{len(those)} of {len(results)} cases; {case}: " if status != "n/a" else ""
-        rows.append((name, shown(check), where + check["evidence"]))
+        rows.append((name, shown(check), where + check.evidence))
     header = ("check", "status", "evidence")
     return str(tabulate(rows, header, maxcolwidths=[None, None, _WIDTH], disable_numparse=True))
 
 
-def shown(check: Mapping[str, Any]) -> str:
+def shown(check: CheckRecord) -> str:
     """A check's status for readers: a failed one stands out, also where it was allowed to fail; so does one without
     proof."""
-    if check["status"] == "fail":
-        return "FAIL, allowed" if check.get("allowed") else "FAIL"
-    return "NOT PROVABLE" if check["status"] == "not provable" else str(check["status"])
+    if check.status == "fail":
+        return "FAIL, allowed" if check.allowed else "FAIL"
+    return "NOT PROVABLE" if check.status == "not provable" else check.status
 
 
-def unproven(cases: Iterable[Case]) -> list[str]:
+def unproven(cases: Iterable[CaseRecord]) -> list[str]:
     """The checks whose evidence could not be had, in any of the cases."""
     cases = list(cases)
-    lacking = {c["check"] for case in cases for c in case["validity"] if c["status"] == "not provable"}
+    lacking = {check.check for case in cases for check in case.not_provable}
     return [name for name in names(cases) if name in lacking]
 
 
-def label(cases: Iterable[Case]) -> str:
+def label(cases: Iterable[CaseRecord]) -> str:
     """What stands before a figure of cases without proof, or nothing: ``NOT PROVABLE (cache, pressure): ``."""
     return f"NOT PROVABLE ({', '.join(lacking)}): " if (lacking := unproven(cases)) else ""
 
 
-def warning(cases: Sequence[Case]) -> str:
+def warning(cases: Sequence[CaseRecord]) -> str:
     """What a reader must know before any figure, or nothing."""
     return "\n\n".join(filter(None, (_failed(cases), _unproven(cases))))
 
 
-def _failed(cases: Sequence[Case]) -> str:
-    failed = [check for case in cases for check in case["validity"] if check["status"] == "fail"]
-    if wrong := sorted({check["check"] for check in failed if not check.get("allowed")}):
+def _failed(cases: Sequence[CaseRecord]) -> str:
+    if wrong := sorted({check.check for case in cases for check in case.failed}):
         return f"> **This run does not count: {', '.join(wrong)} failed.** Its figures are in no comparison."
-    if allowed := ", ".join(sorted({check["check"] for check in failed})):
+    if allowed := ", ".join(sorted({check.check for case in cases for check in case.allowed})):
         return f"> **{allowed} failed and was allowed to (--allow-invalid).** These are not figures of a sound system."
     return ""
 
 
-def _unproven(cases: Sequence[Case]) -> str:
+def _unproven(cases: Sequence[CaseRecord]) -> str:
     if not (lacking := unproven(cases)):
         return ""
-    results = (check for case in cases for check in case["validity"])
-    why = {check["check"]: check["evidence"] for check in results if check["status"] == "not provable"}
+    why = {check.check: check.evidence for case in cases for check in case.not_provable}
     reasons = "; ".join(f"{name} ({why[name]})" for name in lacking)
     return f"> **NOT PROVABLE: {reasons}.** Nothing shows that these figures are free of what the checks look for."

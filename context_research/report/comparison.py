@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from context_research.backends.base import extrapolated
 from context_research.backends.registry import named
-from context_research.compare.comparison import Run, Side, manifest_differences
+from context_research.compare.comparison import Side, manifest_differences
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS, Verdict
 from context_research.compare.verdict import Findings
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Metric
 from context_research.records import store
+from context_research.records.case import CaseRecord, Distribution
+from context_research.records.run import RunRecord
 from context_research.report import checks, figures
 from context_research.report.run import about
 from context_research.report.tables import images, quantity, table
 
 _OUTCOMES = ("better", "worse", "equivalent", "undecided")
-_POOLED = ("ttft", "tpot", "itl", "stall", "e2e")
 
 
 def write(findings: Findings) -> Path:
@@ -56,7 +56,7 @@ def headline(findings: Findings) -> str:
     comparison = findings.comparison
     if comparison.planned and (done := len(comparison.baseline.units)) < comparison.planned:
         parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
-    mark = named(comparison.baseline.runs[0].metadata["backend"]).labels.mark
+    mark = named(comparison.baseline.runs[0].metadata.backend).labels.mark
     label = f"{mark + ': ' if mark else ''}{checks.label(_cases(findings))}"
     return f"{label}{comparison.candidate.label} against {comparison.baseline.label}: {' '.join(parts)}"
 
@@ -70,9 +70,9 @@ def terminal_table(findings: Findings) -> str:
 def _head(findings: Findings) -> str:
     comparison = findings.comparison
     first = comparison.baseline.runs[0].metadata
-    title = f"# {first['experiment']}: {comparison.candidate.label} against {comparison.baseline.label}"
-    worst = {case["name"]: case for case in sorted(_cases(findings), key=extrapolated)}
-    warning = named(first["backend"]).labels.warning(first["engines"], worst.values())
+    title = f"# {first.experiment}: {comparison.candidate.label} against {comparison.baseline.label}"
+    worst = {case.name: case for case in sorted(_cases(findings), key=lambda case: case.extrapolated_share)}
+    warning = named(first.backend).labels.warning(first.engines, worst.values())
     backend = f"\n\n{warning}" if warning else ""
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
@@ -82,7 +82,7 @@ def _head(findings: Findings) -> str:
     return f"{title}\n\n**{headline(findings)}**{backend}{proof}{allowed}\n\n{_about(findings)}."
 
 
-def _cases(findings: Findings) -> list[Mapping[str, Any]]:
+def _cases(findings: Findings) -> list[CaseRecord]:
     """Every case of every run, of both sides."""
     comparison = findings.comparison
     return [case for run in (*comparison.baseline.runs, *comparison.candidate.runs) for case in run.cases.values()]
@@ -153,13 +153,13 @@ def _sides(found: Verdict) -> tuple[str, str]:
 
 
 def _pooled(arms: Sequence[Arm]) -> str:
-    by_name = {metric.name: metric for metric in METRICS}
     rows = [
-        (name, case, arm.label, m["count"], *(quantity(m[f"p{p}"], "s") for p in metrics.PERCENTILES))
-        for name in _POOLED
+        (metric.name, case, arm.label, m.count, *(quantity(m.value(f"p{p}"), "s") for p in metrics.PERCENTILES))
+        for metric in METRICS
+        if metric.unit == "s" and metric.statistic != "mean"  # rates have one sample a repeat
         for case in dict.fromkeys(case for arm in arms for case in arm.cases)
         for arm in arms
-        if (m := _summary(by_name[name], arm, case))["count"]
+        if (m := _summary(metric, arm, case)).count
     ]
     header = ("metric", "case", "arm", "samples", *(f"p{p}" for p in metrics.PERCENTILES))
     note = (
@@ -169,7 +169,7 @@ def _pooled(arms: Sequence[Arm]) -> str:
     return f"## All requests\n\n{note}\n\n{table(rows, header)}"
 
 
-def _summary(metric: Metric, arm: Arm, case: str) -> Mapping[str, Any]:
+def _summary(metric: Metric, arm: Arm, case: str) -> Distribution:
     return metrics.summarize([v for repeat in arm.repeats(case) for v in metric.samples(repeat)], metric.unit)
 
 
@@ -190,7 +190,7 @@ def _validity(findings: Findings) -> str:
 
 def _checks(side: Side, name: str) -> list[str]:
     cases = (case for run in side.runs for case in run.cases.values())
-    return [check["status"] for case in cases for check in case["validity"] if check["check"] == name]
+    return [check.status for case in cases for check in case.validity if check.check == name]
 
 
 def _counted(statuses: Sequence[str]) -> str:
@@ -232,7 +232,7 @@ def _runs(findings: Findings) -> str:
     sides = (findings.comparison.baseline, findings.comparison.candidate)
     rows: Iterable[Sequence[Any]] = sorted(
         (
-            (run.metadata["started"], side.label, run.metadata["seed"], _devices(run), run.files.run_id)
+            (run.metadata.started, side.label, run.metadata.seed, _devices(run.metadata), run.files.run_id)
             for side in sides
             for run in side.runs
         ),
@@ -241,6 +241,6 @@ def _runs(findings: Findings) -> str:
     return f"## Runs, in their order\n\n{table(rows, ('started (UTC)', 'arm', 'seed', 'devices', 'run'))}"
 
 
-def _devices(run: Run) -> str:
+def _devices(run: RunRecord) -> str:
     """GPU ids as the machine has them, or cores: sessions may have run side by side."""
-    return named(run.metadata["backend"]).labels.indices(run.metadata)
+    return named(run.backend).labels.indices(run)

@@ -5,8 +5,7 @@ Colours are Okabe and Ito's, which colour-blind readers can tell apart. A figure
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, median_low
@@ -18,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from pydantic import JsonValue
 from scipy import stats
 
 from context_research.compare import goodput_map
@@ -127,21 +127,32 @@ def _latency(arms: Sequence[Arm]) -> Drawn:
 
 
 def _columns(arms: Sequence[Arm]) -> list[_Column]:
-    levels: dict[int | None, dict[str, int]] = {}
+    """One for each point of the axes but the prompt length; cases that no axis is known of come last, together."""
+    columns: dict[tuple[tuple[str, JsonValue], ...], dict[str, int]] = {}
     for case in _cases(arms):
-        named = re.fullmatch(r"p\d+-c(\d+)", case)
+        others = tuple((axis, value) for axis, value in _axes(arms, case).items() if axis != "prompt_tokens")
         tokens = median_low(timeline.prompt_tokens for arm in arms for timeline in _requests(arm, case))
-        levels.setdefault(int(named[1]) if named else None, {})[case] = tokens
+        columns.setdefault(others, {})[case] = tokens
     found = []
-    for level, cases in sorted(levels.items(), key=lambda item: (item[0] is None, item[0] or 0)):
-        if level is None:
-            places = {case: float(index) for index, case in enumerate(cases)}
-            found.append(_Column("other cases", "case", places, {at: case for case, at in places.items()}))
+    for others, cases in sorted(columns.items(), key=lambda item: (not item[0], _order(item[0]))):
+        if not others:
+            at = {case: float(index) for index, case in enumerate(cases)}
+            found.append(_Column("other cases", "case", at, {place: case for case, place in at.items()}))
         else:
             places = {case: float(np.log2(tokens)) for case, tokens in cases.items()}
             ticks = {places[case]: _tokens(tokens) for case, tokens in cases.items()}
-            found.append(_Column(f"concurrency {level}", "prompt tokens", places, ticks))
+            title = ", ".join(f"{axis.replace('_', ' ')} {value}" for axis, value in others)
+            found.append(_Column(title, "prompt tokens", places, ticks))
     return found
+
+
+def _axes(arms: Sequence[Arm], case: str) -> Mapping[str, JsonValue]:
+    return next((arm.axes[case] for arm in arms if case in arm.axes), {})
+
+
+def _order(others: Sequence[tuple[str, JsonValue]]) -> list[tuple[float, str]]:
+    """Numbers in their order, words in theirs."""
+    return [(value, "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in others]
 
 
 def _points(axis: Axes, column: _Column, arm: Arm, colour: str, shift: float, formula: Formula) -> list[float]:
@@ -206,7 +217,7 @@ def _bars(arms: Sequence[Arm]) -> dict[str, dict[str, list[Timeline]]]:
             timelines = _requests(arms[0], case)
             tokens = median_low(timeline.prompt_tokens for timeline in timelines)
             panel = panels.setdefault(f"{_tokens(tokens)} prompt tokens", {})
-            panel[re.sub(r"^p\d+-(?=c\d+$)", "", case)] = timelines
+            panel[case.removeprefix(f"p{_axes(arms, case).get('prompt_tokens')}-")] = timelines
     return panels
 
 

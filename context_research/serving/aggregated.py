@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from context_research import request as timelines
 from context_research.engines.base import FirstLeg
-from context_research.request import Leg, Request, Timeline
+from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
 
 
@@ -16,8 +15,5 @@ class Aggregated(Topology):
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
         with self._engine("aggregated") as engine:
-            leg = Leg(engine.name)
-            try:
-                await engine.serve(request, leg, output_tokens=request.output_tokens, handoff=None)
-            finally:
-                timelines.of_aggregated(timeline, leg)
+            leg = self._leg(timeline, engine)
+            await engine.serve(request, leg, output_tokens=request.output_tokens, handoff=None)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from context_research import request as timelines
 from context_research.engines.base import FirstLeg
 from context_research.engines.vllm import handoff
-from context_research.request import Leg, Request, Timeline
+from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
 
 
@@ -20,15 +19,11 @@ class Disaggregated(Topology):
         return request, 1, handoff.PREFILL_PARAMETERS
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
-        first, second = Leg(""), Leg("")
-        try:
-            with self._engine("prefill") as prefill:
-                first.engine = prefill.name
-                await prefill.serve(request, first, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS)
-            parameters = handoff.guarded(first.handoff)
-            # Chosen only now: by the load that decode has once the prompt is computed.
-            with self._engine("decode") as decode:
-                second.engine = decode.name
-                await decode.serve(request, second, output_tokens=request.output_tokens, handoff=parameters)
-        finally:
-            timelines.of_disaggregated(timeline, first, second)
+        with self._engine("prefill") as prefill:
+            first = self._leg(timeline, prefill)
+            await prefill.serve(request, first, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS)
+        parameters = handoff.guarded(first.handoff)
+        # Chosen only now: by the load that decode has once the prompt is computed.
+        with self._engine("decode") as decode:
+            second = self._leg(timeline, decode)
+            await decode.serve(request, second, output_tokens=request.output_tokens, handoff=parameters)

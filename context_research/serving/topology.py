@@ -13,7 +13,7 @@ from context_research.backends.base import Backend
 from context_research.engines import contract
 from context_research.engines.base import Engine, FirstLeg
 from context_research.errors import EngineFailure
-from context_research.request import Request, Timeline
+from context_research.request import Leg, Request, Timeline
 
 
 class Topology(ABC):
@@ -84,7 +84,6 @@ class Topology(ABC):
             prompt_sha256=request.sha256,
             repeat=repeat,
             scheduled=scheduled,
-            sent=scheduled,
             prompt_tokens=len(request.prompt),
             output_tokens_asked=request.output_tokens,
             phase=request.phase,
@@ -113,7 +112,14 @@ class Topology(ABC):
 
     @abstractmethod
     async def _route(self, request: Request, timeline: Timeline) -> None:
-        """Pass the request through the engines, filling `timeline` also on the way out of an error."""
+        """Pass the request through the engines, a `_leg` of `timeline` for each."""
+
+    @staticmethod
+    def _leg(timeline: Timeline, engine: Engine) -> Leg:
+        """The request's next leg, which `engine` fills; in `timeline` from now on, whatever becomes of it."""
+        leg = Leg(engine.name, engine.role)
+        timeline.legs.append(leg)
+        return leg
 
     @abstractmethod
     def _first_leg(self, request: Request) -> FirstLeg:
@@ -154,6 +160,6 @@ class Topology(ABC):
 
     def _where(self, timeline: Timeline) -> str:
         """Which engine had the request last, for messages."""
-        name = timeline.prefill_engine if timeline.decode_sent is None else timeline.decode_engine
+        name = next((leg.engine for leg in reversed(timeline.legs) if leg.sent is not None), None)
         engine = next((engine for engine in self.engines if engine.name == name), self.prefillers[0])
         return f"on {engine.role} engine {engine.name!r}"

@@ -5,8 +5,8 @@ import sys
 
 import psutil
 
-from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles
+from tests.support.artifacts import plain
 from tests.support.processes import ended, wait_for
 from tests.support.suite import SMALL
 
@@ -27,7 +27,7 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
     outputs = suite.path / "outputs"
 
     def record():
-        return next((store.read(path, "ab") for path in outputs.glob("ab/*/ab.json")), None)
+        return next((plain(path, "ab") for path in outputs.glob("ab/*/ab.json")), None)
 
     first = driver()
     try:
@@ -56,9 +56,9 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
     assert [session["status"] for session in whole["sessions"]] == ["completed", "completed"]
     before, after = ([session["run_id"] for session in each["sessions"]] for each in (killed, whole))
     assert (before[0], before[1] == after[1]) == (after[0], False)
-    chosen = [store.read(RunFiles(outputs, run_id).metadata, "run_metadata") for run_id in after]
+    chosen = [plain(RunFiles(outputs, run_id).metadata, "run_metadata") for run_id in after]
     assert [run["settings"]["engine"]["max_num_batched_tokens"] for run in chosen] == [None, 512]
-    judged = store.read(AbFiles(outputs, whole["ab_id"]).verdict, "verdict")
+    judged = plain(AbFiles(outputs, whole["ab_id"]).verdict, "verdict")
     assert [(each["metric"], each["outcome"]) for each in judged["primary"]] == [
         ("ttft", "undecided"),
         ("e2e", "undecided"),
@@ -74,9 +74,9 @@ def test_two_arms_side_by_side_have_cores_of_their_own_and_one_parity_reference(
     assert told.returncode == 0, told.stdout + told.stderr
     outputs = suite.path / "outputs"
     (path,) = outputs.glob("ab/*/ab.json")
-    sessions = store.read(path, "ab")["sessions"]
+    sessions = plain(path, "ab")["sessions"]
     runs = [RunFiles(outputs, session["run_id"]) for session in sessions]
-    one, other = (store.read(run.metadata, "run_metadata") for run in runs)
+    one, other = (plain(run.metadata, "run_metadata") for run in runs)
     assert [run["engines"][0]["devices"] for run in (one, other)] == [[0], [1]]
     assert max(one["started"], other["started"]) < min(one["finished"], other["finished"]), "they ran in turn"
     (reference,) = {parity(run) for run in runs}
@@ -85,7 +85,7 @@ def test_two_arms_side_by_side_have_cores_of_their_own_and_one_parity_reference(
 
 def parity(files):
     """Against whose reference the run's one case was held."""
-    (case,) = store.read(files.summary("e0"), "summary")["cases"]
+    (case,) = plain(files.summary("e0"), "summary")["cases"]
     (check,) = [check for check in case["validity"] if check["check"] == "parity"]
     assert check["status"] == "pass"
     return check["evidence"].partition(" alone, in ")[2]

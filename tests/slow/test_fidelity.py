@@ -18,6 +18,7 @@ from context_research.settings.options import SIMULATED_OPT_IN
 from context_research.settings.schema import CONFIGS
 from context_research.workload.case import point
 from tests.support import made
+from tests.support.artifacts import keep, plain
 from tests.support.settings import tolerant
 
 CASES = ((64, 1), (256, 2))
@@ -48,19 +49,18 @@ def record(files, chosen):
         case = point(chosen, tokens, level)
         result = measure(case, model, topology)
         assert result.failure is None
-        cases.append(result.summary(METRICS, None) | {"status": "passed", "failure": None})
-        lines = ({"case": case.name, **timeline.as_json(result.origin)} for timeline in result.timelines)
-        store.append_lines(files.requests, lines)
+        cases.append(result.record(METRICS).model_dump(mode="json"))
+        store.append_lines(files.requests, [*result.windows(), *result.requests()])
     engines = [engine.describe() for engine in topology.engines]
     topology.close()
     settings = chosen.model_dump(mode="json") | {"backend": "vllm", "device_profile": None}
     metadata = made.metadata(files.run_id, status="completed", settings=settings, engines=engines)
     metadata |= {"serving": {"mode": chosen.serving.mode}, "seed": chosen.seed}
     metadata["environment_manifest"]["machine"]["cpu"]["cores"] = [0, 1]
-    store.write(files.metadata, "run_metadata", metadata)
+    keep(files.metadata, "run_metadata", metadata)
     shared = ("status", "experiment", "backend", "device", "seed", "serving", "model")
     summary = made.summary(files.run_id, cases, **{key: metadata[key] for key in shared})
-    store.write(files.summary("e0"), "summary", summary)
+    keep(files.summary("e0"), "summary", summary)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def fidelity(outputs, monkeypatch):
         result = CliRunner().invoke(cli.main, ["fidelity", *map(str, arguments), "--outputs", str(outputs)])
         assert result.exit_code == 0, result.output
         (path,) = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("report ")]
-        return store.read(Path(path).with_suffix(".json"), "fidelity")
+        return plain(Path(path).with_suffix(".json"), "fidelity")
 
     return told
 

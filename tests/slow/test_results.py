@@ -13,7 +13,9 @@ from context_research.engines.base import MOST_ALTERNATIVES
 from context_research.measure.checks import output_parity
 from context_research.records import store
 from context_research.records.files import AbFiles
+from context_research.records.reference import ReferenceRecord
 from tests.support import commands
+from tests.support.artifacts import plain
 from tests.support.studies import study
 from tests.support.suite import ROOT
 
@@ -60,7 +62,7 @@ class Kept:
         """Prompt hash -> what engines alone made of it: one, or two where an A/B began again with another rule."""
         found = {}
         for path in sorted(self.outputs.glob("references/*.json")):
-            for prompt, output in json.loads(path.read_text())["outputs"].items():
+            for prompt, output in store.read(path, ReferenceRecord).outputs.items():
                 found.setdefault(prompt, []).append(output)
         return found
 
@@ -79,16 +81,16 @@ def kept(request, tmp_path_factory):
 
 
 def test_the_verdict_comes_out_again_of_six_pairs(kept):
-    again = sessions.judge(AbFiles(kept.outputs, kept.ab_id)).as_json()
-    assert json.loads(json.dumps(again)) == kept.read("verdict.json")
-    assert len(again["baseline"]["runs"]) == len(again["candidate"]["runs"]) == 6
+    again = sessions.judge(AbFiles(kept.outputs, kept.ab_id)).record()
+    assert again.model_dump(mode="json") == plain(kept.folder / "verdict.json", "verdict")
+    assert len(again.baseline.runs) == len(again.candidate.runs) == 6
 
 
 @pytest.mark.parametrize("kept", TWO_GPUS[1:], indirect=True)
 def test_the_command_writes_the_verdict_that_is_kept(kept):
     told = commands.run("verdict", kept.ab_id, "--outputs", kept.outputs)
     assert told.exit_code == 0, told.output
-    assert store.read(AbFiles(kept.outputs, kept.ab_id).verdict, "verdict") == kept.read("verdict.json")
+    assert plain(AbFiles(kept.outputs, kept.ab_id).verdict, "verdict") == plain(kept.folder / "verdict.json", "verdict")
 
 
 def test_the_handoff_s_share_comes_out_again(kept):
@@ -145,10 +147,10 @@ def test_first_differences_are_those_that_the_runs_tell_of(kept):
 def test_the_output_of_another_prompt_is_no_near_tie(kept):
     """What decode would say with another request's KV, by as many references as there are."""
     made = [output for outputs in kept.references().values() for output in outputs]
-    listed = [output for output in made if len(output["alternatives"][0]) == MOST_ALTERNATIVES]
+    listed = [output for output in made if len(output.alternatives[0]) == MOST_ALTERNATIVES]
     assert len(listed) == 54
     differences = [
-        output_parity.first_difference(mine, SimpleNamespace(token_ids=other["token_ids"]), exact=False)
+        output_parity.first_difference(mine, SimpleNamespace(token_ids=other.token_ids), exact=False)
         for mine, other in permutations(listed, 2)
     ]
     caught = sum(found is not None and not found.tie for found in differences)

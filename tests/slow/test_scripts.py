@@ -57,7 +57,7 @@ def test_a_missing_requirements_file_is_refused():
         (None, "latest", "ERROR: no run in "),
         ("{}", "other", "ERROR: no run 'other' in "),
         ("{", "mine", "corrupt, no valid JSON"),
-        ('{"schema_version": 7}', "mine", "has schema version 7, this version reads 1"),
+        ('{"schema_version": 7}', "mine", "has schema version 7, this version reads 2"),
     ],
     ids=["no run", "unknown run", "corrupt", "another version"],
 )

@@ -4,19 +4,45 @@ import json
 import re
 
 from context_research.records import store
+from context_research.records.ab import AbRecord
+from context_research.records.fidelity import FidelityRecord
+from context_research.records.reference import ReferenceRecord
+from context_research.records.run import RunRecord
+from context_research.records.summary import SummaryRecord
+from context_research.records.verdict import VerdictRecord
+
+KINDS = {
+    "run_metadata": RunRecord,
+    "summary": SummaryRecord,
+    "ab": AbRecord,
+    "verdict": VerdictRecord,
+    "fidelity": FidelityRecord,
+    "parity_reference": ReferenceRecord,
+}
+
+
+def plain(path, kind):
+    """An artifact as plain data, once its record has read it."""
+    return store.read(path, KINDS[kind]).model_dump(mode="json", by_alias=True)
+
+
+def keep(path, kind, payload):
+    """Write plain data as the artifact that it is."""
+    store.write(path, KINDS[kind].model_validate_json(json.dumps(payload), strict=True))
 
 
 def metadata(folder):
-    return store.read(folder / "run_metadata.json", "run_metadata")
+    return plain(folder / "run_metadata.json", "run_metadata")
 
 
 def summary(folder):
-    return store.read(folder / "e0_summary.json", "summary")
+    return plain(folder / "e0_summary.json", "summary")
 
 
 def requests(folder):
-    """The lines of requests.jsonl."""
-    return [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
+    """The requests of requests.jsonl."""
+    lines = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "request"]
 
 
 def sent(folder):

@@ -5,6 +5,7 @@ import asyncio
 import yaml
 
 from context_research.models import hub
+from context_research.records.requests import MOMENTS
 from context_research.request import Request, add_reads
 from tests.support.settings import tolerant
 
@@ -125,10 +126,12 @@ def serve(topology, *planned):
 
 
 def _shift(timeline, origin):
-    for name in timeline.__slots__:
-        if isinstance(value := getattr(timeline, name), float):
-            setattr(timeline, name, value - origin)
-    timeline.token_times = [moment - origin for moment in timeline.token_times]
+    timeline.scheduled -= origin
+    for leg in timeline.legs:
+        for name in MOMENTS:
+            if (value := getattr(leg, name)) is not None:
+                setattr(leg, name, value - origin)
+        leg.token_times = [moment - origin for moment in leg.token_times]
 
 
 def whole(engine):

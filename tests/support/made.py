@@ -3,9 +3,11 @@
 import copy
 import functools
 
-from context_research.records import store
+from context_research.hardware.manifest import environment_manifest
+from context_research.records.case import CaseRecord
 from context_research.records.files import RunFiles
-from context_research.records.run import new_metadata
+from context_research.records.run import ManifestRecord, RunRecord, new_run
+from tests.support.artifacts import keep
 from tests.support.settings import resolve_model, resolved
 
 MACHINE = {
@@ -14,7 +16,7 @@ MACHINE = {
     "driver": None,
     "topology": {},
 }
-GPUS = MACHINE | {"gpus": [{"name": "NVIDIA H200", "memory_bytes": 150754820096}]}
+GPUS = MACHINE | {"gpus": [{"id": "0", "name": "NVIDIA H200", "memory_bytes": 150754820096}]}
 """What environment_manifest has of a machine with two cores, and of one with a GPU beside them."""
 
 
@@ -23,9 +25,15 @@ def metadata(run_id="r1", **values):
     return copy.deepcopy(_metadata()) | {"run_id": run_id} | values
 
 
+def run_record(run_id="r1", **values):
+    return RunRecord.model_validate(metadata(run_id, **values))
+
+
 @functools.cache
 def _metadata():
-    return new_metadata(RunFiles(None, "r1"), resolved(), resolve_model(), ["pytest", "benchmarks/e0"])
+    manifest = ManifestRecord.model_validate(environment_manifest())
+    run = new_run("r1", resolved(), resolve_model(), ["pytest", "benchmarks/e0"], manifest)
+    return run.model_dump(mode="json", by_alias=True)
 
 
 def summary(run_id="r1", cases=(), **values):
@@ -39,7 +47,7 @@ def case(name="p64-c1", status="passed", **values):
     prompt, _, level = name.removeprefix("p").partition("-c")
     return {
         "name": name,
-        "params": {"prompt_tokens": int(prompt), "concurrency": int(level)},
+        "axes": {"prompt_tokens": int(prompt), "concurrency": int(level)},
         "status": status,
         "requests": {"asked": 2, "finished": 2 if status == "passed" else 1},
         "tokens": {"prompt": 128, "output": 8, "prompt_computed_on_decode": None, "prompt_external": 0},
@@ -48,6 +56,10 @@ def case(name="p64-c1", status="passed", **values):
         "waterfall": {},
         "validity": [{"check": "complete", "status": "pass", "evidence": "2 of 2 requests"}],
     } | values
+
+
+def case_record(name="p64-c1", status="passed", **values):
+    return CaseRecord.model_validate(case(name, status, **values))
 
 
 def metric(unit="s", count=2, mean=None, **percentiles):
@@ -76,7 +88,7 @@ def engine(**values):
 def on_disk(outputs, run_id="r1", cases=(), **values):
     """A run's folder, written by the writers that real runs use."""
     files = RunFiles(outputs, run_id)
-    store.write(files.metadata, "run_metadata", metadata(run_id, **values))
+    keep(files.metadata, "run_metadata", metadata(run_id, **values))
     shared = {key: values[key] for key in ("status", "device") if key in values}
-    store.write(files.summary("e0"), "summary", summary(run_id, cases, **shared))
+    keep(files.summary("e0"), "summary", summary(run_id, cases, **shared))
     return files

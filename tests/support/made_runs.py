@@ -5,15 +5,18 @@ A run's `figures` are case -> metric -> one value for each repeat.
 
 import copy
 import functools
+import json
 import random
 
 from context_research.compare import comparison
 from context_research.compare.ab import plan as ab_plan
 from context_research.measure import metrics
-from context_research.measure.metrics import METRICS
+from context_research.measure.metrics import METRICS, Repeat
 from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles
+from context_research.records.requests import RequestRecord
 from tests.support import made
+from tests.support.artifacts import keep, plain
 from tests.support.settings import chosen
 from tests.support.timelines import timeline
 
@@ -41,17 +44,23 @@ def run(outputs, run_id="r1", figures=None, *, serving="aggregated", seed=0, req
     metadata |= values
     for dotted, value in (changes or {}).items():
         change(metadata, dotted, value)
-    store.write(files.metadata, "run_metadata", metadata)
+    keep(files.metadata, "run_metadata", metadata)
     shared = ("status", "experiment", "backend", "device", "seed", "serving", "model")
     cases = [_case(name, of) for name, of in figures.items()]
     summary = made.summary(run_id, cases, **{key: metadata[key] for key in shared})
-    store.write(files.summary(metadata["experiment"]), "summary", summary)
+    keep(files.summary(metadata["experiment"]), "summary", summary)
     for case, of in figures.items():
-        records = [
-            {"case": case, **timeline.as_json(0.0)} for timeline in _timelines(case, of, requests, tokens=4, seed=seed)
-        ]
-        store.append_lines(files.requests, records)
+        served = list(_timelines(case, of, requests, tokens=4, seed=seed))
+        store.append_lines(files.requests, lines(case, served))
     return files
+
+
+def lines(case, served):
+    """The lines of requests.jsonl: a window for each repeat, and the requests."""
+    for number in sorted({each.repeat for each in served}):
+        own = [each for each in served if each.repeat == number]
+        yield Repeat.of(own, own).window(case, number, 0.0)
+    yield from (RequestRecord.of(each, case, 0.0) for each in served)
 
 
 def loaded(outputs, *arguments, **values):
@@ -69,8 +78,8 @@ def summarize(name, value):
     metric = _METRICS[name]
     own = {"lower_is_better": metric.lower_is_better, "statistic": metric.statistic}
     if value is None:
-        return metrics.summarize([], metric.unit) | own
-    return metrics.summarize([value] * 1000, metric.unit) | own
+        return metrics.summarize([], metric.unit).model_dump() | own
+    return metrics.summarize([value] * 1000, metric.unit).model_dump() | own
 
 
 def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, changes=None, figures=None, **plan):
@@ -80,15 +89,23 @@ def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, change
     """
     files, generator = AbFiles(outputs, ab_id), random.Random(0)
     planned = {
-        **{"experiment": "e0", "pairs": pairs, "seed": 0, "repeats": 1, "pytest_options": [], "practical": 0.03},
+        **{
+            "experiment": "e0",
+            "folder": "benchmarks/e0",
+            "pairs": pairs,
+            "seed": 0,
+            "repeats": 1,
+            "pytest_options": [],
+            "practical": 0.03,
+        },
         **{"primary": ["ttft", "tpot"], "allow_different": [], "device_groups": []},
         "settings": {arm: {"arm": text} for arm, text in arms.items()},
         **arms,
     } | plan
-    made_plan = ab_plan.Plan(folder="benchmarks/e0", **planned)
+    made_plan = ab_plan.Plan(**planned)
     sessions = list(made_plan.sessions())
     for number, session in enumerate(sessions):
-        arm = session["arm"]
+        arm = session.arm
         run_id = f"{ab_id}-{number:02}-{arm}"
         factor = (ratio if arm == "candidate" else 1.0) * generator.lognormvariate(0, noise)
         own = (figures or FLAT).items()
@@ -98,34 +115,46 @@ def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, change
             run_id,
             scaled,
             serving=arms[arm].split()[0],
-            seed=session["seed"],
+            seed=session.seed,
             changes=(changes or {}).get(arm),
             started=f"2026-11-23T10:{number:02}:00+00:00",
         )
-        session |= {"run_id": run_id, "status": "completed", "seconds": 1.0}
+        sessions[number] = session.model_copy(update={"run_id": run_id, "status": "completed", "seconds": 1.0})
     record(files, planned, sessions)
     return files
 
 
 def record(files, plan, sessions, **values):
     """ab.json."""
-    payload = {"schema_version": 1, "ab_id": files.ab_id, "status": "completed", "reason": None, "pid": None}
-    payload |= {"started": "2026-11-23T10:00:00+00:00", "finished": None, "plan": plan, "sessions": sessions} | values
-    store.write(files.record, "ab", payload)
+    payload = {"ab_id": files.ab_id, "status": "completed", "reason": None, "pid": None}
+    plain_sessions = [each if isinstance(each, dict) else each.model_dump(mode="json") for each in sessions]
+    payload |= {"started": "2026-11-23T10:00:00+00:00", "finished": None, "plan": plan, "sessions": plain_sessions}
+    payload |= values
+    keep(files.record, "ab", payload)
 
 
 def edit(path, kind, **changes):
     """Change dotted keys (`__` for a dot) of an artifact on disk."""
-    payload = store.read(path, kind)
+    payload = plain(path, kind)
     for dotted, value in changes.items():
         change(payload, dotted.replace("__", "."), value)
-    store.write(path, kind, payload)
+    keep(path, kind, payload)
+
+
+def older(path, **changes):
+    """Have an artifact on disk be of version 1, with dotted keys (`__` for a dot) as it had them."""
+    payload = json.loads(path.read_text()) | {"schema_version": 1}
+    for case in payload.get("cases", ()):
+        case["params"] = case.pop("axes")
+    for dotted, value in changes.items():
+        change(payload, dotted.replace("__", "."), value)
+    path.write_text(json.dumps(payload))
 
 
 def cut(files, session):
     """Have one of an A/B's sessions be one that ran when everything was killed."""
     edit(files.record, "ab", **{f"sessions__{session}__status": "running"})
-    run_id = store.read(files.record, "ab")["sessions"][session]["run_id"]
+    run_id = plain(files.record, "ab")["sessions"][session]["run_id"]
     edit(RunFiles(files.outputs, run_id).metadata, "run_metadata", status="running")
 
 
@@ -169,7 +198,6 @@ def _timelines(case, of, requests, tokens, seed):
                 prefill_queued=due,
                 prefill_started=due,
                 prefill_finished=first,
-                finished=times[-1],
                 prompt_tokens=int(case.partition("-")[0].removeprefix("p") or 8),
             )
             due = times[-1]

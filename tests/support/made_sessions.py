@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab.sessions import Ab
-from context_research.records import store
 from context_research.settings.experiments import Experiment
 from tests.support import made_runs
+from tests.support.artifacts import plain
 from tests.support.made_runs import FLAT
 
 DEFAULTS = {
@@ -58,7 +58,7 @@ def plan(**values):
 
 def recorded(outputs):
     (path,) = (outputs / "ab").glob("*/ab.json")
-    return store.read(path, "ab")
+    return plain(path, "ab")
 
 
 def run(outputs, **values):

@@ -1,15 +1,34 @@
 """Hand-made timelines."""
 
 from context_research.measure.metrics import Repeat
-from context_research.request import Timeline
+from context_research.request import Leg, Timeline
+
+_SECOND = {
+    **{name: f"decode_{name}" for name in ("engine", "sent", "queued", "started", "first_token", "cached_tokens")},
+    **{"read_started": "handoff_started", "read_finished": "handoff_finished"},
+}
 
 
-def timeline(times=(), *, asked=None, scheduled=0.0, **values):
-    """A request whose tokens came at `times`; complete unless `asked` says otherwise."""
+def timeline(times=(), *, asked=None, scheduled=0.0, finish_reason=None, token_ids=None, sent=None, **values):
+    """A request whose tokens came at `times`; complete unless `asked` says otherwise.
+
+    `prefill_…` are its first leg's, `decode_…` and `handoff_…` give it a second one, on another engine.
+    """
     times = list(times)
-    base = {"request": "r", "prompt_sha256": "0", "repeat": 0, "sent": scheduled, "prompt_tokens": 8}
+    first = Leg(values.pop("prefill_engine", None) or "a", sent=scheduled if sent is None else sent)
+    for field in ("queued", "started", "cached_tokens"):
+        setattr(first, field, values.pop(f"prefill_{field}", None))
+    first.first_token = values.pop("prefill_finished", None)
+    values.pop("finished", None)  # the last token's
+    legs, second = [first], {field: values.pop(name) for field, name in _SECOND.items() if name in values}
+    if second:
+        first.role = "prefill"
+        legs.append(Leg(**({"engine": "d", "role": "decode"} | second)))
+    legs[-1].token_times, legs[-1].finish_reason = times, finish_reason
+    legs[-1].token_ids = list(range(len(times))) if token_ids is None else token_ids
+    base = {"request": "r", "prompt_sha256": "0", "repeat": 0, "prompt_tokens": 8}
     given = base | {"output_tokens_asked": len(times) if asked is None else asked} | values
-    return Timeline(scheduled=scheduled, token_times=times, **({"token_ids": list(range(len(times)))} | given))
+    return Timeline(scheduled=scheduled, legs=legs, **given)
 
 
 def two_slots(**values):

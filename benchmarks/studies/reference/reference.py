@@ -19,6 +19,7 @@ import click
 from context_research.cli.main import CALL_AGAIN
 from context_research.errors import UsageProblem
 from context_research.records import store
+from context_research.records.ab import AbRecord
 
 ROOT = Path(__file__).resolve().parents[3]
 ALL_THERE, FAILED, WRONG_INPUT = 0, 1, 2
@@ -83,9 +84,9 @@ class Call:
 
     def ab(self) -> Result:
         cli, outputs = "-m context_research.cli", f"--outputs={self.out}"
-        for record in (store.read(path, "ab") for path in self.out.glob("ab/*/ab.json")):
-            if record["status"] == "completed":  # cut while it judged: `ab` would begin another
-                return self._python("ab", cli, "verdict", record["ab_id"], outputs)
+        for record in (store.read(path, AbRecord) for path in self.out.glob("ab/*/ab.json")):
+            if record.status == "completed":  # cut while it judged: `ab` would begin another
+                return self._python("ab", cli, "verdict", record.ab_id, outputs)
         asked, (baseline, candidate) = self.asked, ARMS[self.asked["gpus"]]
         own = [f"--baseline={baseline}", f"--candidate={candidate}", f"--pairs={asked['pairs']}", "--seed=0", outputs]
         own += [f"--device-groups={asked['device_groups']}"] if asked["device_groups"] else []

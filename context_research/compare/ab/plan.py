@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from context_research.compare.statistics import PRACTICAL
 from context_research.compare.verdict import PRIMARY, STATISTICS
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
+from context_research.records.ab import Arm, PlanRecord, SessionRecord
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
 from context_research.settings.options import OPTIONS, everywhere, from_environment, unprefixed
@@ -24,14 +23,13 @@ from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
 from context_research.workload.case import cases
 
-ARMS = ("baseline", "candidate")
+ARMS: tuple[Arm, ...] = ("baseline", "candidate")
 _OURS = {option.flag for option in OPTIONS} | {"--set"}
 _SERVING = {"--serving", "--serving-config"}
 _GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats", "--device-groups"}
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(PlanRecord):
     """An arm is a serving mode or file, with options of ours that hold for it alone: ``aggregated --dtype half``.
 
     `pytest_options` go to every session's pytest, before the arm's own. `settings`: each arm's as resolved.
@@ -39,40 +37,21 @@ class Plan:
     `folder` holds the experiment's test, as pytest is given it.
     """
 
-    experiment: str
-    folder: str
-    baseline: str
-    candidate: str
-    pairs: int
-    seed: int
-    repeats: int
-    pytest_options: tuple[str, ...]
-    primary: tuple[str, ...]
-    practical: float
-    allow_different: tuple[str, ...]
-    device_groups: tuple[tuple[int, ...], ...]
-    settings: dict[str, Any]
-
     @property
     def family(self) -> int:
         """How many verdicts there will be, unless -k selects among the cases."""
-        return len(self.primary) * len(cases(Settings.model_validate(self.settings["baseline"])))
+        return len(self.primary) * len(cases(self.settings_of("baseline")))
 
-    def sessions(self) -> Iterator[dict[str, Any]]:
+    def settings_of(self, arm: Arm) -> Settings:
+        return Settings.model_validate(self.settings[arm])
+
+    def sessions(self) -> Iterator[SessionRecord]:
         """ABBA: what drifts steadily weighs on both arms alike. Pair i has the seed `seed` + i in both arms."""
         for pair in range(self.pairs):
             for arm in ARMS if pair % 2 == 0 else ARMS[::-1]:
-                yield {
-                    "pair": pair,
-                    "arm": arm,
-                    "seed": self.seed + pair,
-                    "run_id": None,
-                    "status": "planned",
-                    "seconds": None,
-                    "devices": self._devices(pair, arm),
-                }
+                yield SessionRecord(pair=pair, arm=arm, seed=self.seed + pair, devices=self._devices(pair, arm))
 
-    def _devices(self, pair: int, arm: str) -> list[int] | None:
+    def _devices(self, pair: int, arm: Arm) -> tuple[int, ...] | None:
         """The group of devices that a session sees, None: all.
 
         A pair's arms run side by side, on two groups, and the next pair there has them the other way round.
@@ -80,7 +59,7 @@ class Plan:
         if not self.device_groups:
             return None
         turn, lane = divmod(pair, len(self.device_groups) // 2)
-        return list(self.device_groups[2 * lane + (ARMS.index(arm) + turn + lane) % 2])
+        return self.device_groups[2 * lane + (ARMS.index(arm) + turn + lane) % 2]
 
     @property
     def swaps_evenly(self) -> bool:
@@ -92,9 +71,9 @@ class Plan:
         serving, *options = shlex.split(getattr(self, arm))
         return everywhere([*self.pytest_options, f"--serving={serving}", *options])
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain data, as it is read back from ab.json."""
-        return dict(json.loads(json.dumps(asdict(self))))
+    def record(self) -> PlanRecord:
+        """As it is read back from ab.json."""
+        return PlanRecord.model_validate(self.model_dump(mode="json"))
 
 
 def plan(
@@ -126,9 +105,11 @@ def plan(
     resolved = {arm: _resolve(made, arm, given, experiment.configs) for arm in ARMS}
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
-    made = replace(made, settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()})
+    made = made.model_copy(
+        update={"settings": {arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()}}
+    )
     if device_groups is not None:
-        made = replace(made, device_groups=_groups(device_groups, resolved["baseline"]))
+        made = made.model_copy(update={"device_groups": _groups(device_groups, resolved["baseline"])})
     before, after = (comparison.settled(made.settings[arm]) for arm in ARMS)
     comparison.check_same("the arms", before, after, made.allow_different, comparison.ALLOW)
     return made

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from context_research.engines.vllm.process_lifetime import dies_with_parent
 from context_research.hardware.devices import visible_gpus
@@ -22,10 +21,9 @@ _LOOK_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A session that runs now: its number, from 1, its entry in ab.json, and when its process began (monotonic)."""
+    """A session that runs now: its number, from 1, and when its process began (monotonic)."""
 
     number: int
-    session: dict[str, Any]
     log: Path
     began: float
     process: subprocess.Popen[bytes]

@@ -256,7 +256,6 @@ class SimulatedEngine:
             leg.cached_tokens = output.prefill_stats.num_cached_tokens
         if tokens:
             leg.first_token = leg.first_token or now
-            leg.last_token = now
             leg.token_ids.extend(tokens)
             leg.token_times.extend((now + clock.quantized(self._profile.client.deliver_s),) * len(tokens))
         if output.finish_reason is not None:

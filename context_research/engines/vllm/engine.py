@@ -295,7 +295,7 @@ def _finish(leg: Leg, output: Any) -> None:
     leg.handoff = output.kv_transfer_params
     if (own := output.metrics) is not None:
         leg.queued, leg.started = own.queued_ts or None, own.scheduled_ts or None
-        leg.first_token, leg.last_token = own.first_token_ts or None, own.last_token_ts or None
+        leg.first_token = own.first_token_ts or None
 
 
 def _likeliest(position: Mapping[int, Any]) -> dict[int, float]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 from context_research.engines.base import Counters, Evidence
 from context_research.measure.checks import judge, output_parity
-from context_research.measure.checks.registry import CaseEvidence, Check, CheckResult
+from context_research.measure.checks.registry import CaseEvidence, Check
 from context_research.models import capacity
+from context_research.records.case import CheckRecord
 from context_research.settings.schema import Settings
 
 
@@ -16,7 +17,7 @@ def _of_handoff(why: str) -> Callable[[Settings], str | None]:
     return lambda settings: why if settings.serving.handoff is None else None
 
 
-def _disaggregated(evidence: CaseEvidence) -> CheckResult:
+def _disaggregated(evidence: CaseEvidence) -> CheckRecord:
     return judge.disaggregated(
         evidence.sent,
         evidence.counted.get("decode"),
@@ -26,7 +27,7 @@ def _disaggregated(evidence: CaseEvidence) -> CheckResult:
     )
 
 
-def _cache(evidence: CaseEvidence) -> CheckResult:
+def _cache(evidence: CaseEvidence) -> CheckRecord:
     declared = str(evidence.settings.workload.cache)
     expected = capacity.cached_tokens(evidence.settings, evidence.case.prompt_tokens)
     return judge.cache(evidence.sent, evidence.counted, evidence.resets, declared, expected)

@@ -27,10 +27,11 @@ from context_research.measure.checks import kv_transport, output_parity
 from context_research.measure.checks.builtin import BUILT_IN, PARITY
 from context_research.measure.checks.kv_transport import Transport
 from context_research.measure.checks.output_parity import NoReference, Reference
-from context_research.measure.checks.registry import CaseEvidence, Check, CheckResult, Given, judge_all, missing
+from context_research.measure.checks.registry import CaseEvidence, Check, Given, judge_all, missing
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
 from context_research.models.model import Model
+from context_research.records.case import CheckRecord
 from context_research.records.files import RunFiles
 from context_research.request import Leg, Request, Timeline, add_reads
 from context_research.serving import build
@@ -168,7 +169,7 @@ class Proof:
 
     def judge(
         self, asked: int, timelines: Sequence[Timeline], steady: Sequence[Repeat], whole: Sequence[Repeat]
-    ) -> list[CheckResult]:
+    ) -> list[CheckRecord]:
         """Every check's result. `timelines` are all that were sent, the warm-up's too; `asked` were to be measured."""
         with self._clocked():
             measured = [timeline for repeat in steady for timeline in repeat.timelines]

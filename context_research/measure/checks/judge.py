@@ -13,10 +13,11 @@ from context_research.engines.base import Counters
 from context_research.measure import metrics, waterfall
 from context_research.measure.checks.kv_transport import Transport
 from context_research.measure.checks.output_parity import NoReference, Reference, first_difference
-from context_research.measure.checks.registry import CheckResult, judged, not_applicable
+from context_research.measure.checks.registry import judged, not_applicable
 from context_research.measure.client_lag import Lag
 from context_research.measure.intervals import covered
 from context_research.measure.metrics import Repeat
+from context_research.records.case import CheckRecord
 from context_research.request import Timeline
 
 LOOP_LAG, LOOP_MAX = 1.0, 10.0
@@ -31,7 +32,7 @@ _FULL_LOAD = 0.9
 """Of the window: the least time in which every slot must have a request in flight."""
 
 
-def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> CheckResult:
+def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> CheckRecord:
     """Every request finished, without error, with exactly the tokens asked for, and every engine outlived them.
 
     `timelines` are all that were sent; `asked` counts the measured ones. `dead` names engines.
@@ -54,7 +55,7 @@ def disaggregated(
     faults: Mapping[str, int],
     block_tokens: int,
     kv_bytes_per_token: int,
-) -> CheckResult:
+) -> CheckRecord:
     """Decode computed one prompt token a request, the protocol's own; every other came by a transfer that worked.
 
     `timelines` are those served since the engines' counts began, `decode` what its engine counted for them; `faults`
@@ -84,7 +85,7 @@ def disaggregated(
     return judged("disaggregated", good, evidence)
 
 
-def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> CheckResult:
+def transport(seen: Transport | None, transfers: Sequence[tuple[float, int]]) -> CheckRecord:
     """The KV went over the best way that these two devices have, near enough to what a plain copy does there.
 
     `transfers` are (seconds, bytes) of the case's KV reads; the fastest shows what the transport can do here.
@@ -112,7 +113,7 @@ def cache(
     resets: Mapping[str, bool],
     declared: str,
     expected: int,
-) -> CheckResult:
+) -> CheckRecord:
     """Every request met the prefix cache in the declared state: `expected` tokens of its prompt, no more and no less.
 
     `engines` holds each engine's counts over the measured passes, `resets` what emptying each cache answered.
@@ -135,7 +136,7 @@ def cache(
     return judged("cache", not (wrong or refused or decode or miscounted), evidence)
 
 
-def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> CheckResult:
+def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> CheckRecord:
     """The client sent on time and its event loop came round, against the run's own TTFT and token gap.
 
     Where no request has two tokens, that part of TTFT stands for the gap.
@@ -154,7 +155,7 @@ def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Ch
     return judged("client", lag.send_p99 <= send and lag.loop_p99 <= loop and lag.loop_max <= once, evidence)
 
 
-def pressure(engines: Mapping[str, Counters], allowed: bool) -> CheckResult:
+def pressure(engines: Mapping[str, Counters], allowed: bool) -> CheckRecord:
     """No request was preempted, unless the case is meant for that: it would have been computed twice."""
     preempted = sum(counters.preemptions for counters in engines.values())
     usage = ", ".join(f"{name} {counters.kv_usage_max:.0%}" for name, counters in engines.items())
@@ -162,10 +163,10 @@ def pressure(engines: Mapping[str, Counters], allowed: bool) -> CheckResult:
     return judged("pressure", allowed or not preempted, f"{preempted} preemptions{told}; most KV in use: {usage}")
 
 
-def parity(timelines: Sequence[Timeline], reference: Reference | NoReference, exact: bool) -> CheckResult:
+def parity(timelines: Sequence[Timeline], reference: Reference | NoReference, exact: bool) -> CheckRecord:
     """Greedy outputs of a sample of requests are the reference's; `reference` may be the reason why there is none."""
     if isinstance(reference, NoReference):
-        return CheckResult("parity", reference.status, reference.why)
+        return CheckRecord(check="parity", status=reference.status, evidence=reference.why)
     compared = [t for t in timelines if t.prompt_sha256 in reference.outputs and t.complete]
     if not compared:
         return not_applicable("parity", "no request of the sample finished")
@@ -181,7 +182,7 @@ def parity(timelines: Sequence[Timeline], reference: Reference | NoReference, ex
     return judged("parity", not wrong, evidence)
 
 
-def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> CheckResult:
+def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) -> CheckRecord:
     """The measured window is neither ramp nor drain: every slot had a request in flight."""
     seconds, all_seconds = (sum(repeat.seconds for repeat in some) for some in (steady, whole))
     tokens = sum(repeat.output_tokens for repeat in steady)
@@ -198,7 +199,7 @@ def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) 
     return judged("window", full >= _FULL_LOAD, evidence)
 
 
-def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> CheckResult:
+def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> CheckRecord:
     """The parts of TTFT are known: what none of them covers is small at the median."""
     if not timelines:
         return not_applicable("waterfall", "no request was measured")

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import filelock
 
@@ -22,6 +22,8 @@ from context_research.errors import EngineFailure, UsageProblem
 from context_research.hardware import devices, manifest
 from context_research.models.model import Model
 from context_research.records import store
+from context_research.records.base import JsonObject
+from context_research.records.reference import OutputRecord, ReferenceRecord
 from context_research.request import Leg, Request, Timeline
 from context_research.settings.schema import Settings
 
@@ -38,7 +40,7 @@ More than another order of summing was seen to turn, less than MOST_ALTERNATIVES
 class Reference:
     """Prompt hash -> greedy tokens, and the likeliest tokens' log-probabilities at each position."""
 
-    outputs: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, OutputRecord]
     origin: str
 
 
@@ -106,30 +108,32 @@ class Kept:
             request.sha256: loop.run(_alone(engine, request, self._alternatives, self._timeout))
             for request in self._requests
         }
-        payload = {"run_id": run_id, "engine": engine.role, "key": self._key, "outputs": outputs}
-        store.write(self.path, "parity_reference", payload | {"schema_version": store.SCHEMA_VERSION})
+        store.write(self.path, ReferenceRecord(run_id=run_id, engine=engine.role, key=self._key, outputs=outputs))
 
     def read(self) -> Reference:
         """Raises UsageProblem for a file that is corrupt, or a reference of something else."""
         try:
-            found = store.read(self.path, "parity_reference")
+            found = store.read(self.path, ReferenceRecord)
         except UsageProblem as problem:
             raise UsageProblem(f"{problem}; delete this parity reference, and it is made again") from None
-        if different := sorted(name for name in self._key if found["key"].get(name) != self._key[name]):
+        if different := sorted(name for name in self._key if found.key.get(name) != self._key[name]):
             raise UsageProblem(
                 f"{self.path} is the parity reference of something else (other {', '.join(different)}): delete it"
             )
-        if wrong := self._wrong(found["outputs"]):
+        if wrong := self._wrong(found.outputs):
             raise UsageProblem(f"{self.path} is corrupt: {wrong}; delete this parity reference, and it is made again")
-        return Reference(found["outputs"], f"the {found['engine']} engine alone, in run {found['run_id']}")
+        return Reference(found.outputs, f"the {found.engine} engine alone, in run {found.run_id}")
 
-    def _wrong(self, outputs: Mapping[str, Any]) -> str | None:
+    def _wrong(self, outputs: Mapping[str, OutputRecord]) -> str | None:
         for request in self._requests:
-            output, wanted = outputs.get(request.sha256, {"token_ids": (), "alternatives": ()}), request.output_tokens
-            counts = len(output["token_ids"]), len(output["alternatives"])
+            output, wanted = outputs.get(request.sha256, _NOTHING), request.output_tokens
+            counts = len(output.token_ids), len(output.alternatives)
             if counts != (wanted, wanted if self._alternatives else 0):
                 return f"{counts[0]} tokens with {counts[1]} alternatives where {wanted} were asked for"
         return None
+
+
+_NOTHING = OutputRecord(token_ids=(), alternatives=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +154,15 @@ class Difference:
         return f"{self.what} ({self.how})" if self.how else self.what
 
 
-def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: bool) -> Difference | None:
+def first_difference(expected: OutputRecord, timeline: Timeline, exact: bool) -> Difference | None:
     """The first token that is not the reference's; a near-tie is one only where outputs need not be `exact`."""
-    for position, (wanted, got) in enumerate(zip(expected["token_ids"], timeline.token_ids, strict=True)):
+    for position, (wanted, got) in enumerate(zip(expected.token_ids, timeline.token_ids, strict=True)):
         if wanted == got:
             continue
         what = f"token {position} is {got}, not {wanted}"
         if exact:
             return Difference(position, what, False)
-        likely = expected["alternatives"][position]
+        likely = expected.alternatives[position]
         # A token that is not listed is less likely than all that are.
         gap = likely[str(wanted)] - likely.get(str(got), min(likely.values()))
         how = f"{'' if str(got) in likely else 'more than '}{gap:.3g} nats less likely"
@@ -166,7 +170,7 @@ def first_difference(expected: Mapping[str, Any], timeline: Timeline, exact: boo
     return None
 
 
-def _key(requests: Sequence[Request], settings: Settings, model: Model) -> dict[str, Any]:
+def _key(requests: Sequence[Request], settings: Settings, model: Model) -> JsonObject:
     """Everything that may change an output; the requests' hashes cover prompts, lengths and seeds."""
     engine, machine = settings.engine, devices.describe()
     return {
@@ -185,7 +189,7 @@ def _key(requests: Sequence[Request], settings: Settings, model: Model) -> dict[
     }
 
 
-async def _alone(engine: Engine, request: Request, alternatives: int | None, timeout: float) -> dict[str, Any]:
+async def _alone(engine: Engine, request: Request, alternatives: int | None, timeout: float) -> OutputRecord:
     leg, tokens = Leg(engine.name), request.output_tokens
     try:
         async with asyncio.timeout(timeout):
@@ -199,4 +203,4 @@ async def _alone(engine: Engine, request: Request, alternatives: int | None, tim
     if len(leg.token_ids) != tokens:
         raise EngineFailure(f"{engine.role} engine {engine.name!r} made {len(leg.token_ids)} of {tokens} tokens")
     likely = [{str(token): round(value, 4) for token, value in position.items()} for position in leg.alternatives]
-    return {"token_ids": leg.token_ids, "alternatives": likely}
+    return OutputRecord(token_ids=tuple(leg.token_ids), alternatives=tuple(likely))

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
 
 from context_research.engines.base import Counters, Evidence
 from context_research.errors import UsageProblem
@@ -21,40 +20,26 @@ from context_research.measure.checks.output_parity import NoReference, Reference
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
 from context_research.models.model import Model
+from context_research.records.case import CheckRecord, Status
 from context_research.request import Timeline
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Resolved
 from context_research.workload.case import Case
 
-Status = Literal["pass", "fail", "n/a", "not provable"]
 STATUSES: tuple[Status, ...] = ("fail", "not provable", "pass", "n/a")
 """From that which a reader must see first."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """One check's result. `evidence` is one line with the figures behind it; `allowed`: by --allow-invalid."""
-
-    check: str
-    status: Status
-    evidence: str
-    allowed: bool = False
-
-    def as_json(self) -> dict[str, object]:
-        plain: dict[str, object] = {"check": self.check, "status": self.status, "evidence": self.evidence}
-        return plain | ({"allowed": True} if self.allowed and self.status == "fail" else {})
+def judged(name: str, good: bool, evidence: str) -> CheckRecord:
+    return CheckRecord(check=name, status="pass" if good else "fail", evidence=evidence)
 
 
-def judged(name: str, good: bool, evidence: str) -> CheckResult:
-    return CheckResult(name, "pass" if good else "fail", evidence)
+def not_applicable(name: str, why: str) -> CheckRecord:
+    return CheckRecord(check=name, status="n/a", evidence=why)
 
 
-def not_applicable(name: str, why: str) -> CheckResult:
-    return CheckResult(name, "n/a", why)
-
-
-def not_provable(name: str, why: str) -> CheckResult:
-    return CheckResult(name, "not provable", why)
+def not_provable(name: str, why: str) -> CheckRecord:
+    return CheckRecord(check=name, status="not provable", evidence=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +109,11 @@ class Check:
     """One validity check. `judge` is called where its evidence is there; `not_due` says why it does not arise here."""
 
     name: str
-    judge: Callable[[CaseEvidence], CheckResult]
+    judge: Callable[[CaseEvidence], CheckRecord]
     needs: frozenset[Evidence] = frozenset()
     not_due: Callable[[Settings], str | None] = lambda _: None
 
-    def ruled_out(self, settings: Settings, given: Given) -> CheckResult | None:
+    def ruled_out(self, settings: Settings, given: Given) -> CheckRecord | None:
         """The result where nothing is judged: n/a or not provable, by rule. None where it is judged."""
         if absent := [given.absent[kind] for kind in Evidence if kind in self.needs and kind in given.absent]:
             return not_applicable(self.name, absent[0])
@@ -143,11 +128,16 @@ def missing(needs: Collection[Evidence], given: Given) -> str:
     return "; ".join(f"{kind}: not given by {', '.join(who)}" for kind, who in lacking.items())
 
 
-def judge_all(checks: Iterable[Check], evidence: CaseEvidence) -> list[CheckResult]:
+def judge_all(checks: Iterable[Check], evidence: CaseEvidence) -> list[CheckRecord]:
     """Every check's result, in order."""
     settings = evidence.settings
-    results = [check.ruled_out(settings, evidence.given) or check.judge(evidence) for check in checks]
-    return [replace(result, allowed=result.check in settings.allow_invalid) for result in results]
+    results = (check.ruled_out(settings, evidence.given) or check.judge(evidence) for check in checks)
+    return [_allowed(result) if result.check in settings.allow_invalid else result for result in results]
+
+
+def _allowed(result: CheckRecord) -> CheckRecord:
+    """Only what failed is allowed to."""
+    return result.model_copy(update={"allowed": result.status == "fail"})
 
 
 def extended(checks: Sequence[Check], added: Iterable[Check]) -> tuple[Check, ...]:

@@ -57,7 +57,7 @@ def test_artifacts_hold_what_ran_on_what(both):
 def test_the_summary_proves_the_handoff(both):
     whole, split = (summary(folder)["cases"] for folder in both.runs)
     for case in split:
-        around = {1: 0, 2: 3}[case["params"]["concurrency"]]
+        around = {1: 0, 2: 3}[case["axes"]["concurrency"]]
         assert case["requests"] == {"asked": 2, "finished": 2, "around": around}
         count, prompt = 2 + around, case["tokens"]["prompt"]
         assert case["tokens"]["prompt_external"] >= prompt - count

@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from context_research.compare import comparison, verdict
-from context_research.records import store
 from context_research.records.files import RunFiles
 from context_research.report import comparison as comparison_report
 from context_research.settings.schema import CONFIGS
+from tests.support.artifacts import plain
 
 pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("vllm_imported")]
 SMALL = ("--seed=0", "--device-profile=cpu-2core", "--prompt-lengths=64", "--concurrency=1", "--requests=8")
@@ -57,11 +57,11 @@ def test_a_setting_varied_by_yaml_has_cases_rows_columns_and_verdicts(run, suite
 def test_a_setting_of_the_engines_starts_them_anew(run):
     result, files = run({"engine.max_num_batched_tokens": [32, 128]}, "--repeats=1", "--output-tokens=2")
     result.assert_outcomes(passed=2)
-    engines = store.read(files.metadata, "run_metadata")["engines"]
+    engines = plain(files.metadata, "run_metadata")["engines"]
     assert [engine["vllm_config"]["scheduler"]["max_num_batched_tokens"] for engine in engines] == [32, 128]
     few, many = comparison.load(files).cases.values()
     # A prompt of 64 tokens in chunks of 32 takes one step more, in each of 8 requests.
-    assert few["simulation"]["steps"] == many["simulation"]["steps"] + 8
+    assert few.simulation.steps == many.simulation.steps + 8
 
 
 def test_a_parameter_that_the_test_does_not_take_is_told(run):

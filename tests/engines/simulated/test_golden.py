@@ -38,7 +38,7 @@ def test_what_a_run_leaves_does_not_move(suite):
         left[f"{mode}/requests.jsonl"] = files.requests.read_text()
         left[f"{mode}/report.md"] = lasting(files.report.read_text())
     runs = [comparison.load(RunFiles(suite.path / "outputs", mode)) for mode in MODES]
-    judged = verdict.judge(comparison.of_runs(*runs)).as_json()
+    judged = verdict.judge(comparison.of_runs(*runs)).record().model_dump(mode="json")
     left["verdict.json"] = json.dumps(judged, indent=1) + "\n"
     for name, text in left.items():
         if WRITES:

@@ -93,26 +93,27 @@ ENGINE = made.engine(
 
 
 def test_a_real_runs_labels_name_its_devices():
-    labels, metadata = named("vllm").labels, made.metadata(engines=[made.engine()])
-    metadata["environment_manifest"]["machine"] = made.MACHINE
-    assert labels.device(metadata) == "2 CPU cores"
-    assert labels.indices(metadata) == "0,1"
+    manifest = made.metadata()["environment_manifest"] | {"machine": made.MACHINE}
+    run = made.run_record(engines=[made.engine()], environment_manifest=manifest)
+    labels = named("vllm").labels
+    assert labels.device(run) == "2 CPU cores"
+    assert labels.indices(run) == "0,1"
     assert (labels.mark, labels.warning([], [])) == ("", "")
 
 
 def test_a_simulated_runs_labels_say_that_no_engine_ran():
-    labels, metadata = named("simulated").labels, made.metadata(engines=[ENGINE])
-    assert labels.device(metadata) == "SIMULATED h200 (aiconfigurator-core 1, not calibrated)"
-    assert labels.indices(metadata) == "–"
-    cases = [made.case("p64-c1", simulation={"steps": 10, "extrapolated": 5})]
-    warning = labels.warning([ENGINE], cases)
+    labels, run = named("simulated").labels, made.run_record(engines=[ENGINE])
+    assert labels.device(run) == "SIMULATED h200 (aiconfigurator-core 1, not calibrated)"
+    assert labels.indices(run) == "–"
+    cases = [made.case_record("p64-c1", simulation={"steps": 10, "extrapolated": 5})]
+    warning = labels.warning(run.engines, cases)
     assert warning.startswith("> **SIMULATED: no engine ran")
     assert "Device profile h200 abcd" in warning
     assert "p64-c1 (50% of steps)" in warning
 
 
 def test_the_facts_of_a_simulated_run_are_its_profiles_and_not_this_machines():
-    facts = named("simulated").labels.facts(made.metadata(engines=[ENGINE]))
+    facts = named("simulated").labels.facts(made.run_record(engines=[ENGINE]))
     assert facts["device_profile"] == "h200 abcd"
     assert (facts["hardware.gpus"], facts["hardware.cpu"], facts["hardware.driver"]) == ([], (None, 0), None)
     assert facts["hardware.devices"] == 2

@@ -7,11 +7,11 @@ import click
 import pytest
 
 from context_research.cli.main import main
-from context_research.records import store
 from context_research.records.files import PLANNED, RunFiles
 from context_research.settings.experiments import PACKAGE
 from context_research.settings.schema import CONFIGS
 from tests.support import made
+from tests.support.artifacts import plain
 from tests.support.commands import refused, run
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -41,7 +41,7 @@ def test_init_run_writes_only_metadata(here):
     assert [path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()] == [
         f"outputs/runs/{run_id}/run_metadata.json"
     ]
-    metadata = store.read(RunFiles(here / "outputs", run_id).metadata, "run_metadata")
+    metadata = plain(RunFiles(here / "outputs", run_id).metadata, "run_metadata")
     assert (metadata["status"], metadata["reason"], metadata["planned"]) == ("incomplete", PLANNED, None)
     assert (metadata["seed"], metadata["serving"]["mode"]) == (7, "disaggregated")
     assert metadata["settings_sources"]["seed"] == "command line"
@@ -49,7 +49,7 @@ def test_init_run_writes_only_metadata(here):
 
 def test_init_run_can_leave_the_seed_to_the_run(here):
     run_id = init().stdout.strip()
-    assert store.read(RunFiles(here / "outputs", run_id).metadata, "run_metadata")["seed"] is None
+    assert plain(RunFiles(here / "outputs", run_id).metadata, "run_metadata")["seed"] is None
 
 
 def test_init_run_takes_a_name_a_folder_and_the_environment(here, monkeypatch):
@@ -63,7 +63,7 @@ def test_init_run_does_not_look_the_model_up(here, monkeypatch):
     monkeypatch.setattr("socket.socket.connect", None)
     result = init("--model-name", "nobody/nothing", "--run-id", "one")
     assert result.exit_code == 0
-    model = store.read(RunFiles(here / "outputs", "one").metadata, "run_metadata")["model"]
+    model = plain(RunFiles(here / "outputs", "one").metadata, "run_metadata")["model"]
     assert (model["name"], model["hash"]) == ("nobody/nothing", None)
 
 
@@ -77,7 +77,7 @@ def test_init_run_refuses_a_run_that_has_begun(here):
 def test_init_run_refuses_to_plan_a_run_twice(here):
     assert init("--run-id", "one", "--seed", 1).exit_code == 0
     refused(init("--run-id", "one", "--seed", 2), "run one exists already")
-    assert store.read(RunFiles(here / "outputs", "one").metadata, "run_metadata")["seed"] == 1
+    assert plain(RunFiles(here / "outputs", "one").metadata, "run_metadata")["seed"] == 1
 
 
 @pytest.mark.parametrize("run_id", ["a/b", "..", "latest"])
@@ -165,8 +165,8 @@ def test_report_without_a_completed_run(here):
     [
         pytest.param(None, "No such file or directory", id="missing"),
         pytest.param("{", "corrupt, no valid JSON", id="no-json"),
-        pytest.param(json.dumps(made.summary(schema_version=2)), "has schema version 2", id="version"),
-        pytest.param(json.dumps(made.summary(cases=[{}])), "is corrupt or from another version: cases.0: ", id="case"),
+        pytest.param(json.dumps(made.summary(schema_version=3)), "has schema version 3", id="version"),
+        pytest.param(json.dumps(made.summary(cases=[{}])), "from another version: cases.0.name: ", id="case"),
     ],
 )
 @pytest.mark.parametrize("run_id", ["a", "latest"])

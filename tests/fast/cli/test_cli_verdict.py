@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from context_research.records import store
 from context_research.records.files import AbFiles
 from tests.support import made_runs
+from tests.support.artifacts import plain
 from tests.support.commands import refused, run
 from tests.support.made_runs import CASE, FLAT
 
@@ -37,7 +37,7 @@ def test_the_verdict_of_an_ab_is_shown_and_kept(outputs, name):
     assert (result.exit_code, result.stderr) == (0, "")
     assert "disaggregated against aggregated: ttft p50: worse in 1 of 1 case." in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["report", "outputs/reports/ab1.md"]
-    kept = store.read(files.verdict, "verdict")
+    kept = plain(files.verdict, "verdict")
     assert [entry["outcome"] for entry in kept["primary"]] == ["worse", "worse"]
     assert files.report.is_file()
 
@@ -89,7 +89,7 @@ def test_undecided_fails_nothing(outputs):
 def test_the_family_and_what_is_practical_can_be_named(outputs):
     files = made_runs.A_B(outputs, ratio=1.02, noise=0.001)
     assert run("verdict", "ab1", "--primary", "ttft.p90", "--practical", "1%").exit_code == 0
-    kept = store.read(files.verdict, "verdict")
+    kept = plain(files.verdict, "verdict")
     assert [(entry["statistic"], entry["outcome"]) for entry in kept["primary"]] == [("p90", "worse")]
     assert (kept["practical"], kept["named_beforehand"]) == (0.01, False)
 
@@ -97,9 +97,9 @@ def test_the_family_and_what_is_practical_can_be_named(outputs):
 def test_a_family_that_the_plan_named_was_named_beforehand(outputs):
     files = made_runs.A_B(outputs, primary=["tpot"])
     assert run("verdict", "ab1").exit_code == run("verdict", "ab1", "--primary", "tpot").exit_code == 0
-    assert store.read(files.verdict, "verdict")["named_beforehand"] is True
+    assert plain(files.verdict, "verdict")["named_beforehand"] is True
     assert run("verdict", "ab1", "--primary", "ttft").exit_code == 0
-    assert store.read(files.verdict, "verdict")["named_beforehand"] is False
+    assert plain(files.verdict, "verdict")["named_beforehand"] is False
 
 
 def test_an_aa_is_a_noise_floor(outputs):
@@ -168,7 +168,7 @@ def test_a_bad_option_is_named(outputs, options):
     ("which", "text", "told"),
     [
         ("ab1/ab.json", "{", "ab.json: corrupt, no valid JSON"),
-        ("ab1/ab.json", '{"schema_version": 2}', "ab.json has schema version 2, this version reads 1: upgrade"),
+        ("ab1/ab.json", '{"schema_version": 3}', "ab.json has schema version 3, this version reads 2: upgrade"),
         ("ab1/ab.json", '{"schema_version": 1}', "ab.json is corrupt or from another version"),
     ],
     ids=["corrupt", "from the future", "another shape"],
@@ -235,7 +235,7 @@ def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
         "aggregated", "disaggregated", "disaggregated", "aggregated",
     ]  # fmt: skip
     (folder,) = (outputs / "ab").iterdir()
-    assert store.read(AbFiles(outputs, folder.name).verdict, "verdict")["comparison"] == folder.name
+    assert plain(AbFiles(outputs, folder.name).verdict, "verdict")["comparison"] == folder.name
     assert f"report  outputs/reports/{folder.name}.md" in result.stdout
 
 
@@ -243,7 +243,7 @@ def test_ab_plans_with_the_projects_ini_keys(here, outputs, sessions):
     (here / "pytest.ini").write_text("[pytest]\ncontext_research_requests = 7\n")
     assert run("ab", "e0", "--pairs", 1).exit_code == 0
     (path,) = (outputs / "ab").glob("*/ab.json")
-    planned = store.read(path, "ab")["plan"]["settings"]
+    planned = plain(path, "ab")["plan"]["settings"]
     assert [planned[arm]["workload"]["requests"] for arm in ("baseline", "candidate")] == [7, 7]
 
 

@@ -13,12 +13,12 @@ from context_research.compare.comparison import (
     other_mode,
 )
 from context_research.errors import UsageProblem
-from context_research.records import store
 from context_research.records.files import AbFiles, RunFiles, find, find_run
 from tests.support import made, made_runs
+from tests.support.artifacts import keep, plain
 from tests.support.made_runs import CASE, FLAT
 
-GPU = {"name": "H200", "memory_bytes": 1 << 37}
+GPU = {"id": "0", "name": "H200", "memory_bytes": 1 << 37}
 
 
 def refused(told, function, *arguments):
@@ -61,12 +61,12 @@ def test_other_checks_are_no_obstacle(tmp_path, status):
         pytest.param(None, "No such file or directory", id="missing"),
         pytest.param(lambda _: "{", "corrupt, no valid JSON", id="corrupt"),
         pytest.param(
-            lambda text: json.dumps(json.loads(text) | {"schema_version": 2}),
-            "has schema version 2, this version reads 1",
+            lambda text: json.dumps(json.loads(text) | {"schema_version": 3}),
+            "has schema version 3, this version reads 2",
             id="from the future",
         ),
         pytest.param(
-            lambda _: json.dumps({"schema_version": 2}), "has schema version 2", id="of a shape of the future"
+            lambda _: json.dumps({"schema_version": 3}), "has schema version 3", id="of a shape of the future"
         ),
         pytest.param(lambda _: "[]", "is corrupt or from another version: the whole", id="another shape"),
     ],
@@ -216,9 +216,9 @@ def test_a_setting_that_one_run_does_not_know_is_a_difference(tmp_path, which):
     """A run of an older version of ours, of the same schema version, has no such setting."""
     one, other = _two(tmp_path)
     files = RunFiles(tmp_path, which)
-    metadata = store.read(files.metadata, "run_metadata")
+    metadata = plain(files.metadata, "run_metadata")
     del metadata["settings"]["workload"]["allow_preemptions"]
-    store.write(files.metadata, "run_metadata", metadata)
+    keep(files.metadata, "run_metadata", metadata)
     refused("workload.allow_preemptions: ", check_comparable, load(one.files), load(other.files))
 
 
@@ -292,8 +292,8 @@ def test_rates_that_an_older_version_counted_in_the_window_are_not_compared(tmp_
     one, other = made_runs.pair(tmp_path, rates, rates)
     assert {"output_token_time", "goodput"} < set(of_runs(one, other).metrics)
     for run in (one, other):
-        old = [{key: value for key, value in run.cases[CASE]["repeats"][0].items() if key != "steady_seconds"}]
-        made_runs.edit(run.files.summary("e0"), "summary", cases__0__repeats=old)
+        old = run.cases[CASE].repeats[0].model_dump(mode="json", exclude={"steady_seconds"})
+        made_runs.older(run.files.summary("e0"), cases__0__repeats=[old])
     assert of_runs(load(one.files), load(other.files)).metrics == ["ttft", "tpot"]
 
 
@@ -304,7 +304,8 @@ def test_metrics_without_any_value_are_not_named(tmp_path):
 
 def test_a_run_from_before_repeats_were_recorded_is_refused(tmp_path):
     one, other = _two(tmp_path)
-    made_runs.edit(one.files.summary("e0"), "summary", cases__0__repeats=[{"seconds": 1.0}])
+    old = {"seconds": 1.0, "finished": 2, "output_tokens": 8}
+    made_runs.older(one.files.summary("e0"), cases__0__repeats=[old])
     refused("run r1 is from before repeats were compared", of_runs, load(one.files), other)
 
 
@@ -329,8 +330,8 @@ def test_the_sessions_of_an_ab_are_its_units(tmp_path):
     (pairs,) = two.pairs("ttft")
     assert (two.unit, two.name, two.report) == ("session", "ab1", tmp_path / "reports" / "ab1.md")
     assert (pairs.baseline, pairs.candidate) == (pytest.approx((0.1,) * 3), pytest.approx((0.2,) * 3))
-    assert [run.metadata["seed"] for run in two.baseline.runs] == [0, 1, 2]
-    assert [run.metadata["seed"] for run in two.candidate.runs] == [0, 1, 2]
+    assert [run.metadata.seed for run in two.baseline.runs] == [0, 1, 2]
+    assert [run.metadata.seed for run in two.candidate.runs] == [0, 1, 2]
     assert (two.baseline.label, two.candidate.label, two.same_arms) == ("aggregated", "disaggregated", False)
     assert two.allowed == {}
 
@@ -362,8 +363,8 @@ def test_a_pair_counts_once_both_its_sessions_are_there(tmp_path, status):
     made_runs.cut(files, 2)
     made_runs.edit(files.record, "ab", sessions__2__status=status)
     two = of_ab(files)
-    assert [run.metadata["seed"] for run in two.baseline.runs] == [0, 2]
-    assert [run.metadata["seed"] for run in two.candidate.runs] == [0, 2]
+    assert [run.metadata.seed for run in two.baseline.runs] == [0, 2]
+    assert [run.metadata.seed for run in two.candidate.runs] == [0, 2]
 
 
 def test_an_ab_without_a_pair_is_refused_with_what_to_do(tmp_path):

@@ -402,12 +402,9 @@ def plain(value):
 )
 def test_json_is_plain_data(ratios):
     verdict = alone(ratios)
-    data = verdict.as_json()
+    data = verdict.record().model_dump()
     assert plain(data)
-    assert json.loads(json.dumps(data, allow_nan=False)) == data | {
-        "baseline": list(verdict.pairs.baseline),
-        "candidate": list(verdict.pairs.candidate),
-    }
+    assert json.loads(json.dumps(data, allow_nan=False)) == verdict.record().model_dump(mode="json")
     assert data.keys() == {
         *("case", "metric", "statistic", "unit", "lower_is_better", "baseline", "candidate"),
         *("ratio", "low", "high", "p", "p_adjusted", "outcome", "reason", "pairs_needed"),

@@ -1,13 +1,11 @@
-import json
-
 import pytest
 
 from context_research.compare import statistics, verdict
 from context_research.compare.comparison import of_ab, of_runs
 from context_research.errors import UsageProblem
-from context_research.records import store
 from context_research.records.files import RunFiles
 from tests.support import made_runs
+from tests.support.artifacts import keep, plain
 from tests.support.made_runs import CASE
 
 AA = {"baseline": "aggregated", "candidate": "aggregated"}
@@ -171,8 +169,8 @@ def test_a_noise_floor_of_something_else_is_refused(tmp_path, changes):
 @pytest.mark.parametrize("pairs", [1, 2, 6])
 def test_it_passes_its_schema(tmp_path, pairs):
     found = judged(tmp_path, pairs=pairs)
-    store.write(tmp_path / "verdict.json", "verdict", found.as_json())
-    written = store.read(tmp_path / "verdict.json", "verdict")
+    keep(tmp_path / "verdict.json", "verdict", found.record().model_dump(mode="json"))
+    written = plain(tmp_path / "verdict.json", "verdict")
     assert (written["comparison"], written["unit"], written["experiment"]) == ("ab1", "session", "e0")
     assert written["baseline"]["runs"] == [run.files.run_id for run in found.comparison.baseline.runs]
     assert [entry["outcome"] for entry in written["primary"]] == [each.outcome for each in found.primary]
@@ -182,14 +180,14 @@ def test_it_passes_its_schema(tmp_path, pairs):
 
 def test_of_repeats_it_passes_its_schema_and_tells_the_noise(tmp_path):
     found = verdict.judge(repeats(tmp_path), ["ttft"])
-    store._validator("verdict").validate(json.loads(json.dumps(found.as_json())))
-    assert (found.as_json()["unit"], found.as_json()["start_noise"]) == ("repeat", verdict.START_NOISE)
+    keep(tmp_path / "verdict.json", "verdict", found.record().model_dump(mode="json"))
+    assert (found.record().unit, found.record().start_noise) == ("repeat", verdict.START_NOISE)
 
 
 def test_it_tells_what_was_allowed(tmp_path):
     changes = {"candidate": {"settings.model.dtype": "bfloat16"}}
     found = judged(tmp_path, changes=changes, allow_different=["model.dtype"])
-    assert found.as_json()["allowed_differences"] == {"model.dtype": ("float32", "bfloat16")}
+    assert found.record().allowed_differences == {"model.dtype": ("float32", "bfloat16")}
 
 
 # Looks before the end, and pairs without a value
@@ -200,14 +198,14 @@ def test_a_verdict_before_the_planned_end_says_so(tmp_path):
     files = made_runs.A_B(tmp_path, pairs=8, ratio=1.3)
     made_runs.edit(files.record, "ab", status="stopped", sessions__15__status="planned", sessions__14__status="planned")
     found = verdict.judge(of_ab(files))
-    assert found.as_json()["planned_pairs"] == 8
-    assert len(found.as_json()["primary"][0]["baseline"]) == 7
+    assert found.record().planned_pairs == 8
+    assert len(found.record().primary[0].baseline) == 7
 
 
 def test_pairs_that_have_no_value_on_one_side_are_not_left_out_of_a_verdict(tmp_path):
     """Goodput 0 in 4 of 10 sessions is the worst there is: without those the candidate would be better."""
     files = made_runs.A_B(tmp_path, pairs=10, noise=0.001, figures={CASE: {"goodput": [5.0]}}, ratio=1.2)
-    for session in store.read(files.record, "ab")["sessions"]:
+    for session in plain(files.record, "ab")["sessions"]:
         if session["arm"] == "candidate" and session["pair"] >= 6:
             path = RunFiles(tmp_path, session["run_id"]).summary("e0")
             made_runs.edit(path, "summary", cases__0__metrics__goodput__mean=0.0)

@@ -14,8 +14,8 @@ from context_research.engines.simulated import profiles
 from context_research.engines.simulated.step_time import aiconfigurator, model_of
 from context_research.engines.simulated.step_time.linear import FEATURES
 from context_research.fidelity.fit import fit
-from context_research.records import store
 from tests.support import made, made_runs
+from tests.support.artifacts import plain
 from tests.support.made import GPUS, MACHINE
 from tests.support.settings import chosen, placement, resolve_model
 
@@ -91,12 +91,15 @@ def rewrite_requests(files, serving):
     """Submit 1 ms + 2 µs a token, deliver 0.5 ms, a KV read 3 ms + 10 µs a token of its blocks."""
     records = [json.loads(line) for line in files.requests.read_text().splitlines()]
     for record in records:
+        if record["kind"] != "request":
+            continue
         tokens, blocks = record["prompt_tokens"], -(-record["prompt_tokens"] // 128)
-        record |= {"sent": 1.0, "prefill_queued": 1.0 + 1e-3 + 2e-6 * tokens}
-        record |= {"prefill_finished": 2.0, "token_times": [2.0005, 2.1]}
+        first = record["legs"][0] | {"sent": 1.0, "queued": 1.0 + 1e-3 + 2e-6 * tokens, "first_token": 2.0}
+        record |= {"legs": [first], "token_times": [2.0005, 2.1], "output_tokens_asked": 2}
         if serving == "disaggregated":
-            record |= {"handoff_started": 2.0, "handoff_finished": 2.003 + 1e-5 * blocks * 128}
-            record |= {"decode_first_token": 3.0, "token_times": [3.0005, 3.1]}
+            second = first | {"engine": "decode", "role": "decode", "first_token": 3.0}
+            second |= {"read_started": 2.0, "read_finished": 2.003 + 1e-5 * blocks * 128}
+            record |= {"legs": [first | {"role": "prefill"}, second], "token_times": [3.0005, 3.1]}
     files.requests.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
@@ -196,8 +199,10 @@ def test_of_one_prompt_length_the_base_s_line_is_scaled_whole(tmp_path):
     files = run(tmp_path, "one", "disaggregated")
     lines = [json.loads(line) for line in files.requests.read_text().splitlines() if '"p512-c1"' in line]
     for record in lines:  # half as fast in everything that the base says of a prompt of 512 tokens
-        record["prefill_queued"] = record["sent"] + 2 * (1e-3 + 2e-6 * 512)
-        record["handoff_finished"] = record["handoff_started"] + 2 * (3e-3 + 1e-5 * 512)
+        if record["kind"] == "request":
+            first, second = record["legs"]
+            first["queued"] = first["sent"] + 2 * (1e-3 + 2e-6 * 512)
+            second["read_finished"] = second["read_started"] + 2 * (3e-3 + 1e-5 * 512)
     files.requests.write_text("".join(json.dumps(record) + "\n" for record in lines))
     profile = calibrate(tmp_path, "one", "--device-profile", tmp_path / "base.yaml")
     for tokens in (128, 512, 4096):
@@ -364,7 +369,7 @@ def test_a_base_of_another_gpu(tmp_path):
 
 def test_without_a_client_s_share_it_is_told(tmp_path):
     files = run(tmp_path, "dis", "disaggregated")
-    made_runs.edit(files.summary("e0"), "summary", cases__0__params__concurrency=2)
+    made_runs.edit(files.summary("e0"), "summary", cases__0__axes__concurrency=2)
     records = files.requests.read_text().splitlines(keepends=True)
     kept = [line for line in records if '"p64-c1"' in line] + [line for line in records if '"p512-c1"' in line][:5]
     files.requests.write_text("".join(kept))
@@ -374,4 +379,4 @@ def test_without_a_client_s_share_it_is_told(tmp_path):
 
 
 def test_made_runs_are_true_to_their_schema(tmp_path):
-    assert store.read(run(tmp_path, "one").metadata, "run_metadata")["status"] == "completed"
+    assert plain(run(tmp_path, "one").metadata, "run_metadata")["status"] == "completed"

@@ -9,10 +9,10 @@ import pytest
 from context_research.engines.simulated import profiles
 from context_research.fidelity import fidelity
 from context_research.fidelity.replay import Replayed
-from context_research.records import store
 from context_research.records.files import AbFiles
 from context_research.settings.options import SIMULATED_OPT_IN
 from tests.support import made, made_runs
+from tests.support.artifacts import keep, plain
 from tests.support.commands import refused, run
 from tests.support.made import GPUS, MACHINE
 from tests.support.made_runs import CASE
@@ -33,11 +33,14 @@ def outputs(here):
 
 def scaled(repeat, factor):
     """The repeat on a machine that takes `factor` × as long."""
-    slower = [
-        replace(t, token_times=[t.scheduled + (at - t.scheduled) * factor for at in t.token_times])
-        for t in repeat.timelines
-    ]
-    return replace(repeat, timelines=slower)
+    return replace(repeat, timelines=[slower(each, factor) for each in repeat.timelines])
+
+
+def slower(request, factor):
+    leg = request.answer
+    times = [request.scheduled + (at - request.scheduled) * factor for at in leg.token_times]
+    legs = [replace(each, token_times=times) if each is leg else each for each in request.legs]
+    return replace(request, legs=legs)
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def simulated(monkeypatch):
     factors = {"aggregated": 1.0, "disaggregated": 1.0}
 
     def replayed(runs, real, profile):
-        factor = factors[runs[0].metadata["serving"]["mode"]]
+        factor = factors[runs[0].metadata.serving.mode]
         cases = tuple({name: [scaled(one, factor) for one in of] for name, of in cases.items()} for cases in real)
         return Replayed(cases, 100, 3, ({"source": "linear"},))
 
@@ -58,7 +61,7 @@ def told(*arguments):
     result = run("fidelity", *arguments, "--device-profile", "cpu-2core")
     assert result.exit_code == 0, result.output
     (path,) = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("report ")]
-    return result.stdout, store.read(fidelity.Path(path).with_suffix(".json"), "fidelity")
+    return result.stdout, plain(fidelity.Path(path).with_suffix(".json"), "fidelity")
 
 
 def real(outputs, run_id, ttft=0.1, tpot=0.01, *, repeats=3, requests=12, machine=MACHINE, changes=None, **values):
@@ -166,9 +169,9 @@ def test_signs_by_the_verdicts_of_an_ab(outputs, simulated, ratio, simulation, o
 def test_an_aa_has_no_signs(outputs, simulated):
     made_runs.A_B(outputs, arms={"baseline": "aggregated", "candidate": "aggregated"})
     files = AbFiles(outputs, "ab1")
-    record = store.read(files.record, "ab")
+    record = plain(files.record, "ab")
     record["plan"]["settings"]["candidate"] = record["plan"]["settings"]["baseline"]
-    store.write(files.record, "ab", record)
+    keep(files.record, "ab", record)
     text, found = told("ab1")
     assert "no signs: an A/A" in text
     assert found["signs"] == []

@@ -4,9 +4,10 @@ from context_research.engines.base import Counters
 from context_research.measure.checks import judge
 from context_research.measure.checks.kv_transport import Transport
 from context_research.measure.checks.output_parity import NoReference, Reference
-from context_research.measure.checks.registry import CheckResult
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
+from context_research.records.case import CheckRecord
+from context_research.records.reference import OutputRecord
 from tests.support.timelines import timeline
 
 BLOCK, KV = 16, 1000
@@ -211,10 +212,12 @@ def test_pressure_allows_no_preemption_unless_declared():
     assert "allowed" in judge.pressure(engines, allowed=True).evidence
 
 
+def output(tokens, alternatives):
+    return OutputRecord(token_ids=tuple(tokens), alternatives=tuple(alternatives))
+
+
 def parity(tokens, exact=True):
-    reference = Reference(
-        {"0": {"token_ids": [5, 6], "alternatives": [{"5": -1.0, "1": -1.8}, {"6": -1.0, "7": -1.75, "8": -3}]}}, "X"
-    )
+    reference = Reference({"0": output([5, 6], [{"5": -1.0, "1": -1.8}, {"6": -1.0, "7": -1.75, "8": -3}])}, "X")
     return judge.parity([timeline([1.0, 2.0], token_ids=tokens)], reference, exact)
 
 
@@ -241,7 +244,7 @@ def test_parity_names_what_differs():
 def test_a_token_that_is_not_listed_is_less_likely_than_all_that_are():
     """Seen on an H200: with five listed, all five within 0.125 nats, the sixth was called a wrong token."""
     assert parity([4, 6], exact=False).evidence.endswith("r: token 0 is 4, not 5 (more than 0.8 nats less likely)")
-    even = Reference({"0": {"token_ids": [5], "alternatives": [{"5": -1.0, "6": -1.05, "7": -1.1}]}}, "X")
+    even = Reference({"0": output([5], [{"5": -1.0, "6": -1.05, "7": -1.1}])}, "X")
     assert judge.parity([timeline([1.0], token_ids=[8])], even, False).status == "pass"
 
 
@@ -257,8 +260,8 @@ def test_parity_is_what_its_lack_of_a_reference_makes_of_it():
 
 
 def test_parity_says_why_it_does_not_apply():
-    assert judge.parity(good(), NoReference("n/a", "dummy weights"), True) == CheckResult(
-        "parity", "n/a", "dummy weights"
+    assert judge.parity(good(), NoReference("n/a", "dummy weights"), True) == CheckRecord(
+        check="parity", status="n/a", evidence="dummy weights"
     )
     assert judge.parity(good(), Reference({}, "X"), True).status == "n/a"
 
@@ -307,9 +310,3 @@ def test_nothing_measured_passes_no_check():
         judge.ttft_waterfall([], 4096, "cpu"),
     ]
     assert {check.status for check in checks} == {"n/a"}
-
-
-def test_a_check_is_plain_data():
-    assert disaggregated().as_json().keys() == {"check", "status", "evidence"}
-    assert CheckResult("cache", "fail", "why", allowed=True).as_json()["allowed"] is True
-    assert "allowed" not in CheckResult("cache", "pass", "why", allowed=True).as_json()

@@ -45,7 +45,7 @@ def made(tmp_path):
 def test_exact_outputs_ask_for_no_alternatives(tmp_path):
     one = kept(tmp_path, dtype="float32")
     one.make(Echo(), process_loop(), "r1")
-    assert all(output["alternatives"] == [] for output in one.read().outputs.values())
+    assert all(output.alternatives == () for output in one.read().outputs.values())
 
 
 def test_a_reference_is_read_back(made, tmp_path):

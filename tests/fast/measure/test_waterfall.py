@@ -3,12 +3,11 @@
 import pytest
 
 from context_research.measure import metrics, waterfall
-from context_research.request import Timeline
+from tests.support.timelines import timeline as made
 
 
 def timeline(**moments):
-    known = {"scheduled": 10.0, "sent": 10.1, "token_times": [13.0, 13.5]} | moments
-    return Timeline("r", "", 0, known.pop("scheduled"), known.pop("sent"), 8, 2, **known)
+    return made([13.0, 13.5], scheduled=10.0, sent=10.1, **moments)
 
 
 PREFILL = {"prefill_queued": 10.2, "prefill_started": 10.5, "prefill_finished": 11.5}
@@ -57,6 +56,6 @@ def test_parts_add_up_to_ttft(moments):
 def test_percentiles_need_their_samples():
     few = waterfall.summarize([timeline(**PREFILL)] * 7)
     enough = waterfall.summarize([timeline(**PREFILL)] * 51)
-    assert few["prefill"]["p50"] is None
-    assert enough["prefill"] | {"unit": "s", "count": 51} == enough["prefill"]
-    assert (enough["prefill"]["p50"], enough["prefill"]["p90"]) == pytest.approx((1.0, 1.0))
+    assert few["prefill"].p50 is None
+    assert (enough["prefill"].unit, enough["prefill"].count) == ("s", 51)
+    assert (enough["prefill"].p50, enough["prefill"].p90) == pytest.approx((1.0, 1.0))

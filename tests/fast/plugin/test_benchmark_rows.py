@@ -6,12 +6,14 @@ from types import SimpleNamespace
 import pytest
 
 from context_research.plugin.benchmark_rows import LABELS, RowSink, disabled, make_rows
+from context_research.records.case import FinishedCase
+from tests.support import made
 
 SAMPLES = [0.5, 0.25, 0.75]
 
 
-def payload(**values):
-    return {
+def finished(**values):
+    known = {
         "nodeid": "benchmarks/e0/test_e0.py::test_e0[p64-c1]",
         "experiment": "e0",
         "backend": "vllm",
@@ -20,15 +22,19 @@ def payload(**values):
         "model_label": "tiny seeded:1a2b3c4d",
         "work": "tiny seeded:1a2b3c4d float32, 16 out",
         "run_id": "r1",
-        "summary": {"name": "p64-c1", "params": {"prompt_tokens": 64, "concurrency": 1}},
+        "case": made.case_record(),
         "samples": {"ttft": SAMPLES, "tpot": [0.125], "handoff": []},
-    } | values
+        "windows": [],
+        "requests": [],
+        "engines": [],
+    }
+    return FinishedCase(**(known | values))
 
 
 def test_a_row_is_a_benchmark_with_all_its_samples():
     from pytest_benchmark.stats import Metadata
 
-    row = make_rows(payload())[0]
+    row = make_rows(finished())[0]
     assert isinstance(row, Metadata)
     assert bool(row)
     assert not row.has_error
@@ -39,7 +45,7 @@ def test_a_row_is_a_benchmark_with_all_its_samples():
 
 
 def test_a_row_is_named_after_metric_and_case():
-    saved = make_rows(payload())[0].as_dict()
+    saved = make_rows(finished())[0].as_dict()
     assert saved["name"] == "ttft p64-c1"
     assert (
         saved["fullname"]
@@ -51,11 +57,11 @@ def test_a_row_is_named_after_metric_and_case():
 
 
 def test_a_metric_without_samples_gives_no_row():
-    assert [row.name for row in make_rows(payload())] == ["ttft p64-c1", "tpot p64-c1"]
+    assert [row.name for row in make_rows(finished())] == ["ttft p64-c1", "tpot p64-c1"]
 
 
 def names(**values):
-    return [(row.fullname, row.group) for row in make_rows(payload(**values))]
+    return [(row.fullname, row.group) for row in make_rows(finished(**values))]
 
 
 def test_the_modes_meet_in_a_comparison():
@@ -96,7 +102,7 @@ def session(**values):
 @pytest.mark.parametrize("mode", LABELS)
 def test_rows_are_saved_under_the_modes_short_name(mode):
     ours = session()
-    RowSink(Config(ours)).add(payload(mode=mode))
+    RowSink(Config(ours)).add(finished(mode=mode))
     assert ours.save == LABELS[mode]
     assert len(ours.save) + len("0001_") <= 12, "tables cut the names of saved runs"
     assert [row.name for row in ours.benchmarks] == ["ttft p64-c1", "tpot p64-c1"]
@@ -107,7 +113,7 @@ def test_rows_are_saved_under_the_modes_short_name(mode):
 )
 def test_what_the_user_asked_to_save_is_left(asked):
     ours = session(**asked)
-    RowSink(Config(ours)).add(payload())
+    RowSink(Config(ours)).add(finished())
     assert (ours.save, ours.autosave, ours.json) == tuple(session(**asked).__dict__.values())[:3]
     assert len(ours.benchmarks) == 2
 
@@ -124,10 +130,10 @@ def test_disabled_keeps_no_rows(options, off):
     ours = session()
     config = Config(ours, **options)
     assert disabled(config) is off
-    RowSink(config).add(payload())
+    RowSink(config).add(finished())
     assert bool(ours.benchmarks) is not off
     assert bool(ours.save) is not off
 
 
 def test_without_pytest_benchmark_rows_go_nowhere():
-    RowSink(Config(None)).add(payload())
+    RowSink(Config(None)).add(finished())

@@ -5,7 +5,7 @@ from tests.support import made
 
 
 def case(name, **statuses):
-    return made.case(
+    return made.case_record(
         name, validity=[{"check": c, "status": s, "evidence": f"{c} of {name}"} for c, s in statuses.items()]
     )
 

@@ -1,7 +1,7 @@
 import pytest
 
 from context_research.errors import UsageProblem
-from context_research.records import store
+from context_research.records.summary import SummaryRecord
 from context_research.report import run
 from context_research.report.run import render
 from tests.support import made
@@ -9,11 +9,8 @@ from tests.support.artifacts import cells
 
 
 def rendered(metadata=None, **summary):
-    """The report of artifacts that their schema accepts."""
-    metadata, summary = made.metadata(**(metadata or {})), made.summary(**summary)
-    for kind, payload in (("run_metadata", metadata), ("summary", summary)):
-        store._validator(kind).validate(payload)
-    return render(metadata, summary)
+    """The report of artifacts that their records accept."""
+    return render(made.run_record(**(metadata or {})), SummaryRecord.model_validate(made.summary(**summary)))
 
 
 def test_a_completed_run_shows_what_ran_where_and_how_fast():
@@ -34,11 +31,10 @@ def test_the_gpus_are_those_that_the_engines_had():
     gpus = [{"id": str(index), "name": name} for index, name in enumerate(["H200", "H200", "A100"])]
     machine = made.metadata()["environment_manifest"]["machine"] | {"gpus": gpus}
     values = {"device": "cuda", "engines": [made.engine(devices=[0]), made.engine(devices=[1])]}
-    assert run.about(made.metadata(**values) | {"environment_manifest": {"machine": machine}}).endswith("2 × H200")
+    values["environment_manifest"] = made.metadata()["environment_manifest"] | {"machine": machine}
+    assert run.about(made.run_record(**values)).endswith("2 × H200")
     values["engines"].append(made.engine(devices=[2]))
-    assert run.about(made.metadata(**values) | {"environment_manifest": {"machine": machine}}).endswith(
-        "2 × H200, A100"
-    )
+    assert run.about(made.run_record(**values)).endswith("2 × H200, A100")
 
 
 def test_a_failed_case_is_shown_with_its_evidence():

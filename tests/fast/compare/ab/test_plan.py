@@ -11,7 +11,7 @@ from tests.support.made_sessions import plan
 
 
 def test_arms_are_run_abba_and_pairs_share_a_seed():
-    order = [(session["pair"], session["arm"], session["seed"]) for session in plan(pairs=4).sessions()]
+    order = [(session.pair, session.arm, session.seed) for session in plan(pairs=4).sessions()]
     assert order == [
         (0, "baseline", 5),
         (0, "candidate", 5),
@@ -26,7 +26,7 @@ def test_arms_are_run_abba_and_pairs_share_a_seed():
 
 @pytest.mark.parametrize("pairs", range(2, 9, 2))
 def test_over_pairs_of_pairs_both_arms_run_equally_early(pairs):
-    order = [session["arm"] for session in plan(pairs=pairs).sessions()]
+    order = [session.arm for session in plan(pairs=pairs).sessions()]
     places = {arm: sum(i for i, each in enumerate(order) if each == arm) for arm in ab_plan.ARMS}
     assert places["baseline"] == places["candidate"]
 

@@ -53,15 +53,15 @@ def test_it_says_how_far_it_is_and_for_how_long(outputs, sessions, monkeypatch):
 
 def test_time_left_is_each_arms_own(outputs):
     opened = Ab.open(outputs, plan())
-    for session, seconds in zip(opened.record["sessions"], (10.0, 50.0, 70.0), strict=False):
-        session |= {"status": "completed", "seconds": seconds}
+    for number, seconds in enumerate((10.0, 50.0, 70.0), 1):
+        opened._change(number, status="completed", seconds=seconds)
     # To come: baseline, baseline, candidate, at 10, 10 and (50 + 70) / 2.
     assert opened._time_left() == ", about 0:01:20 left"
 
 
 def test_time_left_before_an_arm_has_run_is_the_other_arms(outputs):
     opened = Ab.open(outputs, plan(pairs=1))
-    opened.record["sessions"][0] |= {"status": "completed", "seconds": 10.0}
+    opened._change(1, status="completed", seconds=10.0)
     assert opened._time_left() == ", about 0:00:10 left"
 
 

@@ -20,7 +20,7 @@ def machine(monkeypatch, count):
 def test_a_pairs_arms_have_groups_of_their_own_and_the_next_pairs_have_them_the_other_way_round(monkeypatch, groups):
     machine(monkeypatch, 4)
     made_plan = plan(pairs=8, device_groups=groups)
-    where = {(session["pair"], session["arm"]): tuple(session["devices"]) for session in made_plan.sessions()}
+    where = {(session.pair, session.arm): session.devices for session in made_plan.sessions()}
     lanes = len(made_plan.device_groups) // 2
     for pair in range(8):
         lane = made_plan.device_groups[2 * (pair % lanes) : 2 * (pair % lanes) + 2]
@@ -100,7 +100,7 @@ def test_a_group_whose_own_sessions_are_done_takes_over_anothers(outputs, sessio
     found = beside(monkeypatch, sessions, lambda number: number != 2 or len(sessions.ran) == 6)
     run(outputs, device_groups="0;1")
     assert found.together[1:] == [(1, 2), (2, 3), (2, 4), (2, 5), (2, 6)]
-    assert [each["group"] for each in sessions.ran] == [[0], [1], [0], [0], [0], [0]]
+    assert [each["group"] for each in sessions.ran] == [(0,), (1,), (0,), (0,), (0,), (0,)]
     assert {tuple(s["devices"]) for s in recorded(outputs)["sessions"] if s["status"] == "completed"} == {(0,), (1,)}
 
 

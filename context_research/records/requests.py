@@ -1,0 +1,154 @@
+"""requests.jsonl: a line for each repeat's window, and one for each request with a leg for each engine it passed.
+
+Moments are seconds since the case's start. What measuring a run gave, reading these lines back gives.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from context_research.errors import UsageProblem
+from context_research.records.base import Record
+from context_research.request import Leg, Phase, Timeline
+from context_research.settings.schema import Slo
+
+_DIGITS = 7
+"""Moments are kept to a tenth of a microsecond."""
+
+
+class WindowRecord(Record):
+    """One measured pass: its window, and what rates and costs in it are counted by (measure/metrics.py, Repeat)."""
+
+    kind: Literal["repeat"] = "repeat"
+    case: str
+    repeat: int
+    started: float
+    ended: float
+    devices: int
+    """GPUs that served; on CPU 1, the machine."""
+    slo: Slo
+    transfers: tuple[tuple[float, int], ...]
+    """(seconds, bytes) of each handoff, by the connector's own records."""
+    joules: float | None
+
+
+class LegRecord(Record):
+    """What one engine did for the request (request.Leg); the tokens stand with the request."""
+
+    engine: str
+    role: str
+    sent: float | None
+    queued: float | None
+    started: float | None
+    first_token: float | None
+    read_started: float | None
+    read_finished: float | None
+    cached_tokens: int | None
+    finish_reason: str | None
+
+    @classmethod
+    def of(cls, leg: Leg, origin: float) -> LegRecord:
+        moments = {name: _since(getattr(leg, name), origin) for name in MOMENTS}
+        return cls(
+            engine=leg.engine,
+            role=leg.role,
+            cached_tokens=leg.cached_tokens,
+            finish_reason=leg.finish_reason,
+            **moments,
+        )
+
+    def leg(self) -> Leg:
+        return Leg(**self.model_dump())
+
+
+MOMENTS = ("sent", "queued", "started", "first_token", "read_started", "read_finished")
+"""The fields of a leg that are moments: they are shifted by the clock's origin, all others are not."""
+
+
+class RequestRecord(Record):
+    """One request that was sent. `token_times` and `token_ids` are those that the client got."""
+
+    kind: Literal["request"] = "request"
+    case: str
+    request: str
+    prompt_sha256: str
+    repeat: int
+    phase: Phase
+    scheduled: float
+    prompt_tokens: int
+    output_tokens_asked: int
+    legs: tuple[LegRecord, ...]
+    token_times: tuple[float, ...]
+    token_ids: tuple[int, ...]
+    error: str | None
+    waterfall: dict[str, float] | None = None
+    """Seconds of each part of TTFT; None where no token came."""
+
+    @classmethod
+    def of(
+        cls, timeline: Timeline, case: str, origin: float, waterfall: dict[str, float] | None = None
+    ) -> RequestRecord:
+        """`timeline` with its moments as seconds since `origin`."""
+        return cls(
+            case=case,
+            request=timeline.request,
+            prompt_sha256=timeline.prompt_sha256,
+            repeat=timeline.repeat,
+            phase=timeline.phase,
+            scheduled=round(timeline.scheduled - origin, _DIGITS),
+            prompt_tokens=timeline.prompt_tokens,
+            output_tokens_asked=timeline.output_tokens_asked,
+            legs=tuple(LegRecord.of(leg, origin) for leg in timeline.legs),
+            token_times=tuple(round(at - origin, _DIGITS) for at in timeline.token_times),
+            token_ids=tuple(timeline.token_ids),
+            error=timeline.error,
+            waterfall=waterfall,
+        )
+
+    def timeline(self) -> Timeline:
+        """Read back, but for the token ids, which are half of the memory."""
+        made = Timeline(
+            request=self.request,
+            prompt_sha256=self.prompt_sha256,
+            repeat=self.repeat,
+            scheduled=self.scheduled,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens_asked=self.output_tokens_asked,
+            phase=self.phase,
+            legs=[leg.leg() for leg in self.legs],
+            error=self.error,
+        )
+        if made.answer is not None:
+            made.answer.token_times = list(self.token_times)
+        return made
+
+
+Line = Annotated[WindowRecord | RequestRecord, Field(discriminator="kind")]
+_LINE: TypeAdapter[WindowRecord | RequestRecord] = TypeAdapter(Line)
+
+
+def read(path: Path, upgrade: Any) -> Iterator[WindowRecord | RequestRecord]:
+    """The lines of a requests.jsonl; those of an earlier version by way of `upgrade`. Raises UsageProblem: missing,
+    corrupt, of another version."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                plain = json.loads(line)
+                try:
+                    yield _LINE.validate_python(upgrade(plain))
+                except (ValidationError, KeyError, TypeError, AttributeError) as error:
+                    told = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+                    raise UsageProblem(f"{path} is corrupt or from another version: line {number}: {told}") from None
+    except OSError as error:
+        raise UsageProblem(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageProblem(f"{path} is corrupt, no JSON lines ({error})") from None
+
+
+def _since(moment: float | None, origin: float) -> float | None:
+    return None if moment is None else round(moment - origin, _DIGITS)

@@ -1,0 +1,57 @@
+"""verdict.json: what a comparison says."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from context_research.records.base import Artifact, Record
+from context_research.records.run import ModelRecord
+
+Outcome = Literal["better", "worse", "equivalent", "undecided"]
+
+
+class PairsRecord(Record):
+    """One figure of one case: its pairs, and what they say (compare/statistics.py, Verdict)."""
+
+    case: str
+    metric: str
+    statistic: str
+    unit: str
+    lower_is_better: bool
+    baseline: tuple[float | None, ...]
+    candidate: tuple[float | None, ...]
+    ratio: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_adjusted: float | None
+    outcome: Outcome | None
+    """None outside the family."""
+    reason: str
+    pairs_needed: int | None
+
+
+class SideRecord(Record):
+    label: str
+    runs: tuple[str, ...]
+
+
+class VerdictRecord(Artifact):
+    comparison: str
+    unit: Literal["session", "repeat"]
+    experiment: str
+    backend: str
+    device: str
+    model: ModelRecord
+    baseline: SideRecord
+    candidate: SideRecord
+    planned_pairs: int | None = None
+    practical: float
+    start_noise: float
+    named_beforehand: bool = True
+    noise_floor: str | None = None
+    primary: tuple[PairsRecord, ...]
+    descriptive: tuple[PairsRecord, ...]
+    allowed_differences: dict[str, tuple[JsonValue, JsonValue]] = Field(default_factory=dict)

@@ -1,0 +1,78 @@
+"""What version 1 wrote reads as today's: the same simulated runs, as they were written then and as they are now."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from context_research.compare import observations
+from context_research.measure.metrics import METRICS
+from context_research.records import requests, store, upgrade
+from context_research.records.files import RunFiles
+from context_research.records.requests import RequestRecord, WindowRecord
+from context_research.records.run import RunRecord
+from context_research.records.summary import SummaryRecord
+from context_research.records.verdict import VerdictRecord
+from tests.support import made
+from tests.support.suite import ROOT
+
+THEN, NOW = ROOT / "tests/support/version_1", ROOT / "tests/engines/simulated/golden"
+MODES = ("aggregated", "disaggregated")
+
+
+def lines(folder):
+    return list(requests.read(folder / "requests.jsonl", upgrade.request_line))
+
+
+def without_the_first_legs_end(request):
+    """How a prefill leg ended was in no file."""
+    first, *rest = request.legs
+    first = first.model_copy(update={"finish_reason": None}) if rest else first
+    return request.model_copy(update={"legs": (first, *rest)})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_summary_has_every_figure(mode):
+    then, now = (store.read(folder / mode / "e0_summary.json", SummaryRecord) for folder in (THEN, NOW))
+    assert then == now
+    assert then.cases[0].axes == {"prompt_tokens": 256, "concurrency": 1}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_request_is_the_same(mode):
+    then, now = lines(THEN / mode), lines(NOW / mode)
+    assert not any(isinstance(line, WindowRecord) for line in then)
+    assert then == [without_the_first_legs_end(line) for line in now if isinstance(line, RequestRecord)]
+    assert len(then) == 20
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_repeats_are_the_same_but_for_what_no_file_held(mode, tmp_path):
+    """Transfers and energy: version 1 kept them of whole cases only."""
+    files = RunFiles(tmp_path, mode)
+    made.on_disk(tmp_path, mode, status="completed")
+    shutil.copy(THEN / mode / "requests.jsonl", files.requests)
+    then = observations.read(files)
+    shutil.copy(NOW / mode / "requests.jsonl", files.requests)
+    now = observations.read(files)
+    assert then.keys() == now.keys()
+    for case in now:
+        for before, after in zip(then[case], now[case], strict=True):
+            for metric in METRICS:
+                if not metric.name.startswith("handoff"):
+                    assert list(metric.samples(before)) == list(metric.samples(after)), metric.name
+
+
+def test_a_verdict_is_the_same():
+    assert store.read(THEN / "verdict.json", VerdictRecord) == store.read(NOW / "verdict.json", VerdictRecord)
+
+
+def test_a_class_that_has_moved_is_found_where_it_is(tmp_path):
+    payload = made.metadata(settings=made.resolved("disaggregated").settings.model_dump(mode="json"))
+    payload["settings"]["serving"]["handoff"]["connector_module"] = "context_research.serving.nixl"
+    path = tmp_path / "run_metadata.json"
+    path.write_text(json.dumps(payload | {"schema_version": 1}))
+    module = store.read(path, RunRecord).setting("serving.handoff.connector_module")
+    assert module == "context_research.engines.vllm.nixl_connector"
+    assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
