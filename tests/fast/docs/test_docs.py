@@ -11,6 +11,10 @@ from markdown_it import MarkdownIt
 
 from context_research.measure import metrics
 from context_research.measure.checks.builtin import BUILT_IN
+from context_research.records.case import CaseRecord
+from context_research.records.requests import LegRecord, RequestRecord, WindowRecord
+from context_research.records.run import EngineRecord, ManifestRecord, RunRecord
+from context_research.records.verdict import PairsRecord, VerdictRecord
 
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
@@ -155,6 +159,25 @@ def test_generated_parts_name_what_the_code_has(reference):
     assert "`--device-groups '0;1'`" in reference.session_options()
     assert "| `routing` | `round_robin`, `least_loaded` | `least_loaded` |" in reference.settings()
     assert "## `verdict`" in reference.cli()
+
+
+RECORDS = (
+    RunRecord,
+    EngineRecord,
+    ManifestRecord,
+    CaseRecord,
+    WindowRecord,
+    RequestRecord,
+    LegRecord,
+    VerdictRecord,
+    PairsRecord,
+)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_every_field_of_an_artifact_is_on_its_page(record):
+    named = set(re.findall(r"`(\w+)`", read(DOCS / "artifacts.md")))
+    assert {field.alias or name for name, field in record.model_fields.items()} - named == set()
 
 
 def test_every_room_has_its_row():
