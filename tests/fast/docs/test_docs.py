@@ -109,6 +109,22 @@ def test_pages_named_in_the_code():
     assert [name(source) + ": " + target for source, target in found if wrong(ROOT / "README.md", target)] == []
 
 
+def test_files_named_in_pages():
+    """`measure/metrics.py` and the like: from the root, the package, or the page's own folder."""
+    found = [
+        (page, path)
+        for page in PAGES
+        if RESULTS not in page.parents
+        for path in re.findall(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|sh|yaml|toml|txt))`", read(page))
+    ]
+    assert len(found) > 20
+    places = (ROOT, ROOT / "context_research")
+    missing = [
+        f"{name(page)}: {path}" for page, path in found if not any((p / path).exists() for p in (*places, page.parent))
+    ]
+    assert missing == []
+
+
 def test_every_page_is_in_the_index_once():
     listed = [page for pages in by_purpose().values() for page in pages]
     assert sorted(listed) == sorted({*DOCS.glob("*.md"), RESULTS / "README.md"} - {DOCS / "README.md"})
