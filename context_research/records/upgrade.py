@@ -12,6 +12,8 @@ from typing import Any
 
 from context_research.records.base import SCHEMA_VERSION, JsonObject
 
+Plain = dict[str, Any]
+"""What a JSON file of an earlier version holds."""
 _COUNTED_IN_WINDOW = ("output_token_time", "goodput")
 _MOVED = {"context_research.serving.nixl": "context_research.engines.vllm.nixl_connector"}
 """Classes that settings name: where they were, and where they are."""
@@ -37,7 +39,7 @@ def request_line(plain: Any) -> Any:
     }
 
 
-def legs(flat: dict[str, Any]) -> list[dict[str, Any]]:
+def legs(flat: Plain) -> list[Plain]:
     """A request's legs from version 1's fields."""
     first = {
         "engine": flat.get("prefill_engine") or "prefill",
@@ -80,11 +82,11 @@ def _run(plain: JsonObject) -> JsonObject:
     return plain
 
 
-def _summary(plain: dict[str, Any]) -> dict[str, Any]:
+def _summary(plain: Plain) -> Plain:
     return plain | {"cases": [_case(case) for case in plain["cases"]]}
 
 
-def _case(case: dict[str, Any]) -> dict[str, Any]:
+def _case(case: Plain) -> Plain:
     case = {"axes" if key == "params" else key: value for key, value in case.items()}
     repeats = [{"steady_seconds": None, "metrics": {}} | repeat for repeat in case.get("repeats", ())]
     if any(repeat["steady_seconds"] is None for repeat in repeats):
@@ -95,11 +97,11 @@ def _case(case: dict[str, Any]) -> dict[str, Any]:
     return case | {"repeats": repeats}
 
 
-def _steady(metrics: dict[str, Any]) -> dict[str, Any]:
+def _steady(metrics: Plain) -> Plain:
     return {name: metric for name, metric in metrics.items() if name not in _COUNTED_IN_WINDOW}
 
 
-def _ab(plain: dict[str, Any]) -> dict[str, Any]:
+def _ab(plain: Plain) -> Plain:
     # Experiments were in benchmarks/ alone.
     return plain | {"plan": {"folder": f"benchmarks/{plain['plan']['experiment']}"} | plain["plan"]}
 
