@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from context_research.request import Leg, Request
 
@@ -156,9 +156,9 @@ class Engine(Protocol):
     async def reset_prefix_cache(self) -> bool:
         """Empty the prefix cache; False where blocks are in use. All counts of earlier requests are in afterwards."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The engine as plain data, for artifacts: whatever says how it was configured. `pids` are those of its
-        processes, `vllm_config` vLLM's resolved configuration by group; both optional (contract.py fills in)."""
+        processes, `vllm_config` vLLM's resolved configuration by group; both optional."""
 
 
 def capabilities(engine: Engine) -> frozenset[Evidence]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from pydantic import ValidationError
+
 from context_research.engines.base import Counters, Engine, Evidence, capabilities
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import Placement
+from context_research.records.run import EngineRecord
 
 _REQUIRED = ("name", "role", "log", "counters", "dead")
 _METHODS = ("start", "close", "serve", "describe")
@@ -32,17 +35,21 @@ def check(engine: Engine, placement: Placement) -> None:
         raise _problem(engine, f"its capabilities name {unknown[0]!r}; of {', '.join(Evidence)}")
 
 
-def described(engine: Engine, placement: Placement) -> dict[str, object]:
+def described(engine: Engine, placement: Placement) -> EngineRecord:
     """The engine as artifacts hold it: what it says of itself, and what every reader may rely on.
 
-    `class` is the engine's Python class; `pids` and `vllm_config` are empty of an engine that has none.
-    Raises UsageProblem where it describes itself by no mapping.
+    Raises UsageProblem where it describes itself by no mapping, or gives a known key another meaning.
     """
     own: object = engine.describe()
     if not isinstance(own, Mapping):
         raise _problem(engine, f"its describe() gives {type(own).__name__}, not a mapping")
-    defaults: dict[str, object] = {"devices": list(placement.devices), "pids": [], "vllm_config": {}}
-    return {**defaults, **own, "name": engine.name, "role": engine.role, "class": class_of(engine)}
+    always = {"name": engine.name, "role": engine.role, "class": class_of(engine)}
+    try:
+        return EngineRecord.model_validate({"devices": placement.devices, **own, **always})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise _problem(engine, f"its describe() gives {key}: {first['msg']}, got {first['input']!r:.60}") from None
 
 
 def class_of(engine: Engine) -> str:

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from context_research.backends.registry import named
 from context_research.compare import comparison, observations
@@ -22,6 +21,7 @@ from context_research.fidelity.replay import replay
 from context_research.measure import waterfall
 from context_research.records.fidelity import FigureRecord
 from context_research.records.files import AbFiles, RunFiles
+from context_research.records.run import StepTimesRecord
 
 BARS = {("tpot", "p50"): 0.05, ("ttft", "p50"): 0.10, ("tpot", "p90"): 0.15, ("ttft", "p90"): 0.15}
 """(metric, statistic) -> the largest error, either way, that passes. Set for held-out cases on two CPU cores."""
@@ -80,7 +80,7 @@ class Pool:
     simulated: Arm
     steps: int
     extrapolated: int
-    step_times: tuple[Mapping[str, Any], ...]
+    step_times: tuple[StepTimesRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)

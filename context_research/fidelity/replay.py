@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
@@ -21,6 +20,7 @@ from context_research.models import hub
 from context_research.models.model import Model
 from context_research.records import store
 from context_research.records.files import RunFiles
+from context_research.records.run import StepTimesRecord
 from context_research.serving import build, preflight
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
@@ -36,7 +36,7 @@ class Replayed:
     steps: int
     extrapolated: int
     """Of the steps: those outside what the step-time model was fitted on."""
-    step_times: tuple[Mapping[str, Any], ...]
+    step_times: tuple[StepTimesRecord, ...]
     """Of each engine, as it describes them."""
 
 
@@ -69,14 +69,14 @@ def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed
                         files = RunFiles(folder, f"{len(served)}")
                         served[key] = _served(run, own, settings.model_copy(update={"seed": seed}), topology, files)
                     found.append(served[key])
-                described = tuple(engine.describe()["simulated"]["step_times"] for engine in topology.engines)
+                step_times = tuple(e.simulated.step_times for e in topology.describe() if e.simulated)
                 counters = [engine.counters for engine in topology.engines]
             finally:
                 topology.close()
         except EngineFailure as failure:
             raise UsageProblem(f"run {first.files.run_id} can't be simulated: {failure}") from None
     steps, extrapolated = sum(c.steps for c in counters), sum(c.extrapolated for c in counters)
-    return Replayed(tuple(found), steps, extrapolated, described)
+    return Replayed(tuple(found), steps, extrapolated, step_times)
 
 
 def _served(run: Run, real: Cases, settings: Settings, topology: Topology, files: RunFiles) -> Cases:

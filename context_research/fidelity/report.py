@@ -16,7 +16,6 @@ from context_research.fidelity.fidelity import BARS, Fidelity, Pool
 from context_research.hardware.manifest import vllm_version
 from context_research.records import store
 from context_research.records.fidelity import ArmRecord, CountsRecord, FidelityRecord, PartRecord, ProfileRecord
-from context_research.records.run import StepTimesRecord
 from context_research.report.tables import quantity, table
 
 Table = tuple[tuple[str, ...], list[tuple[Any, ...]]]
@@ -99,7 +98,7 @@ def _arm(pool: Pool) -> ArmRecord:
         seeds=tuple(run.metadata.seed for run in pool.runs),
         steps=pool.steps,
         extrapolated=pool.extrapolated,
-        step_times=tuple(StepTimesRecord.model_validate(each) for each in pool.step_times),
+        step_times=pool.step_times,
     )
 
 
@@ -145,7 +144,7 @@ def _notes(found: Fidelity) -> list[str]:
 
 
 def _versions(found: Fidelity) -> dict[str, str | None]:
-    used = {str(steps["package"]) for pool in found.pools for steps in pool.step_times if "package" in steps}
+    used = {steps.package for pool in found.pools for steps in pool.step_times if steps.package}
     return {
         "vllm": comparison.facts(found.runs[0])["vllm"],
         "vllm_simulating": vllm_version(),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, TypedDict
 
 import psutil
 
@@ -101,9 +101,37 @@ def _handle(library: Any, name: str) -> Any:
     return library.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else library.nvmlDeviceGetHandleByUUID(name)
 
 
-def describe() -> dict[str, Any]:
+class Cpu(TypedDict):
+    model: str | None
+    cores: list[int]
+    memory_bytes: int
+
+
+class Gpu(TypedDict):
+    """One card as NVML has it: bytes, watts, MHz now and at most. None where NVML does not say."""
+
+    id: str
+    name: str
+    memory_bytes: int
+    power_limit_w: float | None
+    sm_clock_mhz: float | None
+    sm_clock_max_mhz: float | None
+    memory_clock_mhz: float | None
+    memory_clock_max_mhz: float | None
+
+
+class Description(TypedDict):
+    """`topology`: pair of GPU ids -> NVML's level of their common ancestor."""
+
+    cpu: Cpu
+    gpus: list[Gpu]
+    driver: str | None
+    topology: dict[str, int]
+
+
+def describe() -> Description:
     """Devices, driver and topology for the environment manifest."""
-    cpu = {
+    cpu: Cpu = {
         "model": _cpu_model(),
         "cores": sorted(os.sched_getaffinity(0)),
         "memory_bytes": int(psutil.virtual_memory().total),
@@ -123,8 +151,7 @@ def describe() -> dict[str, Any]:
         }
 
 
-def _gpu(library: Any, name: str, handle: Any) -> dict[str, object]:
-    """One card: id, NVML name, bytes, watts, MHz now and at most. None where NVML does not say."""
+def _gpu(library: Any, name: str, handle: Any) -> Gpu:
     now, most = library.nvmlDeviceGetClockInfo, library.nvmlDeviceGetMaxClockInfo
     return {
         "id": name,

@@ -6,10 +6,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from context_research import __version__
 from context_research.hardware import devices
@@ -33,7 +32,19 @@ _RECORDED = ("UCX_", "NIXL_", "VLLM_", "OMP_", "CUDA_VISIBLE_DEVICES", "CONTEXT_
 """Variables whose values change what is measured. Never all of them: an environment holds secrets."""
 
 
-def environment_manifest() -> dict[str, Any]:
+class Manifest(TypedDict):
+    """`environment_manifest` of run_metadata.json, before a site's plugins have added to it."""
+
+    hf_home: str
+    lightning_env: dict[str, str | None]
+    versions: dict[str, str | None]
+    python: str
+    platform: str
+    machine: devices.Description
+    variables: dict[str, str]
+
+
+def environment_manifest() -> Manifest:
     """Plain data for `environment_manifest` of run_metadata.json."""
     return {
         "hf_home": os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface"),
@@ -79,9 +90,3 @@ def _ucx_version() -> str | None:
 
 def _secret(name: str) -> bool:
     return any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASSWORD"))
-
-
-def used_gpus(machine: Mapping[str, Any], engines: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Of a manifest's GPUs those that the run's engines were on; all, where no engine had started."""
-    used = {device for engine in engines for device in engine["devices"]}
-    return [gpu for index, gpu in enumerate(machine["gpus"]) if index in used or not used]

@@ -17,7 +17,6 @@ from context_research.plugin.engines import SessionEngines
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import SESSION, Session
 from context_research.records.case import CaseRecord, FinishedCase
-from context_research.records.run import EngineRecord
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.workload.case import Case
@@ -105,7 +104,7 @@ def _ends_session(request: pytest.FixtureRequest) -> Iterator[None]:
 def _finished(item: pytest.Item, session: Session, result: CaseResult, topology: Topology) -> FinishedCase:
     chosen, model = result.case.settings, session.model_of(result.case.settings)
     kinds = session.metrics
-    case, engines = result.record(kinds), tuple(EngineRecord.model_validate(each) for each in topology.describe())
+    case, engines = result.record(kinds), topology.describe()
     return FinishedCase(
         nodeid=item.nodeid.partition("@")[0],
         experiment=chosen.experiment,

@@ -13,6 +13,7 @@ from context_research.backends.base import Backend
 from context_research.engines import contract
 from context_research.engines.base import Engine, FirstLeg
 from context_research.errors import EngineFailure
+from context_research.records.run import EngineRecord
 from context_research.request import Leg, Request, Timeline
 
 
@@ -46,10 +47,10 @@ class Topology(ABC):
             self.close()
             raise
 
-    def describe(self) -> list[dict[str, object]]:
+    def describe(self) -> tuple[EngineRecord, ...]:
         """Each engine as artifacts hold it."""
         by_name = {placement.spec.name: placement for placement in self.backend.placements}
-        return [contract.described(engine, by_name[engine.name]) for engine in self.engines]
+        return tuple(contract.described(engine, by_name[engine.name]) for engine in self.engines)
 
     def revive(self) -> str | None:
         """Restart all engines if one died or a request failed; says why, or None where nothing was to do.

@@ -97,7 +97,7 @@ def run_ours(settings: Settings, result: Path) -> Result:
         if measured.failure:
             raise EngineFailure(measured.failure)
         latencies = [metrics.e2e(timeline) for timeline in measured.repeats[0].timelines]
-        return Result(latencies, _flat(engine.describe()["vllm_config"]))
+        return Result(latencies, _flat(topology.describe()[0].vllm_config))
     finally:
         topology.close()
 

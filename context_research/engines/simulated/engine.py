@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence, FirstLeg
+from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence, FirstLeg, KvParameters
 from context_research.engines.simulated import clock, profiles
 from context_research.engines.simulated.machine import SimulatedMachine
 from context_research.engines.simulated.step_time import model_of
@@ -143,7 +143,7 @@ class SimulatedEngine:
         leg: Leg,
         *,
         output_tokens: int,
-        handoff: Mapping[str, Any] | None,
+        handoff: KvParameters | None,
         alternatives: int | None = None,
     ) -> None:
         if alternatives is not None:
@@ -295,7 +295,7 @@ class SimulatedEngine:
     async def reset_prefix_cache(self) -> bool:
         return bool(self._core.reset_prefix_cache())
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return placed(self._settings, self._model, self._placement) | {
             "start_s": round(self._start_s, 2),
             "pids": [],
@@ -312,7 +312,7 @@ class SimulatedEngine:
         }
 
 
-def _connector(settings: Settings, role: str) -> tuple[dict[str, Any], dict[str, str]] | None:
+def _connector(settings: Settings, role: str) -> handoffs.Connector | None:
     """vLLM's own connector class: ours only watches its workers, and there are none."""
     if settings.serving.handoff is None:
         return None

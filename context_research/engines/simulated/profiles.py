@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -153,7 +153,7 @@ def load(named: str) -> DeviceProfile:
     return validated(read_yaml(path), str(path))
 
 
-def validated(tree: dict[str, Any], origin: str) -> DeviceProfile:
+def validated(tree: Mapping[str, object], origin: str) -> DeviceProfile:
     """The profile in a file's mapping. Raises UsageProblem with the first wrong key."""
     try:
         return DeviceProfile.model_validate(tree)

@@ -15,9 +15,10 @@ from typing import Any
 import psutil
 
 from context_research.engines import step_records
-from context_research.engines.base import ENGINE_EVIDENCE, MOST_ALTERNATIVES, Counters, FirstLeg
+from context_research.engines.base import ENGINE_EVIDENCE, MOST_ALTERNATIVES, Counters, FirstLeg, KvParameters
 from context_research.engines.vllm import logs, seeded_weights, stats
 from context_research.engines.vllm.environment import changed
+from context_research.engines.vllm.handoff import Connector
 from context_research.engines.vllm.process_lifetime import dies_with_parent
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.hardware.devices import visible_gpus
@@ -41,9 +42,8 @@ _DESCRIBED = ("model", "cache", "parallel", "scheduler", "device", "load", "comp
 class VllmEngine:
     """Implements `base.Engine`.
 
-    `connector` is what the handoff adds: keyword arguments of vLLM's KVTransferConfig and environment variables.
-    What each step computed and how long it took is kept in a file (`records.path_of` the log), unless engine.args names
-    a scheduler of its own.
+    `connector` is what the handoff adds. What each step computed and how long it took is kept in a file
+    (`step_records.path_of` the log), unless engine.args names a scheduler of its own.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class VllmEngine:
         model: Model,
         placement: Placement,
         log: Path,
-        connector: tuple[Mapping[str, Any], Mapping[str, str]] | None = None,
+        connector: Connector | None = None,
     ) -> None:
         self.name: str = placement.spec.name
         self.role: str = placement.spec.role
@@ -122,10 +122,10 @@ class VllmEngine:
         given = {name: value for name, value in own.items() if value is not None}
         return AsyncEngineArgs(**given, **extra).create_engine_config(UsageContext.ENGINE_CONTEXT)
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """Keyword arguments of vLLM's AsyncEngineArgs; None leaves vLLM's default."""
         engine, on_cpu = self._settings.engine, self._settings.device == "cpu"
-        arguments: dict[str, Any] = {
+        arguments: dict[str, object] = {
             "model": str(self._model.path),
             "load_format": _LOAD_FORMATS[self._model.settings.weights],
             "skip_tokenizer_init": True,
@@ -194,7 +194,7 @@ class VllmEngine:
         leg: Leg,
         *,
         output_tokens: int,
-        handoff: Mapping[str, Any] | None,
+        handoff: KvParameters | None,
         alternatives: int | None = None,
     ) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
@@ -248,7 +248,7 @@ class VllmEngine:
         self._processes = [process for process in started if not _is_resource_tracker(process)]
         self._cores = [process for process in self._processes if _parent(process) == os.getpid()]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         return placed(self._settings, self._model, self._placement) | {
             "steps_recorded": self._recorded,
             "start_s": round(self._start_s, 2),
@@ -259,7 +259,7 @@ class VllmEngine:
 
 
 def sampling(
-    request: Request, output_tokens: int, handoff: Mapping[str, Any] | None, alternatives: int | None = None
+    request: Request, output_tokens: int, handoff: KvParameters | None, alternatives: int | None = None
 ) -> Any:
     """vLLM's SamplingParams for one leg of a request: exactly `output_tokens`, none of them turned into text."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -303,7 +303,7 @@ def _likeliest(position: Mapping[int, Any]) -> dict[int, float]:
     return {int(token): float(found.logprob) for token, found in position.items()}
 
 
-def placed(settings: Settings, model: Model, placement: Placement) -> dict[str, Any]:
+def placed(settings: Settings, model: Model, placement: Placement) -> dict[str, object]:
     """Where an engine is and how much KV it holds, as plain data."""
     return {
         "name": placement.spec.name,
@@ -315,12 +315,12 @@ def placed(settings: Settings, model: Model, placement: Placement) -> dict[str, 
     }
 
 
-def described(config: Any) -> dict[str, Any]:
+def described(config: object) -> dict[str, dict[str, object]]:
     """What decides an engine's behaviour in vLLM's resolved configuration, as plain data; empty for None."""
     return {name: _plain(getattr(config, f"{name}_config", None)) for name in _DESCRIBED if config}
 
 
-def _plain(config: Any) -> dict[str, Any]:
+def _plain(config: object) -> dict[str, object]:
     """The fields of one of vLLM's config dataclasses that are plain values (enums, dtypes: as text), but no secrets."""
     fields = {} if config is None else vars(config)
     return {

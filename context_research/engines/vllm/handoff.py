@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from typing import TypeAlias
 
 from context_research.engines.base import KvParameters
 from context_research.errors import EngineFailure
@@ -41,7 +42,11 @@ class HandoffProblem(EngineFailure):
     """The prefill engine's answer can't be handed to decode."""
 
 
-def connector(handoff: Handoff, role: str, device: Device) -> tuple[dict[str, object], dict[str, str]]:
+Connector: TypeAlias = tuple[dict[str, object], dict[str, str]]
+"""What a handoff adds to an engine: keyword arguments of vLLM's KVTransferConfig, and environment variables."""
+
+
+def connector(handoff: Handoff, role: str, device: Device) -> Connector:
     """Keyword arguments of vLLM's KVTransferConfig, and environment variables, for the engine of `role`."""
     arguments: dict[str, object] = {
         "kv_connector": handoff.connector,

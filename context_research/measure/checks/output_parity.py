@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import filelock
+from pydantic import JsonValue
 
 from context_research.engines.base import MOST_ALTERNATIVES, Engine
 from context_research.engines.loop import EventLoop
@@ -173,6 +174,7 @@ def first_difference(expected: OutputRecord, timeline: Timeline, exact: bool) ->
 def _key(requests: Sequence[Request], settings: Settings, model: Model) -> JsonObject:
     """Everything that may change an output; the requests' hashes cover prompts, lengths and seeds."""
     engine, machine = settings.engine, devices.describe()
+    gpus: list[JsonValue] = [*sorted({gpu["name"] for gpu in machine["gpus"]})]
     return {
         "model": model.label,
         "weights": model.weights_hash,
@@ -180,7 +182,7 @@ def _key(requests: Sequence[Request], settings: Settings, model: Model) -> JsonO
         "max_model_len": model.max_length,
         "vllm": manifest.vllm_version(),
         "device": settings.device,
-        "hardware": sorted({gpu["name"] for gpu in machine["gpus"]}) or machine["cpu"]["model"],
+        "hardware": gpus or machine["cpu"]["model"],
         "engine": engine.model_dump(
             mode="json",
             include={"block_size", "max_num_batched_tokens", "enforce_eager", "batch_invariant", "args"},

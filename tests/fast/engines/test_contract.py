@@ -97,22 +97,26 @@ def test_an_engine_must_be_the_one_that_was_asked_for():
 
 
 def test_a_description_has_what_readers_rely_on():
-    assert contract.described(Least(AT), AT) == {
-        "name": "aggregated",
-        "role": "aggregated",
-        "devices": [0, 1],
-        "pids": [],
-        "vllm_config": {},
-        "class": "tests.fast.engines.test_contract.Least",
-    }
+    told = contract.described(Least(AT), AT)
+    assert (told.name, told.role, told.devices) == ("aggregated", "aggregated", (0, 1))
+    assert (told.pids, told.vllm_config) == ((), {})
+    assert told.engine_class == "tests.fast.engines.test_contract.Least"
 
 
 def test_what_an_engine_says_of_itself_is_kept_but_not_what_it_is():
     engine = Least(AT)
     engine.describe = lambda: {"devices": [7], "pids": [1], "own": "word", "name": "other", "class": "VllmEngine"}
     told = contract.described(engine, AT)
-    assert (told["devices"], told["pids"], told["own"]) == ([7], [1], "word")
-    assert (told["name"], told["class"]) == ("aggregated", "tests.fast.engines.test_contract.Least")
+    assert (told.devices, told.pids, told.model_extra) == ((7,), (1,), {"own": "word"})
+    assert (told.name, told.engine_class) == ("aggregated", "tests.fast.engines.test_contract.Least")
+
+
+def test_a_known_key_with_another_meaning_is_refused_in_one_line():
+    engine = Least(AT)
+    engine.describe = lambda: {"pids": "none"}
+    with pytest.raises(UsageProblem, match=r"its describe\(\) gives pids: Input should be .*, got 'none'") as raised:
+        contract.described(engine, AT)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_description_that_is_none_is_refused_in_one_line():
@@ -138,7 +142,7 @@ def test_an_engine_without_prepare_is_asked_for_nothing():
     topology = build.build(backend_of(chosen()), Least)
     topology.prepare([])
     topology.start()
-    assert topology.describe()[0]["class"].endswith("Least")
+    assert topology.describe()[0].engine_class.endswith("Least")
 
 
 def test_what_is_no_engine_is_refused_when_it_is_made():

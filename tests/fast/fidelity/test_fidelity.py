@@ -10,6 +10,7 @@ from context_research.engines.simulated import profiles
 from context_research.fidelity import fidelity
 from context_research.fidelity.replay import Replayed
 from context_research.records.files import AbFiles
+from context_research.records.run import StepTimesRecord
 from context_research.settings.options import SIMULATED_OPT_IN
 from tests.support import made, made_runs
 from tests.support.artifacts import keep, plain
@@ -51,7 +52,7 @@ def simulated(monkeypatch):
     def replayed(runs, real, profile):
         factor = factors[runs[0].metadata.serving.mode]
         cases = tuple({name: [scaled(one, factor) for one in of] for name, of in cases.items()} for cases in real)
-        return Replayed(cases, 100, 3, ({"source": "linear"},))
+        return Replayed(cases, 100, 3, (StepTimesRecord(source="linear"),))
 
     monkeypatch.setattr(fidelity, "replay", replayed)
     return factors
