@@ -79,17 +79,23 @@ def test_short_options_are_those_of_projects_that_ask_for_them(pytester, monkeyp
     pytester.runpytest_inprocess("--cr-seed=3").assert_outcomes(passed=1)
 
 
+FORKS = """
+import os, signal, time
+def test_fork():
+    reads, writes = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writes, b"up")  # a signal that comes before Python is up again would be lost
+        time.sleep(30)
+        os._exit(7)
+    os.read(reads, 2)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+"""
+
+
 def test_a_child_that_a_test_forks_ends_by_the_signal_it_gets(pytester):
-    pytester.makepyfile("""
-        import os, signal, time
-        def test_it():
-            child = os.fork()
-            if not child:
-                time.sleep(30)
-                os._exit(7)
-            os.kill(child, signal.SIGTERM)
-            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
-    """)
+    pytester.makepyfile(FORKS)
     before = signal.getsignal(signal.SIGTERM)
     pytester.runpytest_inprocess("-W", "ignore::DeprecationWarning").assert_outcomes(passed=1)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -195,6 +201,14 @@ def collected(result):
 
 def test_an_experiment_among_a_projects_tests(host):
     assert collected(host.runpytest_inprocess(".", *EXPLICIT)) == ["test_mine[p64-c1]", "test_other"]
+
+
+def test_a_child_forked_beside_an_experiment_ends_by_its_signal_too(host):
+    host.makepyfile(test_fork=FORKS)
+    result = host.runpytest_inprocess(".", "-W", "ignore::DeprecationWarning", *EXPLICIT[2:], "--cr-run-id=mine")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(["run     outputs/runs/mine"])
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_an_experiment_with_a_config_file_of_pytest_elsewhere(host):
