@@ -136,7 +136,10 @@ def cli() -> str:
 
 
 def _command(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name)
+    # Below its group, as click keeps a command's help option as it is first asked for.
+    context = click.Context(
+        command, info_name=name, parent=commands.make_context("context-research", [], resilient_parsing=True)
+    )
     parts = [f"## `{name}`", cleandoc(command.help or "")]
     usage = f"context-research {name} {' '.join(command.collect_usage_pieces(context))}"
     parts.append(f"```sh\n{usage}\n```")
