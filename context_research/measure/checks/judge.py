@@ -124,6 +124,8 @@ def cache(
     wrong = [tokens for tokens in found if tokens is not None and tokens != expected]
     counts = ", ".join(f"{name} {c.cache_hits} hits of {c.cache_queries} queried" for name, c in engines.items())
     evidence = f"{declared}: {expected} prompt tokens a request from the cache; tokens: {counts}"
+    if untold := sum(timeline.complete and timeline.prefill_cached_tokens is None for timeline in timelines):
+        evidence += f"; of {untold} of {len(found)} requests the engine did not say"
     if wrong:
         evidence += f"; {len(wrong)} of {len(found)} requests had others, such as {wrong[0]}"
     if decode := (engines["decode"].prompt_cached or engines["decode"].cache_hits) if "decode" in engines else 0:
@@ -133,7 +135,7 @@ def cache(
         evidence += f"; {expected * len(found)} hits were due"
     if refused := [name for name, emptied in resets.items() if not emptied]:
         evidence += f"; {', '.join(refused)} could not be emptied (blocks in use)"
-    return judged("cache", not (wrong or refused or decode or miscounted), evidence)
+    return judged("cache", not (untold or wrong or refused or decode or miscounted), evidence)
 
 
 def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> CheckRecord:
@@ -156,11 +158,17 @@ def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Ch
 
 
 def pressure(engines: Mapping[str, Counters], allowed: bool) -> CheckRecord:
-    """No request was preempted, unless the case is meant for that: it would have been computed twice."""
+    """No request was preempted, unless the case is meant for that: it would have been computed twice.
+
+    Every engine that lived has made a token by then; a role that counted none does not count.
+    """
     preempted = sum(counters.preemptions for counters in engines.values())
     usage = ", ".join(f"{name} {counters.kv_usage_max:.0%}" for name, counters in engines.items())
     told = " (allowed by workload.allow_preemptions)" if preempted and allowed else ""
-    return judged("pressure", allowed or not preempted, f"{preempted} preemptions{told}; most KV in use: {usage}")
+    evidence = f"{preempted} preemptions{told}; most KV in use: {usage}"
+    if silent := [name for name, counters in engines.items() if not counters.generated]:
+        evidence += f"; {', '.join(silent)} counted no token at all"
+    return judged("pressure", not silent and (allowed or not preempted), evidence)
 
 
 def parity(timelines: Sequence[Timeline], reference: Reference | NoReference, exact: bool) -> CheckRecord:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from context_research.engines.base import Counters
+from context_research.engines.base import ENGINE_EVIDENCE, Counters
 from context_research.measure.checks.registry import Check, judged
 from tests.support.artifacts import metadata, summary
 from tests.support.suite import SMALL
@@ -69,6 +69,21 @@ def test_what_an_engine_can_not_show_is_shown_as_that(suite):
     report = (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").read_text()
     assert "> **NOT PROVABLE: cache (" in report
     assert "NOT PROVABLE: cache, pressure, parity, waterfall" in result.stdout.str(), "in the name of each row"
+
+
+def test_an_engine_that_says_nothing_of_its_evidence_is_held_to_all_of_it(suite):
+    class Silent(Foreign):
+        capabilities = ENGINE_EVIDENCE
+
+        async def reset_prefix_cache(self):
+            return True
+
+    suite.inside(*FEW, plugins=[Makes(Silent)]).assert_outcomes(failed=1)
+    (case,) = summary(suite.run)["cases"]
+    checks = {check["check"]: check for check in case["validity"]}
+    assert "of 2 of 2 requests the engine did not say" in checks["cache"]["evidence"]
+    assert "aggregated counted no token at all" in checks["pressure"]["evidence"]
+    assert metadata(suite.run)["status"] == "invalid"
 
 
 def test_an_engine_without_processes_or_a_configuration_is_recorded_by_its_class(suite):

@@ -165,6 +165,9 @@ def test_cache_passes_in_the_declared_state():
     [
         pytest.param({"timelines": [*good(), *good(1, prefill_cached_tokens=64)]}, "1 of 4 requests", id="hit"),
         pytest.param({"timelines": good(), "expected": 96}, "3 of 3 requests had others", id="miss"),
+        pytest.param(
+            {"timelines": [*good(), *good(2, prefill_cached_tokens=None)]}, "of 2 of 5 requests the engine", id="untold"
+        ),
         pytest.param({"timelines": good(), "resets": {"a": True, "b": False}}, "b could not be emptied", id="pinned"),
         pytest.param(
             {"timelines": good(), "engines": {"prefill": Counters(), "decode": Counters(prompt_cached=16)}},
@@ -205,11 +208,17 @@ def test_one_token_a_request_is_judged_too():
 
 
 def test_pressure_allows_no_preemption_unless_declared():
-    engines = {"aggregated": Counters(preemptions=1, kv_usage_max=0.5)}
-    assert judge.pressure({"aggregated": Counters()}, allowed=False).status == "pass"
+    engines = {"aggregated": Counters(generated=9, preemptions=1, kv_usage_max=0.5)}
+    assert judge.pressure({"aggregated": Counters(generated=9)}, allowed=False).status == "pass"
     assert judge.pressure(engines, allowed=False).status == "fail"
     assert judge.pressure(engines, allowed=True).status == "pass"
     assert "allowed" in judge.pressure(engines, allowed=True).evidence
+
+
+def test_an_engine_that_counts_nothing_has_not_shown_that_it_preempted_nothing():
+    check = judge.pressure({"prefill": Counters(generated=3), "decode": Counters()}, allowed=True)
+    assert check.status == "fail"
+    assert check.evidence.endswith("; decode counted no token at all")
 
 
 def output(tokens, alternatives):

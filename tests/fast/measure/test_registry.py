@@ -50,7 +50,7 @@ def evidence(given=WHOLE, settings=None, **values):
         "timelines": served,
         "steady": passed,
         "whole": passed,
-        "counted": {"aggregated": Counters()},
+        "counted": {"aggregated": Counters(generated=2)},
         "faults": {},
         "resets": {"aggregated": True},
         "dead": [],
