@@ -141,10 +141,6 @@ class Topology(ABC):
         finally:
             self._in_flight[engine.name] -= 1
 
-    def engine(self, role: str) -> Engine:
-        """The first engine of `role`. Raises IndexError: settings allow a mode only with the roles it needs."""
-        return self.of_role(role)[0]
-
     def of_role(self, role: str) -> list[Engine]:
         """Every engine of `role`, in the serving config's order."""
         return [engine for engine in self.engines if engine.role == role]

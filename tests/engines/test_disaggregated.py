@@ -79,14 +79,14 @@ def test_an_aggregated_timeline_has_no_handoff(whole):
 
 def test_prefill_alone_says_where_its_kv_is(disaggregated, tiny):
     (request, *_) = requests(case("disaggregated", seed=5), tiny.vocabulary, 0)
-    prefill, leg = disaggregated.engine("prefill"), Leg("prefill")
+    prefill, leg = disaggregated.of_role("prefill")[0], Leg("prefill")
     process_loop().run(prefill.serve(request, leg, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS))
     parameters = handoff.guarded(leg.handoff)
     assert parameters["do_remote_prefill"] is True
     assert "remote_prefill_cached_tokens" not in parameters
     # Fetch it after all: KV that nobody fetches is reported as expired half a minute later, in another test's counts.
     decode = Leg("decode")
-    process_loop().run(disaggregated.engine("decode").serve(request, decode, output_tokens=2, handoff=parameters))
+    process_loop().run(disaggregated.of_role("decode")[0].serve(request, decode, output_tokens=2, handoff=parameters))
     assert decode.cached_tokens >= 299
 
 
@@ -94,10 +94,10 @@ def test_a_prefill_answer_without_kv_never_reaches_decode(disaggregated, tiny, m
     """A prefill leg that asks for no handoff is answered without parameters; decode would recompute in silence."""
     (request, *_) = requests(case("disaggregated", seed=6), tiny.vocabulary, 0)
     monkeypatch.setattr(handoff, "PREFILL_PARAMETERS", {})
-    before = disaggregated.engine("decode").counters.snapshot()
+    before = disaggregated.of_role("decode")[0].counters.snapshot()
     timeline = process_loop().run(disaggregated.serve(request, 0, 0.0))
     assert "no KV to hand over" in timeline.error
-    assert disaggregated.engine("decode").counters.since(before).prompt_computed == 0
+    assert disaggregated.of_role("decode")[0].counters.since(before).prompt_computed == 0
 
 
 def test_a_request_that_does_not_end_in_time_is_cut_off_and_named(disaggregated, tiny, monkeypatch):

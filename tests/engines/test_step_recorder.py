@@ -72,13 +72,13 @@ def test_the_two_engines_of_a_pair_record_their_own_parts(disaggregated, tiny):
     (one, *_) = requests(point(chosen, 300, 1), tiny.vocabulary, 0)
     timeline = process_loop().run(disaggregated.serve(one, 0, 0.0))
     assert timeline.error is None
-    prefill = steps_of(disaggregated.engine("prefill"), began, expected=1)
-    decode = steps_of(disaggregated.engine("decode"), began, expected=6)
+    prefill = steps_of(disaggregated.of_role("prefill")[0], began, expected=1)
+    decode = steps_of(disaggregated.of_role("decode")[0], began, expected=6)
     assert prefill["prefill_tokens"].tolist() == [300]
     assert prefill["decode_requests"].tolist() == [0]
     # Decode computes the prompt's last token again: a step like any other of one token.
     assert decode["prefill_tokens"].sum() == 0
     assert decode["decode_kv_tokens"].tolist() == list(range(299, 305))
     # While the KV was on its way decode had nothing to compute: that is no part of its first step.
-    _, _, read = disaggregated.engine("decode").counters.reads[-1]
+    _, _, read = disaggregated.of_role("decode")[0].counters.reads[-1]
     assert prefill["done"][-1] < read < (decode["done"] - decode["seconds"])[0]

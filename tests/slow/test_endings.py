@@ -89,7 +89,7 @@ import pytest
 def kill(serving, concurrency):
     victim = {1: "decode", 2: "prefill"}.get(concurrency)
     if victim:
-        engine = serving.engine(victim)
+        (engine,) = serving.of_role(victim)
         before = engine.counters.generated
         def strike():
             while engine.dead or engine.counters.generated == before:

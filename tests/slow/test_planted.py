@@ -92,10 +92,10 @@ def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):
         class Decode(Changed):
             async def serve(self, request, leg, **options):
                 if "repeat" in request.id:
-                    kill(topology.engine("prefill"))
+                    kill(topology.of_role("prefill")[0])
                 await self._engine.serve(request, leg, **options)
 
-        planted = with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
+        planted = with_engines(topology, topology.of_role("prefill")[0], Decode(topology.of_role("decode")[0]))
         assert "disaggregated" in failed(judge(planted, chosen, (300, 1)))
 
 
@@ -122,7 +122,7 @@ def swapping(topology):
                 handoff = await mine
             await self._engine.serve(request, leg, handoff=handoff, **options)
 
-    return with_engines(topology, topology.engine("prefill"), Decode(topology.engine("decode")))
+    return with_engines(topology, topology.of_role("prefill")[0], Decode(topology.of_role("decode")[0]))
 
 
 def test_another_requests_kv_is_caught(disaggregated, judge):
@@ -144,7 +144,7 @@ def test_an_expired_lease_is_caught(pair, judge):
                 await asyncio.sleep(5)
             await self._engine.serve(request, leg, **options)
 
-    planted = with_engines(pair, pair.engine("prefill"), Decode(pair.engine("decode")), timeout_s=8)
+    planted = with_engines(pair, pair.of_role("prefill")[0], Decode(pair.of_role("decode")[0]), timeout_s=8)
     found = failed(judge(planted, case=(300, 1)))
     assert "expir" in found["disaggregated"]
 
@@ -154,13 +154,13 @@ def test_outputs_cut_short_are_caught(aggregated, judge):
         async def serve(self, request, leg, *, output_tokens, **options):
             await self._engine.serve(request, leg, output_tokens=max(1, output_tokens - 1), **options)
 
-    found = failed(judge(with_engines(aggregated, Short(aggregated.engine("aggregated"))), small("aggregated")))
+    found = failed(judge(with_engines(aggregated, Short(aggregated.of_role("aggregated")[0])), small("aggregated")))
     assert "7 of 8 tokens" in found["complete"]
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
 def test_a_prefill_engine_killed_around_a_transfer_is_caught(pair, judge, when):
-    prefill = pair.engine("prefill")
+    prefill = pair.of_role("prefill")[0]
 
     class Decode(Changed):
         async def serve(self, request, leg, **options):
@@ -175,7 +175,7 @@ def test_a_prefill_engine_killed_around_a_transfer_is_caught(pair, judge, when):
                 kill(prefill)
             await served
 
-    planted = with_engines(pair, prefill, Decode(pair.engine("decode")))
+    planted = with_engines(pair, prefill, Decode(pair.of_role("decode")[0]))
     found = failed(judge(planted, case=(300, 1)))
     assert "prefill" in found["complete"]
     assert "died" in found["complete"]
@@ -188,7 +188,7 @@ def test_a_decode_engine_killed_is_caught(pair, judge):
                 kill(self._engine)
             await self._engine.serve(request, leg, **options)
 
-    found = failed(judge(with_engines(pair, pair.engine("prefill"), Decode(pair.engine("decode")))))
+    found = failed(judge(with_engines(pair, pair.of_role("prefill")[0], Decode(pair.of_role("decode")[0]))))
     assert "decode engine 'decode' died" in found["complete"]
 
 
@@ -197,7 +197,7 @@ def test_a_warm_cache_claimed_cold_is_caught(aggregated, judge):
         async def reset_prefix_cache(self):
             return True
 
-    planted = with_engines(aggregated, Kept(aggregated.engine("aggregated")))
+    planted = with_engines(aggregated, Kept(aggregated.of_role("aggregated")[0]))
     judge(planted, small("aggregated", seed=77))
     found = failed(judge(planted, small("aggregated", seed=77)))
     assert "8 of 8 requests had others, such as 256" in found["cache"]
@@ -209,7 +209,7 @@ def test_a_cache_that_can_not_be_emptied_is_caught(aggregated, judge, monkeypatc
             return False
 
     monkeypatch.setattr(evidence, "_SETTLE_S", 0.2)
-    planted = with_engines(aggregated, Pinned(aggregated.engine("aggregated")))
+    planted = with_engines(aggregated, Pinned(aggregated.of_role("aggregated")[0]))
     assert "could not be emptied" in failed(judge(planted, small("aggregated")))["cache"]
 
 
@@ -220,7 +220,7 @@ def test_a_blocked_client_is_caught(aggregated, judge):
                 time.sleep(0.2)
             await self._engine.serve(request, leg, **options)
 
-    planted = with_engines(aggregated, Blocking(aggregated.engine("aggregated")))
+    planted = with_engines(aggregated, Blocking(aggregated.of_role("aggregated")[0]))
     assert "event loop" in failed(judge(planted, small("aggregated")))["client"]
 
 
@@ -232,7 +232,7 @@ def test_collecting_garbage_amid_requests_does_not_block_the_client(aggregated, 
             gc.collect()
             await self._engine.serve(request, leg, **options)
 
-    planted = with_engines(aggregated, Collecting(aggregated.engine("aggregated")))
+    planted = with_engines(aggregated, Collecting(aggregated.of_role("aggregated")[0]))
     assert failed_twice(judge, planted, small("aggregated")) == {}
 
 

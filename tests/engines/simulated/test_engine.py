@@ -130,13 +130,13 @@ def test_kv_is_read_in_whole_blocks(running):
     topology = running("disaggregated")
     (one,) = serve(topology, (0, request("a", 300, 2)))
     assert waterfall.parts(one)["handoff"] == link(384)
-    assert topology.engine("decode").counters.transfers == [(link(384), 384 * KV)]
+    assert topology.of_role("decode")[0].counters.transfers == [(link(384), 384 * KV)]
 
 
 def test_kv_that_nobody_has_read_stays_on_the_prefill_engine(running):
     topology = running("disaggregated")
-    prefill = topology.engine("prefill")
-    topology.engine("decode").serve = _refuse
+    prefill = topology.of_role("prefill")[0]
+    topology.of_role("decode")[0].serve = _refuse
     (one,) = serve(topology, (0, request("a", 256, 3)))
     assert one.error == "not today"
     assert not whole(prefill)
@@ -185,7 +185,7 @@ def test_two_prefill_engines_and_one_decode_engine(running, tmp_path):
     assert waterfall.parts(first)["first_decode_step"] == step("decode", decode=[255])
     # Told of its KV by the step that computes the first one's last token.
     assert waterfall.parts(second)["first_decode_step"] == step("decode", decode=[255])
-    assert len(topology.engine("decode").counters.transfers) == 2
+    assert len(topology.of_role("decode")[0].counters.transfers) == 2
     assert all(whole(engine) for engine in topology.engines)
 
 
@@ -232,7 +232,7 @@ def test_a_timeout_frees_the_request(running, serving):
     topology = running(serving, workload__request_timeout_s=1)
     late, after = serve(topology, (0, request("a", 256, 1000)), (2, request("b", 256, 2)))
     role = "decode" if serving == "disaggregated" else "aggregated"
-    assert late.error == f"no end after 1 s (on {role} engine '{topology.engine(role).name}')"
+    assert late.error == f"no end after 1 s (on {role} engine '{topology.of_role(role)[0].name}')"
     assert 2 < len(late.token_times) < 1000
     assert after.error is None
     # Nothing else is in its steps.
@@ -263,8 +263,8 @@ def test_the_same_requests_take_the_same_time_whenever_they_begin(running):
 
     first = times()
     serve(topology, (1 / 3, request("between", 77, 3)))
-    assert whole(topology.engine("prefill"))
-    assert whole(topology.engine("decode"))
+    assert whole(topology.of_role("prefill")[0])
+    assert whole(topology.of_role("decode")[0])
     assert times() == first
 
 
