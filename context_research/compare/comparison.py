@@ -16,7 +16,7 @@ from context_research.errors import UsageProblem
 from context_research.records import store
 from context_research.records.ab import AbRecord, SessionRecord
 from context_research.records.case import CaseRecord, MetricRecord
-from context_research.records.files import AbFiles, RunFiles
+from context_research.records.files import AbFiles, RunFiles, report_of
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
 
@@ -121,8 +121,7 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
         )
         raise UsageProblem(f"only runs with the same number of repeats in every case can be paired; {told}")
     name = f"{candidate.files.run_id}-vs-{baseline.files.run_id}"
-    report = candidate.files.outputs / "reports" / f"{name}.md"
-    return Comparison(name, "repeat", sides[0], sides[1], report, differing)
+    return Comparison(name, "repeat", sides[0], sides[1], report_of(candidate.files.outputs, name), differing)
 
 
 def other_mode(run: Run) -> Run:

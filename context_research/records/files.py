@@ -48,7 +48,7 @@ class RunFiles:
 
     @property
     def report(self) -> Path:
-        return self.outputs / "reports" / f"{self.run_id}.md"
+        return report_of(self.outputs, self.run_id)
 
     def summary(self, experiment: str) -> Path:
         return self.folder / f"{experiment}_summary.json"
@@ -75,7 +75,12 @@ class AbFiles:
 
     @property
     def report(self) -> Path:
-        return self.outputs / "reports" / f"{self.ab_id}.md"
+        return report_of(self.outputs, self.ab_id)
+
+
+def report_of(outputs: Path, name: str) -> Path:
+    """Where the Markdown report called `name` is: a run's or an A/B's id, or the name of a comparison of two runs."""
+    return outputs / "reports" / f"{name}.md"
 
 
 def new_run_id(experiment: str, mode: str, seed: int | None) -> str:
