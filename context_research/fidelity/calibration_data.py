@@ -28,6 +28,17 @@ FEWEST = 10
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSteps:
+    """One engine's steps that computed something, by whether engines beside it computed meanwhile."""
+
+    engine: EngineRecord
+    alone: Steps
+    contended: Steps
+    overlap: NDArray[np.float64]
+    """Seconds of each contended step during which the others computed, added up over those."""
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """One real run."""
 
@@ -35,10 +46,7 @@ class Measured:
     metadata: RunRecord
     settings: Settings
     model: Model
-    steps: tuple[tuple[EngineRecord, Steps], ...]
-    """(engine of run_metadata.json, its steps that computed something while no engine beside it did)."""
-    contended: tuple[tuple[EngineRecord, Steps, NDArray[np.float64]], ...]
-    """(engine, its other steps, seconds of each during which engines beside it computed, added up over those)."""
+    engines: tuple[EngineSteps, ...]
     requests: tuple[Timeline, ...]
     """Complete measured requests of the cases with one in flight at a time."""
 
@@ -53,8 +61,12 @@ class Measured:
     @property
     def block_tokens(self) -> int:
         """Of one KV block, as the engines had it."""
-        own = next((engine.resolved("cache", "block_size") for engine, _ in self.steps), None)
+        own = next((steps.engine.resolved("cache", "block_size") for steps in self.engines), None)
         return own if isinstance(own, int) else capacity.block_tokens(self.settings)
+
+    def fit_key(self, engine: EngineRecord) -> tuple[str, str, str, int]:
+        """What the fit on this engine's steps is looked up by (`linear.key_of`)."""
+        return self.model.label, self.model.dtype, engine.role, len(engine.devices)
 
     def alike(self) -> dict[str, object]:
         """What must not differ between the runs of one profile."""
@@ -74,9 +86,7 @@ class Measured:
 
 def load(runs: Sequence[RunFiles]) -> list[Measured]:
     """The runs, all of one machine, vLLM and model configuration. Raises UsageProblem naming the run that is not."""
-    ids = [files.run_id for files in runs]
-    if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
-        raise UsageProblem(f"run {twice[0]} is named twice")
+    check_distinct(runs)
     loaded = [_load(files) for files in runs]
     first, *others = loaded
     for other in others:
@@ -86,6 +96,13 @@ def load(runs: Sequence[RunFiles]) -> list[Measured]:
                     f"run {other.run_id}: {what} is {own}, of run {first.run_id} {value}: calibrate apart"
                 )
     return loaded
+
+
+def check_distinct(runs: Sequence[RunFiles]) -> None:
+    """Raises UsageProblem for a run that is named twice: its samples would count twice."""
+    ids = [files.run_id for files in runs]
+    if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
+        raise UsageProblem(f"run {twice[0]} is named twice")
 
 
 def _load(files: RunFiles) -> Measured:
@@ -106,26 +123,35 @@ def _load(files: RunFiles) -> Measured:
     model = hub.resolve(settings.model)
     if run.model.label != model.label:
         raise UsageProblem(f"run {files.run_id} served {run.model.label}, which is {model.label} here now")
-    # A case's engines may be others than the next one's, of the same names: their steps are in one file.
-    engines = {engine.name: engine for engine in run.engines}
-    recorded = [(engine, _steps(files, name)) for name, engine in engines.items()]
-    beside = [(engine, of, _beside(engine, of, recorded, settings.device)) for engine, of in recorded]
-    if settings.device == "cpu":
-        # On cores of their own, engines that are never seen alone are fitted as they are: beside each other.
-        beside = [(one, of, seconds * bool((seconds <= 0).sum() >= FEWEST)) for one, of, seconds in beside]
-    steps = tuple((engine, of[seconds <= 0]) for engine, of, seconds in beside)
-    contended = tuple((engine, of[seconds > 0], seconds[seconds > 0]) for engine, of, seconds in beside)
-    if not any(len(of) for _, of in recorded):
-        raise UsageProblem(f"run {files.run_id} has no step records: run it again with this version")
     alone = {case.name for case in summary.cases if case.axes.get("concurrency") == 1}
-    measured = (
+    requests = (
         timeline
         for name, repeats in observations.read(files).items()
         for repeat in repeats
         for timeline in repeat.timelines
         if name in alone
     )
-    return Measured(files.run_id, run, settings, model, steps, contended, tuple(measured))
+    return Measured(files.run_id, run, settings, model, _engines(files, run, settings.device), tuple(requests))
+
+
+def _engines(files: RunFiles, run: RunRecord, device: Device) -> tuple[EngineSteps, ...]:
+    # A case's engines may be others than the next one's, of the same names: their steps are in one file.
+    engines = {engine.name: engine for engine in run.engines}
+    recorded = [(engine, _steps(files, name)) for name, engine in engines.items()]
+    if not any(len(steps) for _, steps in recorded):
+        raise UsageProblem(f"run {files.run_id} has no step records: run it again with this version")
+    return tuple(_split(engine, steps, recorded, device) for engine, steps in recorded)
+
+
+def _split(
+    engine: EngineRecord, steps: Steps, recorded: Sequence[tuple[EngineRecord, Steps]], device: Device
+) -> EngineSteps:
+    overlap = _overlap(engine, steps, recorded, device)
+    alone = overlap <= 0
+    if device == "cpu" and np.count_nonzero(alone) < FEWEST:
+        # On cores of their own, engines that are never seen alone are fitted as they are: beside each other.
+        alone = np.ones_like(alone)
+    return EngineSteps(engine, steps[alone], steps[~alone], overlap[~alone])
 
 
 def _steps(files: RunFiles, engine: str) -> Steps:
@@ -138,7 +164,7 @@ def _steps(files: RunFiles, engine: str) -> Steps:
     return computed
 
 
-def _beside(
+def _overlap(
     engine: EngineRecord, steps: Steps, recorded: Sequence[tuple[EngineRecord, Steps]], device: Device
 ) -> NDArray[np.float64]:
     """Seconds of each step during which others computed: engines on the same GPU, or anywhere on a CPU machine."""

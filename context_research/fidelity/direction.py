@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Literal
 
 from context_research.compare.ab import sessions as ab
 from context_research.compare.comparison import Comparison
@@ -15,7 +13,7 @@ from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Repeat
 from context_research.records import store
 from context_research.records.case import Distribution
-from context_research.records.fidelity import SignRecord
+from context_research.records.fidelity import Direction, SignRecord
 from context_research.records.files import AbFiles
 from context_research.records.verdict import PairsRecord, VerdictRecord
 
@@ -23,63 +21,26 @@ JUDGED = tuple(metric for metric in METRICS if metric.name in ("ttft", "tpot"))
 ENOUGH_RUNS = 4
 """Runs of either mode from which ranges that lie apart are no chance: 2 of C(8, 4) = 70 orders, p = 0.029."""
 
-Outcome = Literal["lower", "higher", "equivalent", "undecided", "not judged"]
+_LOWER_IS_BETTER: dict[str | None, Direction] = {"better": "lower", "worse": "higher", "equivalent": "equivalent"}
+"""A verdict's outcome -> what it says of latencies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sign:
-    """One metric of one case: candidate ÷ baseline of the p50s, real and simulated; lower is better."""
-
-    case: str
-    metric: str
-    baseline: str
-    candidate: str
-    real: float | None
-    simulated: float | None
-    outcome: Outcome
-    """What the real ones say of the candidate."""
-    how: str
-    """What that rests on."""
-    practical: float = PRACTICAL
-
-    @property
-    def same_sign(self) -> bool | None:
-        """Whether candidate − baseline has one sign, real and simulated; None where one has no value."""
-        if self.real is None or self.simulated is None:
-            return None
-        return (self.real > 1) == (self.simulated > 1) and (self.real < 1) == (self.simulated < 1)
-
-    @property
-    def agrees(self) -> bool | None:
-        """Whether the simulation says what the real ones do; None where those decide nothing."""
-        if self.simulated is None or self.outcome in ("undecided", "not judged"):
-            return None
-        if self.outcome == "equivalent":
-            return 1 / (1 + self.practical) < self.simulated < 1 + self.practical
-        return self.simulated < 1 if self.outcome == "lower" else self.simulated > 1
-
-    def record(self) -> SignRecord:
-        return SignRecord(**asdict(self), same_sign=self.same_sign, agrees=self.agrees)
-
-
-def of_ab(files: AbFiles, comparison: Comparison, real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[Sign]:
+def of_ab(
+    files: AbFiles, comparison: Comparison, real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]
+) -> list[SignRecord]:
     """By the A/B's own verdicts: verdict.json, or judged now if there is none of these sessions."""
     judged, how = _verdicts(files, comparison)
-    primary, others = _by_figure(judged.primary), _by_figure(judged.descriptive)
+    primary, others = _p50s(judged.primary), _p50s(judged.descriptive)
     if comparison.planned and len(comparison.baseline.units) < comparison.planned:
         how += f", not final: {len(comparison.baseline.units)} of {comparison.planned} pairs"
-    found = []
+    signs = []
     for case, metric, ratio, again in _ratios(real, simulated):
         verdict = primary.get((case, metric))
-        told: Outcome = "not judged"
-        if verdict is not None:
-            words: dict[str, Outcome] = {"better": "lower", "worse": "higher", "equivalent": "equivalent"}
-            told = words.get(str(verdict.outcome), "undecided")
-        own = verdict or others.get((case, metric))
-        labels = (real[0].label, real[1].label)
-        known = (own.ratio if own else None) or ratio
-        found.append(Sign(case, metric, *labels, known, again, told, how, judged.practical))
-    return found
+        outcome = "not judged" if verdict is None else _LOWER_IS_BETTER.get(verdict.outcome, "undecided")
+        described = verdict or others.get((case, metric))
+        by_pairs = (described.ratio if described else None) or ratio
+        signs.append(_sign(case, metric, real, by_pairs, again, outcome, how, judged.practical))
+    return signs
 
 
 def _verdicts(files: AbFiles, comparison: Comparison) -> tuple[VerdictRecord, str]:
@@ -91,49 +52,90 @@ def _verdicts(files: AbFiles, comparison: Comparison) -> tuple[VerdictRecord, st
     return ab.judge(files).record(), "judged now"
 
 
-def _by_figure(figures: Sequence[PairsRecord]) -> dict[tuple[str, str], PairsRecord]:
-    """(case, metric) -> what was said of its p50."""
-    return {(one.case, one.metric): one for one in figures if one.statistic == "p50"}
+def _p50s(figures: Sequence[PairsRecord]) -> dict[tuple[str, str], PairsRecord]:
+    """(case, metric) -> what its pairs of p50s say."""
+    return {(figure.case, figure.metric): figure for figure in figures if figure.statistic == "p50"}
 
 
-def of_runs(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[Sign]:
+def of_runs(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[SignRecord]:
     """By how far the real ones spread: decided where every unit of one mode is below every one of the other.
 
     Units are runs if either mode has two or more, else repeats. Under ENOUGH_RUNS of either mode such ranges may lie
     apart by chance, as two starts of one engine do: START_NOISE must then lie between them. No test, a rule of thumb.
     """
-    found = []
+    signs = []
     for case, metric, ratio, again in _ratios(real, simulated):
         outcome, how = _apart(case, metric, real)
-        found.append(Sign(case, metric, real[0].label, real[1].label, ratio, again, outcome, how))
-    return found
+        signs.append(_sign(case, metric, real, ratio, again, outcome, how))
+    return signs
 
 
-def _apart(case: str, metric: str, real: tuple[Arm, Arm]) -> tuple[Outcome, str]:
+def _sign(
+    case: str,
+    metric: str,
+    arms: tuple[Arm, Arm],
+    real: float | None,
+    simulated: float | None,
+    outcome: Direction,
+    how: str,
+    practical: float = PRACTICAL,
+) -> SignRecord:
+    """Candidate ÷ baseline, real and simulated; `outcome` is what the real ones say, which rests on `how`."""
+    return SignRecord(
+        case=case,
+        metric=metric,
+        baseline=arms[0].label,
+        candidate=arms[1].label,
+        real=real,
+        simulated=simulated,
+        outcome=outcome,
+        how=how,
+        practical=practical,
+        same_sign=_same_sign(real, simulated),
+        agrees=_agrees(outcome, simulated, practical),
+    )
+
+
+def _same_sign(real: float | None, simulated: float | None) -> bool | None:
+    """Whether candidate − baseline has one sign, real and simulated; None where one has no value."""
+    if real is None or simulated is None:
+        return None
+    return (real > 1) == (simulated > 1) and (real < 1) == (simulated < 1)
+
+
+def _agrees(outcome: Direction, simulated: float | None, practical: float) -> bool | None:
+    """Whether the simulation says what the real ones do; None where those decide nothing."""
+    if simulated is None or outcome in ("undecided", "not judged"):
+        return None
+    if outcome == "equivalent":
+        return 1 / (1 + practical) < simulated < 1 + practical
+    return simulated < 1 if outcome == "lower" else simulated > 1
+
+
+def _apart(case: str, metric: str, real: tuple[Arm, Arm]) -> tuple[Direction, str]:
     count = min(sum(case in unit for unit in arm.units) for arm in real)
     noise = 0.0 if count >= ENOUGH_RUNS else START_NOISE
-    of_runs = count > 1
-    values = []
+    units = "runs" if count > 1 else "repeats"
+    sides = []
     for arm in real:
-        units = [unit[case] for unit in arm.units if case in unit]
-        own = units if of_runs else [[repeat] for unit in units for repeat in unit]
-        values.append([p50(metric, repeats) for repeats in own])
-    told = f"p50s of {len(values[0])} and {len(values[1])} {'runs' if of_runs else 'repeats'}"
-    known = [[value for value in side if value is not None] for side in values]
-    if any(len(some) < len(side) or not side for some, side in zip(known, values, strict=True)):
-        return "undecided", f"{told}: too few samples for some"
-    told += f", {noise:.0%} between them asked for" if noise else ""
-    (low, high), (own_low, own_high) = ((min(side), max(side)) for side in known)
-    if own_high * (1 + noise) < low:
-        return "lower", told
-    if own_low > high * (1 + noise):
-        return "higher", told
-    return "undecided", told
+        runs = [unit[case] for unit in arm.units if case in unit]
+        each = runs if count > 1 else [[repeat] for repeats in runs for repeat in repeats]
+        sides.append([p50(metric, repeats) for repeats in each])
+    how = f"p50s of {len(sides[0])} and {len(sides[1])} {units}"
+    baseline, candidate = ([value for value in side if value is not None] for side in sides)
+    if not baseline or not candidate or None in (*sides[0], *sides[1]):
+        return "undecided", f"{how}: too few samples for some"
+    how += f", {noise:.0%} between them asked for" if noise else ""
+    if max(candidate) * (1 + noise) < min(baseline):
+        return "lower", how
+    if min(candidate) > max(baseline) * (1 + noise):
+        return "higher", how
+    return "undecided", how
 
 
 def summarized(metric: str, repeats: list[Repeat]) -> Distribution:
     """One metric of JUDGED over all samples of `repeats` together, as `metrics.summarize` has it."""
-    (own,) = (one for one in JUDGED if one.name == metric)
+    own = next(each for each in JUDGED if each.name == metric)
     return metrics.summarize([value for repeat in repeats for value in own.samples(repeat)], own.unit)
 
 
@@ -157,7 +159,7 @@ def _ratio(arms: tuple[Arm, Arm], case: str, metric: str) -> float | None:
     return after / before if before and after is not None else None
 
 
-def counted(signs: list[Sign]) -> Mapping[str, int]:
+def counted(signs: Sequence[SignRecord]) -> Mapping[str, int]:
     """How many were decided by the real ones, and of those how many the simulation tells as they do."""
     decided = [sign for sign in signs if sign.agrees is not None]
     return {

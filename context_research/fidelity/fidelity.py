@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from context_research.backends.registry import named
@@ -16,10 +16,11 @@ from context_research.engines.simulated import profiles
 from context_research.engines.simulated.profiles import DeviceProfile, Linear
 from context_research.errors import UsageProblem
 from context_research.fidelity import calibrate, calibration_data, direction
-from context_research.fidelity.direction import JUDGED, Sign
+from context_research.fidelity.direction import JUDGED
 from context_research.fidelity.replay import replay
 from context_research.measure import waterfall
-from context_research.records.fidelity import FigureRecord
+from context_research.records.case import Distribution
+from context_research.records.fidelity import FigureRecord, PartRecord, SignRecord
 from context_research.records.files import AbFiles, RunFiles
 from context_research.records.run import StepTimesRecord
 
@@ -29,45 +30,6 @@ _NOT_THE_ARM_S = ("seed", "outputs", "allow_invalid", "slo", "backend", "device_
 """Settings in which runs that are pooled may differ."""
 _NOT_A_CASE_S = ("seed", "cases", "workload.repeats", "workload.prompt_lengths", "workload.concurrency")
 """Facts in which the runs of two modes may differ, and the cases that both have be compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of one case, over all samples of its arm's runs; None with too few samples (`metrics.summarize`)."""
-
-    arm: str
-    case: str
-    metric: str
-    statistic: str
-    count: int
-    simulated_count: int
-    real: float | None
-    """Seconds, as `simulated`."""
-    simulated: float | None
-    bar: float
-
-    @property
-    def error(self) -> float | None:
-        """simulated ÷ real − 1; negative: the simulation is too fast."""
-        return None if self.real is None or self.simulated is None else self.simulated / self.real - 1
-
-    @property
-    def passed(self) -> bool | None:
-        return None if self.error is None else abs(self.error) <= self.bar
-
-    def record(self) -> FigureRecord:
-        return FigureRecord(**asdict(self), error=self.error, passed=self.passed)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One part of a case's time to first token, p50 in seconds; None where it did not happen, or not often enough."""
-
-    arm: str
-    case: str
-    part: str
-    real: float | None
-    simulated: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +47,7 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Everything that is told."""
+    """Real runs, their requests simulated, and how far apart the two are."""
 
     name: str
     outputs: Path
@@ -95,11 +57,11 @@ class Fidelity:
     fitted_on: tuple[str, ...]
     """Run ids that the profile's step times were fitted on."""
     pools: tuple[Pool, ...]
-    signs: tuple[Sign, ...]
+    signs: tuple[SignRecord, ...]
     unsigned: str
     """Why there are no signs, or nothing."""
-    figures: tuple[Figure, ...] = field(default=())
-    parts: tuple[Part, ...] = field(default=())
+    figures: tuple[FigureRecord, ...]
+    parts: tuple[PartRecord, ...]
 
     @property
     def runs(self) -> list[Run]:
@@ -111,7 +73,7 @@ class Fidelity:
         return [run.files.run_id for run in self.runs if run.files.run_id in self.fitted_on]
 
     @property
-    def missed(self) -> list[Figure]:
+    def missed(self) -> list[FigureRecord]:
         return [figure for figure in self.figures if figure.passed is False]
 
     @property
@@ -122,9 +84,7 @@ class Fidelity:
 
 def of_runs(files: Sequence[RunFiles], profile: str | None) -> Fidelity:
     """Real runs; those that differ in their seed alone are pooled. Raises UsageProblem naming the run that can't be."""
-    ids = [one.run_id for one in files]
-    if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
-        raise UsageProblem(f"run {twice[0]} is named twice")
+    calibration_data.check_distinct(files)
     groups: dict[str, list[Run]] = {}
     for run in map(_load, files):
         groups.setdefault(_arm_key(run), []).append(run)
@@ -133,7 +93,7 @@ def of_runs(files: Sequence[RunFiles], profile: str | None) -> Fidelity:
         mode if modes.count(mode) == 1 else f"{mode} {modes[: number + 1].count(mode)}"
         for number, mode in enumerate(modes)
     ]
-    return _judged(dict(zip(labels, groups.values(), strict=True)), profile, ids, None)
+    return _compared(dict(zip(labels, groups.values(), strict=True)), profile, [each.run_id for each in files], None)
 
 
 def of_ab(files: AbFiles, profile: str | None) -> Fidelity:
@@ -146,7 +106,7 @@ def of_ab(files: AbFiles, profile: str | None) -> Fidelity:
         if len({_arm_key(run) for run in side.runs}) > 1:
             raise UsageProblem(f"A/B {files.ab_id}: the sessions of {side.label} differ in more than their seeds")
         arms[side.label] = list(side.runs)
-    return _judged(arms, profile, [files.ab_id], (files, compared))
+    return _compared(arms, profile, [files.ab_id], (files, compared))
 
 
 def _load(files: RunFiles) -> Run:
@@ -166,7 +126,7 @@ def _arm_key(run: Run) -> str:
     return json.dumps([settings, facts], sort_keys=True, default=str)
 
 
-def _judged(
+def _compared(
     arms: Mapping[str, list[Run]],
     named: str | None,
     ids: Sequence[str],
@@ -181,7 +141,7 @@ def _judged(
         else:
             profile, device = profiles.load(named), named
         pools = tuple(_pool(label, own, device) for label, own in arms.items())
-    told, why = _signs(pools, of)
+    signs, why = _signs(pools, of)
     more = "" if len(ids) == 1 else f"-and-{len(ids) - 1}-more"
     return Fidelity(
         name=f"fidelity-{ids[0]}{more}-{profile.name}",
@@ -190,7 +150,7 @@ def _judged(
         in_sample=named is None,
         fitted_on=fitted_on(profile),
         pools=pools,
-        signs=tuple(told),
+        signs=tuple(signs),
         unsigned=why,
         figures=tuple(figure for pool in pools for figure in _figures(pool)),
         parts=tuple(part for pool in pools for part in _parts(pool)),
@@ -198,15 +158,15 @@ def _judged(
 
 
 def _in_sample(runs: Sequence[Run]) -> DeviceProfile:
-    taken = calibration_data.load([run.files for run in runs])
+    measured = calibration_data.load([run.files for run in runs])
     try:
-        return calibrate.calibrate(taken, None, "in-sample")
+        return calibrate.calibrate(measured, None, "in-sample")
     except UsageProblem:
         # Runs of aggregated serving say nothing of a link, which a profile has and they don't use.
-        gpus = [gpu.name for gpu in taken[0].machine.gpus]
-        if (shipped := profiles.of_machine(taken[0].settings.device, gpus)) is None:
+        gpus = [gpu.name for gpu in measured[0].machine.gpus]
+        if (shipped := profiles.of_machine(measured[0].settings.device, gpus)) is None:
             raise
-        return calibrate.calibrate(taken, profiles.load(shipped), "in-sample")
+        return calibrate.calibrate(measured, profiles.load(shipped), "in-sample")
 
 
 def fitted_on(profile: DeviceProfile) -> tuple[str, ...]:
@@ -234,32 +194,40 @@ def _pool(label: str, runs: list[Run], profile: str) -> Pool:
     )
 
 
-def _figures(pool: Pool) -> list[Figure]:
-    found = []
+def _figures(pool: Pool) -> list[FigureRecord]:
+    figures = []
     for case in pool.real.cases:
         for metric in JUDGED:
             real, simulated = (
                 direction.summarized(metric.name, arm.repeats(case)) for arm in (pool.real, pool.simulated)
             )
-            found += [
-                Figure(
-                    arm=pool.label,
-                    case=case,
-                    metric=metric.name,
-                    statistic=statistic,
-                    count=real.count,
-                    simulated_count=simulated.count,
-                    real=real.value(statistic),
-                    simulated=simulated.value(statistic),
-                    bar=BARS[metric.name, statistic],
-                )
-                for statistic in ("p50", "p90")
-            ]
-    return found
+            for statistic in ("p50", "p90"):
+                figures.append(_figure(pool.label, case, metric.name, statistic, real, simulated))
+    return figures
 
 
-def _parts(pool: Pool) -> list[Part]:
-    found = []
+def _figure(
+    arm: str, case: str, metric: str, statistic: str, real: Distribution, simulated: Distribution
+) -> FigureRecord:
+    bar, one, other = BARS[metric, statistic], real.value(statistic), simulated.value(statistic)
+    error = None if one is None or other is None else other / one - 1
+    return FigureRecord(
+        arm=arm,
+        case=case,
+        metric=metric,
+        statistic=statistic,
+        count=real.count,
+        simulated_count=simulated.count,
+        real=one,
+        simulated=other,
+        bar=bar,
+        error=error,
+        passed=None if error is None else abs(error) <= bar,
+    )
+
+
+def _parts(pool: Pool) -> list[PartRecord]:
+    parts = []
     for case in pool.real.cases:
         real, simulated = (
             waterfall.summarize(timeline for repeat in arm.repeats(case) for timeline in repeat.timelines)
@@ -267,12 +235,12 @@ def _parts(pool: Pool) -> list[Part]:
         )
         for part in (*waterfall.PARTS, waterfall.UNATTRIBUTED):
             if part in real or part in simulated:
-                values = (of[part].p50 if part in of else None for of in (real, simulated))
-                found.append(Part(pool.label, case, part, *values))
-    return found
+                before, after = (of[part].p50 if part in of else None for of in (real, simulated))
+                parts.append(PartRecord(arm=pool.label, case=case, part=part, real=before, simulated=after))
+    return parts
 
 
-def _signs(pools: Sequence[Pool], of: tuple[AbFiles, Comparison] | None) -> tuple[list[Sign], str]:
+def _signs(pools: Sequence[Pool], of: tuple[AbFiles, Comparison] | None) -> tuple[list[SignRecord], str]:
     """The signs, or none and why. Runs are compared aggregated to disaggregated, an A/B baseline to candidate."""
     if of is not None:
         files, compared = of
@@ -280,7 +248,7 @@ def _signs(pools: Sequence[Pool], of: tuple[AbFiles, Comparison] | None) -> tupl
             return [], "an A/A: its arms are alike"
         one, other = pools
         return direction.of_ab(files, compared, (one.real, other.real), (one.simulated, other.simulated)), ""
-    found: list[Sign] = []
+    signs: list[SignRecord] = []
     by_mode: dict[str, list[Pool]] = {"aggregated": [], "disaggregated": []}
     for pool in pools:
         by_mode[pool.runs[0].metadata.serving.mode].append(pool)
@@ -292,5 +260,5 @@ def _signs(pools: Sequence[Pool], of: tuple[AbFiles, Comparison] | None) -> tupl
         except UsageProblem as problem:
             why = str(problem)
             continue
-        found += direction.of_runs((one.real, other.real), (one.simulated, other.simulated))
-    return found, "" if found else why or "no case in both modes"
+        signs += direction.of_runs((one.real, other.real), (one.simulated, other.simulated))
+    return signs, "" if signs else why or "no case in both modes"

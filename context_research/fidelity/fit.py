@@ -26,6 +26,10 @@ class Fitted:
     """p5, p50, p95 of (measured − fit) ÷ measured over those kept; `mean_error`: mean fit ÷ mean measured − 1;
     `hiccups` and `hiccup_time`: the share of durations that were left out, and of their sum."""
 
+    def __str__(self) -> str:
+        r = self.residuals
+        return f"residuals p5/p50/p95 {r['p5']:+.1%} / {r['p50']:+.1%} / {r['p95']:+.1%}, mean {r['mean_error']:+.1%}"
+
 
 def fit(columns: Array, durations: Array) -> Fitted:
     """Durations (n) as a non-negative combination of columns (n × k). Raises ValueError: nothing to fit.

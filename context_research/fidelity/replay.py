@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
-from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
-from context_research.compare import observations
 from context_research.compare.comparison import Run
 from context_research.compare.observations import Cases
+from context_research.engines.base import Counters
 from context_research.engines.simulated import profiles
 from context_research.engines.simulated.profiles import DeviceProfile
 from context_research.errors import EngineFailure, UsageProblem
+from context_research.fidelity.calibrate import check_machine
 from context_research.measure.case import measure
+from context_research.measure.metrics import Repeat
 from context_research.models import hub
 from context_research.models.model import Model
-from context_research.records import store
-from context_research.records.files import RunFiles
 from context_research.records.run import StepTimesRecord
 from context_research.serving import build, preflight
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
-from context_research.workload.case import Case, at
+from context_research.workload.case import Case, at, engine_settings
 from context_research.workload.prompts import requests
 
 
@@ -37,60 +38,82 @@ class Replayed:
     extrapolated: int
     """Of the steps: those outside what the step-time model was fitted on."""
     step_times: tuple[StepTimesRecord, ...]
-    """Of each engine, as it describes them."""
+    """Of each engine."""
 
 
 def replay(runs: Sequence[Run], real: Sequence[Cases], profile: str) -> Replayed:
-    """Serve the requests of `runs`, which differ in nothing but their seeds, on one set of simulated engines.
+    """Serve the requests of `runs`, which differ in nothing but their seeds, on the same simulated engines.
 
     `real` is what they observed, `profile` a shipped one's name or a YAML file. Simulated engines are deterministic:
     of runs with one seed the first is served, and stands for all.
     Raises UsageProblem: the profile doesn't fit, the simulation is invalid, other requests than the run's came out.
     """
-    first, known = runs[0], profiles.load(profile)
-    _check_fits(first, known)
-    settings, model = _settings(first, profile), _model(first)
-    backend = backend_of(settings)
-    _preflight(backend, model, [at(settings, case.axes) for case in first.summary.cases])
+    first, model = runs[0], _model(runs[0])
+    groups = _checked(runs, real, profile, model)
+    keys = [_load_of(run, own) for run, own in zip(runs, real, strict=True)]
+    served: dict[object, Cases] = {key: {} for key in keys}
+    counters, step_times = list[Counters](), list[StepTimesRecord]()
+    for group in groups:
+        with _engines(first, group[0].settings, model) as topology:
+            for key, run, own in zip(keys, runs, real, strict=True):
+                for case in group:
+                    if case.name not in served[key]:
+                        served[key][case.name] = _served(run, case, len(own[case.name]), model, topology)
+            counters += [engine.counters for engine in topology.engines]
+            step_times += [engine.simulated.step_times for engine in topology.describe() if engine.simulated]
+    return Replayed(
+        cases=tuple(served[key] for key in keys),
+        steps=sum(each.steps for each in counters),
+        extrapolated=sum(each.extrapolated for each in counters),
+        step_times=tuple(step_times),
+    )
+
+
+def _checked(runs: Sequence[Run], real: Sequence[Cases], profile: str, model: Model) -> list[list[Case]]:
+    """The cases, together those that are served by the same engines, once nothing speaks against simulating them."""
+    _check_fits(runs[0], profiles.load(profile))
+    settings = _settings(runs[0], profile)
+    cases = [at(settings, case.axes) for case in runs[0].summary.cases]
+    groups = [list(alike) for _, alike in groupby(cases, lambda case: engine_settings(case.settings))]
+    backend_of(settings).check()
+    for group in groups:
+        preflight.check(backend_of(group[0].settings), model, [case.load for case in group])
     for run, own in zip(runs, real, strict=True):
         _check_same_requests(run, own, settings, model)
-    served: dict[tuple[object, ...], Cases] = {}
-    found = []
-    with tempfile.TemporaryDirectory(prefix="context-research-fidelity-") as scratch:
-        folder = Path(scratch)
+    return groups
+
+
+def _load_of(run: Run, real: Cases) -> object:
+    """What decides which requests a run sends; of runs that have it in common one stands for all."""
+    return run.metadata.seed, tuple((case, len(repeats)) for case, repeats in real.items())
+
+
+@contextlib.contextmanager
+def _engines(run: Run, settings: Settings, model: Model) -> Iterator[Topology]:
+    """Simulated engines, which serve while this is open. Raises UsageProblem where they can't."""
+    with tempfile.TemporaryDirectory(prefix="context-research-fidelity-") as logs:
         try:
-            topology = build.with_logs(backend, model, folder / "logs")
-            try:
+            topology = build.with_logs(backend_of(settings), model, Path(logs))
+            with contextlib.closing(topology):
                 topology.start()
-                for run, own in zip(runs, real, strict=True):
-                    seed = run.metadata.seed
-                    key = (seed, *((case, len(repeats)) for case, repeats in own.items()))
-                    if key not in served:
-                        files = RunFiles(folder, f"{len(served)}")
-                        served[key] = _served(run, own, settings.model_copy(update={"seed": seed}), topology, files)
-                    found.append(served[key])
-                step_times = tuple(e.simulated.step_times for e in topology.describe() if e.simulated)
-                counters = [engine.counters for engine in topology.engines]
-            finally:
-                topology.close()
+                yield topology
         except EngineFailure as failure:
-            raise UsageProblem(f"run {first.files.run_id} can't be simulated: {failure}") from None
-    steps, extrapolated = sum(c.steps for c in counters), sum(c.extrapolated for c in counters)
-    return Replayed(tuple(found), steps, extrapolated, step_times)
+            raise UsageProblem(f"run {run.files.run_id} can't be simulated: {failure}") from None
 
 
-def _served(run: Run, real: Cases, settings: Settings, topology: Topology, files: RunFiles) -> Cases:
-    model = _model(run)
-    for summary in run.summary.cases:
-        case = at(settings, summary.axes)
-        result = measure(case, model, topology, repeats=len(real[case.name]))
-        if result.failure:
-            raise UsageProblem(
-                f"run {run.files.run_id}: its simulation is invalid, case {case.name}: {result.failure[:300]}"
-            )
-        # As the real run's went: rounded to what an artifact holds.
-        store.append_lines(files.requests, [*result.windows(), *result.requests()])
-    return observations.read(files)
+def _served(run: Run, case: Case, repeats: int, model: Model, topology: Topology) -> list[Repeat]:
+    """The repeats with the run's seed, as a reader of their artifact sees them: the real ones are rounded too."""
+    settings = case.settings.model_copy(update={"seed": run.metadata.seed})
+    result = measure(replace(case, settings=settings), model, topology, repeats=repeats)
+    if result.failure:
+        raise UsageProblem(
+            f"run {run.files.run_id}: its simulation is invalid, case {case.name}: {result.failure[:300]}"
+        )
+    timelines = [record.timeline() for record in result.requests() if record.phase != "warmup"]
+    return [
+        Repeat.read(window, [timeline for timeline in timelines if timeline.repeat == window.repeat])
+        for window in result.windows()
+    ]
 
 
 def _settings(run: Run, profile: str) -> Settings:
@@ -109,20 +132,12 @@ def _model(run: Run) -> Model:
 
 
 def _check_fits(run: Run, profile: DeviceProfile) -> None:
-    run_id, device, told = run.files.run_id, run.metadata.device, f"device profile {profile.name} is"
-    if profile.device != device:
-        raise UsageProblem(f"{told} for {profile.device}, run {run_id} ran on {device}")
-    machine = run.metadata.environment_manifest.machine
-    if device == "cpu" and (cores := len(machine.cpu.cores)) != profile.count:
-        raise UsageProblem(f"{told} of {profile.count} CPU cores, run {run_id} ran on {cores}")
-    gpus = {gpu.name for gpu in run.metadata.used_gpus}
-    if device == "cuda" and profile.gpu_names and not gpus <= set(profile.gpu_names):
-        raise UsageProblem(f"{told} for {', '.join(profile.gpu_names)}, run {run_id} ran on {', '.join(sorted(gpus))}")
-
-
-def _preflight(backend: Backend, model: Model, cases: Sequence[Case]) -> None:
-    backend.check()
-    preflight.check(backend, model, [case.load for case in cases])
+    device, cores = run.metadata.device, len(run.metadata.environment_manifest.machine.cpu.cores)
+    check_machine(profile, run.files.run_id, device, sorted({gpu.name for gpu in run.metadata.used_gpus}))
+    if device == "cpu" and cores != profile.count:
+        raise UsageProblem(
+            f"device profile {profile.name} is of {profile.count} CPU cores, run {run.files.run_id} ran on {cores}"
+        )
 
 
 def _check_same_requests(run: Run, real: Cases, settings: Settings, model: Model) -> None:

@@ -9,6 +9,9 @@ from pydantic import Field
 from context_research.records.base import Artifact, Record
 from context_research.records.run import ModelRecord, StepTimesRecord
 
+Direction = Literal["lower", "higher", "equivalent", "undecided", "not judged"]
+"""What real runs say of a candidate's latency beside its baseline's."""
+
 
 class ProfileRecord(Record):
     name: str
@@ -27,7 +30,8 @@ class ArmRecord(Record):
 
 
 class FigureRecord(Record):
-    """One figure of one case: simulated ÷ real − 1 is its error, `passed` whether that is within `bar`."""
+    """One figure of one case over all samples of its arm's runs: simulated ÷ real − 1 is its `error`, negative where
+    the simulation is too fast, and `passed` whether that is within `bar`. None: too few samples."""
 
     arm: str
     case: str
@@ -43,7 +47,7 @@ class FigureRecord(Record):
 
 
 class PartRecord(Record):
-    """One part of TTFT, p50."""
+    """One part of a case's TTFT, p50; None where it did not happen, or not often enough."""
 
     arm: str
     case: str
@@ -61,11 +65,15 @@ class SignRecord(Record):
     candidate: str
     real: float | None
     simulated: float | None
-    outcome: Literal["lower", "higher", "equivalent", "undecided", "not judged"]
+    outcome: Direction
+    """What the real ones say."""
     how: str
+    """What that rests on."""
     practical: float
     same_sign: bool | None
+    """Whether candidate − baseline has one sign, real and simulated; None where one has no value."""
     agrees: bool | None
+    """Whether the simulation says what the real ones do; None where those decide nothing."""
 
 
 class CountsRecord(Record):

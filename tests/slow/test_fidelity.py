@@ -1,5 +1,6 @@
 """Fidelity with simulated engines: a run whose truth is a known profile, held against it and against planted errors."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from context_research.records.files import RunFiles
 from context_research.serving import build
 from context_research.settings.options import SIMULATED_OPT_IN
 from context_research.settings.schema import CONFIGS
-from context_research.workload.case import point
+from context_research.workload.case import cases, engine_settings, point
 from tests.support import made
 from tests.support.artifacts import keep, plain
 from tests.support.settings import tolerant
@@ -36,30 +37,31 @@ def outputs(tmp_path_factory):
     """Runs `aggregated` and `disaggregated`, served by simulated engines and recorded as real ones'."""
     folder = tmp_path_factory.mktemp("fidelity")
     for mode in ("aggregated", "disaggregated"):
-        record(RunFiles(folder, mode), tolerant(mode, backend="simulated", device_profile="cpu-2core", **WORKLOAD))
+        settings = tolerant(mode, backend="simulated", device_profile="cpu-2core", **WORKLOAD)
+        record(RunFiles(folder, mode), settings, [point(settings, *each) for each in CASES])
     return folder
 
 
-def record(files, chosen):
-    model = hub.resolve(chosen.model)
-    topology = build.with_logs(backend_of(chosen), model, files.logs)
-    topology.start()
-    cases = []
-    for tokens, level in CASES:
-        case = point(chosen, tokens, level)
-        result = measure(case, model, topology)
-        assert result.failure is None
-        cases.append(result.record(METRICS).model_dump(mode="json"))
-        store.append_lines(files.requests, [*result.windows(), *result.requests()])
-    engines = [engine.describe() for engine in topology.engines]
-    topology.close()
+def record(files, chosen, of):
+    model, measured, engines = hub.resolve(chosen.model), [], []
+    for _, alike in itertools.groupby(of, lambda case: engine_settings(case.settings)):
+        alike = list(alike)
+        topology = build.with_logs(backend_of(alike[0].settings), model, files.logs)
+        topology.start()
+        for case in alike:
+            result = measure(case, model, topology)
+            assert result.failure is None
+            measured.append(result.record(METRICS).model_dump(mode="json"))
+            store.append_lines(files.requests, [*result.windows(), *result.requests()])
+        engines += [engine.describe() for engine in topology.engines]
+        topology.close()
     settings = chosen.model_dump(mode="json") | {"backend": "vllm", "device_profile": None}
     metadata = made.metadata(files.run_id, status="completed", settings=settings, engines=engines)
     metadata |= {"serving": {"mode": chosen.serving.mode}, "seed": chosen.seed}
     metadata["environment_manifest"]["machine"]["cpu"]["cores"] = [0, 1]
     keep(files.metadata, "run_metadata", metadata)
     shared = ("status", "experiment", "backend", "device", "seed", "serving", "model")
-    summary = made.summary(files.run_id, cases, **{key: metadata[key] for key in shared})
+    summary = made.summary(files.run_id, measured, **{key: metadata[key] for key in shared})
     keep(files.summary("e0"), "summary", summary)
 
 
@@ -94,6 +96,18 @@ def test_the_profile_that_is_the_truth_has_no_error(fidelity):
     assert all(part["real"] == part["simulated"] for part in found["waterfall"])
     assert all(sign["same_sign"] and sign["real"] == sign["simulated"] for sign in found["signs"])
     assert len(found["signs"]) == 4
+
+
+def test_cases_with_engines_of_their_own_are_simulated_on_such(outputs, fidelity):
+    load = WORKLOAD | {"workload__prompt_lengths": [256], "workload__concurrency": [2]}
+    axes = {"engine.max_num_batched_tokens": [64, 512]}
+    settings = tolerant(backend="simulated", device_profile="cpu-2core", axes=axes, **load)
+    record(RunFiles(outputs, "chunks"), settings, cases(settings))
+    found = fidelity("chunks", "--device-profile", "cpu-2core")
+    ttft = [each for each in found["figures"] if (each["metric"], each["statistic"]) == ("ttft", "p50")]
+    assert [each["case"] for each in ttft] == [f"p256-c2-max_num_batched_tokens_{size}" for size in (64, 512)]
+    assert [each["error"] for each in ttft] == [0.0, 0.0]
+    assert ttft[0]["real"] > 1.1 * ttft[1]["real"]
 
 
 def test_a_slower_model_is_seen_with_its_sign_and_size(fidelity, tmp_path):
