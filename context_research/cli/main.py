@@ -209,7 +209,7 @@ def tell_verdict(
     else:
         runs = [comparison.load(each) for each in found if isinstance(each, RunFiles)]
         if len(runs) < len(found):
-            raise UsageProblem("a run is compared with a run, an A/B with an A/A: not one with the other")
+            raise UsageProblem("give two runs, or an A/B and an A/A")
         baseline, candidate = runs if len(runs) == 2 else (comparison.other_mode(runs[0]), runs[0])
         two = comparison.of_runs(baseline, candidate, allow_different)
         judged = verdict.judge(two, family, practical, start_noise)

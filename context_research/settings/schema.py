@@ -144,7 +144,8 @@ class Handoff(Section):
 
 
 class Serving(Section):
-    """Which engines there are; `routing`: of several of a role the next in turn, or that with the fewest in flight."""
+    """Which engines there are. `routing` between engines of one role: in turn, or to the one with the fewest requests
+    in flight."""
 
     mode: Literal["aggregated", "disaggregated"]
     engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1)]

@@ -63,7 +63,7 @@ def first_to_end(running: Sequence[Running]) -> Running:
 
 @contextmanager
 def ended_with_us(running: Sequence[Running]) -> Iterator[None]:
-    """While open, what ends this process ends those in `running` too, in order if it can; they may change meanwhile."""
+    """On SIGTERM or an exception, ask the sessions in `running`, as they are then, to end, and wait for them."""
 
     def leave(number: int, _: object) -> None:
         raise KeyboardInterrupt(f"{signal.Signals(number).name} received")

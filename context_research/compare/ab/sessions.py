@@ -41,7 +41,7 @@ def judge(
     """The verdicts of an A/B, by default on the figures that its plan named. Raises UsageProblem."""
     planned = store.read(files.record, AbRecord).plan
     if isinstance(noise_floor, RunFiles):
-        raise UsageProblem("a run is compared with a run, an A/B with an A/A: not one with the other")
+        raise UsageProblem("give two runs, or an A/B and an A/A")
     family = planned.primary if primary is None else primary
     margin = planned.practical if practical is None else practical
     floor = comparison.of_ab(noise_floor) if noise_floor else None
