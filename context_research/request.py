@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 Phase = Literal["warmup", "ramp", "measured", "drain"]
 """Where in a case a request is: before it, while the load builds up, in its window, or keeping the load up to its end.
@@ -54,7 +54,7 @@ class Leg:
     cached_tokens: int | None = None
     """Prompt tokens that the engine did not compute: from its prefix cache or from another engine."""
     finish_reason: str | None = None
-    handoff: Mapping[str, Any] | None = None
+    handoff: Mapping[str, object] | None = None
     """vLLM's kv_transfer_params as the engine returned them."""
     alternatives: list[dict[int, float]] = field(default_factory=list)
     """Log-probabilities of the likeliest tokens at each position, where they were asked for."""

@@ -30,12 +30,11 @@ _logger = logging.getLogger("vllm.context_research")  # below vLLM's, whose hand
 
 
 class Clock:
-    """When each step began, so that the seconds of an engine's steps never overlap and leave no busy time out.
+    """Durations of an engine's steps, which never overlap and leave no busy time out.
 
-    A step is done when its output has been processed: with its scheduling and computing that makes one whole cycle.
-    While the engine is busy the next step begins there. So what lies between two steps, which every cycle pays, is part
-    of it; and of a batch that was scheduled and launched while this one still ran (vLLM's async scheduling) counts what
-    it adds after this one. Where the engine had nothing to do, a step begins when `schedule` was called for it.
+    A step is done when its output has been processed. It lasts from the end of the one before to its own end; after an
+    idle time, from the call of `schedule`. With vLLM's async scheduling, where batches overlap, a step counts only the
+    time that it adds.
     """
 
     def __init__(self) -> None:

@@ -21,7 +21,8 @@ _HICCUPS = 3
 class Lag:
     """99th percentiles in seconds: of sent − scheduled over requests, of the event loop's lateness over time.
 
-    Of fewer than 300 ticks the fourth latest stands for the p99: one hiccup of the machine is no slow client.
+    With fewer than 300 ticks the fourth-largest lateness is used instead of the p99, so that single stalls of the
+    machine do not count.
     """
 
     send_p99: float

@@ -34,8 +34,8 @@ class Fit(Section):
     coefficients: dict[str, Seconds]
     """Of an engine that has the machine to itself."""
     contention: Seconds | None = None
-    """What an engine at work beside it adds: beside n of them a step takes 1 + `contention` × n times as long. None is
-    unknown: 1 is taken on a device that engines share, 0 on devices of their own."""
+    """Slowdown per other busy engine: beside n of them a step takes 1 + `contention` × n times as long. None: not
+    measured; 1 is assumed on a device that engines share, 0 otherwise."""
     ranges: dict[str, tuple[Number, Number]]
     residuals: dict[str, Number]
     steps: Positive

@@ -1,6 +1,6 @@
 """Gathers what the validity checks need and no timeline holds: per run once, and around each case.
 
-Nothing here runs while requests are measured, but for the event loop's own watch (`lag.watched`).
+Nothing here runs while requests are measured, but for the watch on the event loop (`client_lag.watched`).
 """
 
 from __future__ import annotations

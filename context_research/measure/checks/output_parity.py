@@ -139,7 +139,8 @@ _NOTHING = OutputRecord(token_ids=(), alternatives=())
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Where an output first differs from its reference. After a `tie` nothing more can be compared, and none is due.
+    """Where an output first differs from its reference. After a near-tie (`tie`) the texts legitimately diverge: the
+    rest is not compared.
 
     `gap`: nats by which the reference preferred its own token, told by `how`; at least that where it listed no other.
     """
