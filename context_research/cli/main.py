@@ -149,7 +149,7 @@ def run_ab(
     """
     experiment, here = project.ask(given.pop("experiment"), given["pytest_options"])
     plan = ab_plan.plan(experiment, _names(primary), practical, given=here.layers, **given)
-    running = ab.Ab.open(outputs_option.folder(outputs), plan, fresh)
+    running = ab.Ab.open(outputs or here.outputs, plan, fresh)
     click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
     if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
         click.echo(

@@ -29,8 +29,8 @@ from context_research.settings.experiments import Experiment
 from context_research.workload.case import Case, parameters
 
 NOT_LENT = (
-    "an xdist worker has no devices for this: the run's experiment must be known before collection, "
-    "so name its folder on the command line"
+    "an xdist worker has no devices for this: the run's experiment must be known before collection, so name its folder "
+    "and its --experiment-config on the command line"
 )
 
 

@@ -22,8 +22,17 @@ from context_research.settings.sources import Layer
 class Project:
     """Settings that a pytest command line gives here (weakest first), and the experiments that there are."""
 
+    root: Path
     layers: list[Layer]
     experiments: list[Experiment]
+
+    @property
+    def outputs(self) -> Path:
+        """Folder for runs and reports. In an ini file it is relative to the rootdir, as in pytest."""
+        given = {layer.source: Path(layer.values["outputs"]) for layer in self.layers if "outputs" in layer.values}
+        if "ini" in given:
+            given["ini"] = self.root / given["ini"]
+        return next(reversed(given.values()), Path("outputs"))
 
 
 class _Ask:
@@ -35,7 +44,7 @@ class _Ask:
     @pytest.hookimpl(tryfirst=True)
     def pytest_cmdline_main(self, config: pytest.Config) -> int:
         selection.load_packages(config)
-        self.project = Project(given_layers(config), selection.known(config))
+        self.project = Project(config.rootpath, given_layers(config), selection.known(config))
         return 0
 
 

@@ -40,13 +40,13 @@ def config_file(name: str, configs: Path, gpu: bool) -> Path:
 
 
 def below(root: Path) -> list[Experiment]:
-    """The experiments of a repository: benchmarks/NAME with a test and a README, and a YAML that says it is NAME's.
+    """The experiments of a repository: benchmarks/NAME with a test, and a YAML that says it is NAME's.
 
     The YAML is in the repository's configs/experiments, or is one of those we ship.
     """
     found = []
     for folder in sorted((root / "benchmarks").glob("*/")):
-        if (folder / "README.md").is_file() and any(folder.glob("test_*.py")) and (configs := _configs(root, folder)):
+        if any(folder.glob("test_*.py")) and (configs := _configs(root, folder)):
             found.append(Experiment(folder.name, folder, configs))
     return found
 

@@ -71,15 +71,13 @@ NINE = "import pytest\n\n@pytest.mark.experiment('e9')\ndef test_nine(): pass\n"
 
 @pytest.mark.parametrize("known", [True, False], ids=["by its folder", "by its marker"])
 def test_two_experiments_in_one_session_are_refused(suite, known):
-    folder = suite.path / "benchmarks" / "e9"
+    folder = suite.path / ("benchmarks" if known else "elsewhere") / "e9"
     configs = suite.path / "configs" / "experiments"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     configs.mkdir(parents=True)
     (folder / "test_e9.py").write_text(NINE)
     (configs / "e9.yaml").write_text("experiment: e9\n")
-    if known:
-        (folder / "README.md").touch()
-    result = suite.inside("benchmarks/e9", "--seed=0")
+    result = suite.inside(str(folder), "--seed=0")
     result.stderr.fnmatch_lines(["ERROR: one experiment a session: run e0 and e9 one by one"])
     assert result.ret == pytest.ExitCode.USAGE_ERROR
 
@@ -109,5 +107,7 @@ def test_workers_that_find_an_experiment_by_themselves_do_not_run_it(suite):
     (suite.path / "benchmarks").rmdir()
     result = suite.inside("--seed=0", *SMALL, "-n1", folder="elsewhere")
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(["an xdist worker has no devices for this: *so name its folder on the command line"])
+    result.stdout.fnmatch_lines(
+        ["an xdist worker has no devices for this: *so name its folder and its --experiment-config *"]
+    )
     assert not (suite.path / "outputs").exists()

@@ -1,6 +1,7 @@
 """`verdict`, `ab` and `report` on the command line: runs and A/Bs made by hand, bad input in one line."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -214,14 +215,13 @@ def ended(code):
 def sessions(here, monkeypatch):
     """An experiment's folder, and sessions that write artifacts instead of running."""
     (here / "benchmarks" / "e0").mkdir(parents=True)
-    for name in ("README.md", "test_e0.py"):
-        (here / "benchmarks" / "e0" / name).touch()
+    (here / "benchmarks" / "e0" / "test_e0.py").touch()
     ran = []
 
     def begin(arguments, log, device, group):
         given = dict(word.removeprefix("--cr-").split("=", 1) for word in arguments if word.startswith("--cr-"))
         ran.append(SimpleNamespace(**{key.replace("-", "_"): value for key, value in given.items()}))
-        made_runs.run(here / "outputs", given["run-id"], FLAT, serving=given["serving"], seed=int(given["seed"]))
+        made_runs.run(Path(given["outputs"]), given["run-id"], FLAT, serving=given["serving"], seed=int(given["seed"]))
         return ended(0)
 
     monkeypatch.setattr("context_research.compare.ab.processes.begin", begin)
@@ -239,10 +239,11 @@ def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
     assert f"report  outputs/reports/{folder.name}.md" in result.stdout
 
 
-def test_ab_plans_with_the_projects_ini_keys(here, outputs, sessions):
-    (here / "pytest.ini").write_text("[pytest]\ncontext_research_requests = 7\n")
+def test_ab_plans_with_the_projects_ini_keys(here, sessions):
+    ini = "[pytest]\ncontext_research_requests = 7\ncontext_research_outputs = elsewhere\n"
+    (here / "pytest.ini").write_text(ini)
     assert run("ab", "e0", "--pairs", 1).exit_code == 0
-    (path,) = (outputs / "ab").glob("*/ab.json")
+    (path,) = (here / "elsewhere" / "ab").glob("*/ab.json")
     planned = plain(path, "ab")["plan"]["settings"]
     assert [planned[arm]["workload"]["requests"] for arm in ("baseline", "candidate")] == [7, 7]
 

@@ -132,11 +132,16 @@ def test_fixtures_of_a_project_keep_their_names(plugin_imported, pytester, where
 
 
 def test_an_experiments_tests_have_the_short_names(plugin_imported, pytester):
+    pytester.makeconftest("""
+        import pytest
+        @pytest.fixture
+        def doubled(seed): return 2 * seed
+    """)
     pytester.makepyfile("""
         import pytest
         @pytest.mark.experiment("e0")
-        def test_it(seed, settings, workload):
-            assert (seed, settings.experiment, workload.output_tokens) == (3, "e0", 5)
+        def test_it(seed, settings, workload, doubled):
+            assert (seed, settings.experiment, workload.output_tokens, doubled) == (3, "e0", 5, 6)
         def test_other(request):
             with pytest.raises(pytest.FixtureLookupError):
                 request.getfixturevalue("seed_of_nobody")

@@ -21,7 +21,6 @@ def repository(plugin_imported, here):
     configs = here / "configs" / "experiments"
     for path in (folder, configs):
         path.mkdir(parents=True)
-    (folder / "README.md").touch()
     (folder / "test_mine.py").touch()
     (configs / "mine.yaml").write_text(YAML)
     return here

@@ -9,7 +9,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "benchmarks" / "e0").mkdir(parents=True)
     (tmp_path / "benchmarks" / "e0" / "test_e0.py").touch()
-    (tmp_path / "benchmarks" / "e0" / "README.md").touch()
     return tmp_path
 
 
