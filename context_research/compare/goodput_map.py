@@ -64,15 +64,16 @@ def decide(found: Sequence[Map]) -> list[NDArray[np.int8]]:
     A sign-flip test of the pairs' differences, Benjamini-Hochberg over the cells of all maps. Cells in which too few
     pairs differ to reach ALPHA, whatever the signs, are no tests (Tarone 1990) and don't count among them.
     """
-    differences = [one.candidate - one.baseline for one in found]
+    differences = [each.candidate - each.baseline for each in found]
     testable = [np.count_nonzero(each, axis=0) >= MIN_PAIRS for each in differences]
     p = [_p_values(each[:, cells]) for each, cells in zip(differences, testable, strict=True) if cells.any()]
     adjusted = stats.false_discovery_control(np.concatenate(p)) if p else np.empty(0)
-    outcomes, seen = [], 0
-    for each, cells in zip(differences, testable, strict=True):
+    ends = np.cumsum([np.count_nonzero(cells) for cells in testable], dtype=int)
+    outcomes = []
+    # `split` adds what is behind the last end: nothing.
+    for each, cells, own in zip(differences, testable, np.split(adjusted, ends), strict=False):
         outcome = np.zeros(cells.shape, dtype=np.int8)
-        decided = adjusted[seen : (seen := seen + int(cells.sum()))] <= ALPHA
-        outcome[cells] = np.sign(each[:, cells].mean(axis=0)) * decided
+        outcome[cells] = np.sign(each[:, cells].mean(axis=0)) * (own <= ALPHA)
         outcomes.append(outcome)
     return outcomes
 
