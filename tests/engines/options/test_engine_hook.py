@@ -1,42 +1,14 @@
 """An engine from somebody else's plugin: it need not be vLLM, and what it can't show is not taken for shown."""
 
-import asyncio
-import time
-
 import pytest
 
-from context_research.engines.base import ENGINE_EVIDENCE, Counters
+from context_research.engines.base import ENGINE_EVIDENCE
 from context_research.measure.checks.registry import Check, judged
 from tests.support.artifacts import metadata, summary
+from tests.support.foreign import Foreign
 from tests.support.suite import SMALL
 
 FEW = ("--seed=0", *SMALL, "--concurrency=1", "--allow-invalid=client")
-
-
-class Foreign:
-    """Answers after a millisecond a token. Gives no evidence, and says so."""
-
-    capabilities = frozenset()
-
-    def __init__(self, placement, log):
-        self.name, self.role, self.log = placement.spec.name, placement.spec.role, log
-        self.counters, self.dead = Counters(), False
-        log.write_text("made\n")
-
-    def start(self): ...
-
-    def close(self): ...
-
-    async def serve(self, _, leg, *, output_tokens, **__):
-        leg.sent = time.perf_counter()
-        for index in range(output_tokens):
-            await asyncio.sleep(0.001)
-            leg.token_ids.append(index)
-            leg.token_times.append(time.perf_counter())
-        leg.finish_reason = "length"
-
-    def describe(self):
-        return {"product": "tgi"}
 
 
 class Makes:
@@ -91,7 +63,7 @@ def test_an_engine_without_processes_or_a_configuration_is_recorded_by_its_class
     recorded = metadata(suite.run)
     (engine,) = recorded["engines"]
     assert recorded["status"] == "completed"
-    assert engine["class"] == f"{__name__}.Foreign"
+    assert engine["class"] == "tests.support.foreign.Foreign"
     assert engine["product"] == "tgi"
     assert engine["devices"]
 
