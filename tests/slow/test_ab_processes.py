@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from context_research.compare.ab import processes as ab_processes
-from tests.support.processes import until
+from tests.support.processes import interruptible, until
 
 SEEN = """
 import json, os
@@ -82,7 +82,9 @@ def test_a_signal_lets_the_session_close_its_engines(tmp_path, monkeypatch, numb
         f"    running.append(Running(process=ab_processes.begin({arguments}, Path('log'), 'cpu', None)))\n"
         "    ab_processes.first_to_end(running)\n"
     )
-    driver = subprocess.Popen([sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL, preexec_fn=interruptible
+    )
     try:
         assert until((tmp_path / "running").exists, seconds=30)
         (os.killpg if number == signal.SIGINT else os.kill)(driver.pid, number)

@@ -1,11 +1,12 @@
 """Waiting for what happens in other processes."""
 
+import signal
 import time
 
 import psutil
 import pytest
 
-PATIENCE_S = 90
+PATIENCE_S = 240
 
 
 def until(condition, seconds=5.0):
@@ -24,3 +25,8 @@ def wait_for(condition, what):
 def ended(processes):
     _, alive = psutil.wait_procs(processes, timeout=20)
     return not alive
+
+
+def interruptible():
+    """For `preexec_fn`: Ctrl-C reaches the process, also where this one ignores it, as an xdist worker does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

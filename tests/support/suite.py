@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.engines import Lend
+from tests.support.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
@@ -24,7 +25,7 @@ context_research_short_options = true
 
 
 class Suite:
-    """E0 in a folder of its own: `inside` runs it on lent engines, `outside` in a process with engines of its own."""
+    """E0 in a folder of its own: run `inside` this process, on engines lent or its own, or by `popen`."""
 
     def __init__(self, pytester):
         self._pytester, self.path = pytester, pytester.path
@@ -40,7 +41,8 @@ class Suite:
 
     def popen(self, *options):
         """E0 in a process of its own, started and left running."""
-        return self._pytester.popen([*self._pytester._getpytestargs(), "benchmarks/e0", *options])
+        command = [*self._pytester._getpytestargs(), "benchmarks/e0", *options]
+        return self._pytester.popen(command, preexec_fn=interruptible)
 
     @property
     def runs(self):

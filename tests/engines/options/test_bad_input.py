@@ -69,8 +69,17 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("distributed", [[], ["-n1"]], ids=["serial", "xdist"])
-def test_it_is_named_in_one_line(suite, case, distributed):
+def test_it_is_named_in_one_line(suite, case):
+    refused(suite, case)
+
+
+@pytest.mark.parametrize("case", ["no seed", "ill-typed key", "KV that can't fit", "outputs not writable"])
+def test_it_is_named_in_one_line_by_xdists_controller_too(suite, case):
+    """Of options, of a file, of the cases, of the machine."""
+    refused(suite, case, "-n1")
+
+
+def refused(suite, case, *distributed):
     options, line = CASES[case]
     (suite.path / "typo.yaml").write_text(OWN.replace("prompt_lengths", "prompt_length"))
     (suite.path / "type.yaml").write_text(OWN.replace("workload: {", "workload: {request_timeout_s: soon, "))
