@@ -8,16 +8,15 @@ from context_research.compare.ab import sessions as ab
 from context_research.compare.comparison import Comparison
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import PRACTICAL
-from context_research.compare.verdict import START_NOISE
+from context_research.compare.verdict import PRIMARY, START_NOISE
 from context_research.measure import metrics
-from context_research.measure.metrics import METRICS, Repeat
+from context_research.measure.metrics import METRICS, Metric
 from context_research.records import store
-from context_research.records.case import Distribution
 from context_research.records.fidelity import Direction, SignRecord
 from context_research.records.files import AbFiles
 from context_research.records.verdict import PairsRecord, VerdictRecord
 
-JUDGED = tuple(metric for metric in METRICS if metric.name in ("ttft", "tpot"))
+JUDGED = tuple(metric for metric in METRICS if metric.name in PRIMARY)
 ENOUGH_RUNS = 4
 """Runs of either mode from which ranges that lie apart are no chance: 2 of C(8, 4) = 70 orders, p = 0.029."""
 
@@ -35,9 +34,9 @@ def of_ab(
         how += f", not final: {len(comparison.baseline.units)} of {comparison.planned} pairs"
     signs = []
     for case, metric, ratio, again in _ratios(real, simulated):
-        verdict = primary.get((case, metric))
+        verdict = primary.get((case, metric.name))
         outcome = "not judged" if verdict is None else _LOWER_IS_BETTER.get(verdict.outcome, "undecided")
-        described = verdict or others.get((case, metric))
+        described = verdict or others.get((case, metric.name))
         by_pairs = (described.ratio if described else None) or ratio
         signs.append(_sign(case, metric, real, by_pairs, again, outcome, how, judged.practical))
     return signs
@@ -72,7 +71,7 @@ def of_runs(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[SignRecor
 
 def _sign(
     case: str,
-    metric: str,
+    metric: Metric,
     arms: tuple[Arm, Arm],
     real: float | None,
     simulated: float | None,
@@ -83,7 +82,7 @@ def _sign(
     """Candidate ÷ baseline, real and simulated; `outcome` is what the real ones say, which rests on `how`."""
     return SignRecord(
         case=case,
-        metric=metric,
+        metric=metric.name,
         baseline=arms[0].label,
         candidate=arms[1].label,
         real=real,
@@ -112,7 +111,7 @@ def _agrees(outcome: Direction, simulated: float | None, practical: float) -> bo
     return simulated < 1 if outcome == "lower" else simulated > 1
 
 
-def _apart(case: str, metric: str, real: tuple[Arm, Arm]) -> tuple[Direction, str]:
+def _apart(case: str, metric: Metric, real: tuple[Arm, Arm]) -> tuple[Direction, str]:
     count = min(sum(case in unit for unit in arm.units) for arm in real)
     noise = 0.0 if count >= ENOUGH_RUNS else START_NOISE
     units = "runs" if count > 1 else "repeats"
@@ -120,7 +119,7 @@ def _apart(case: str, metric: str, real: tuple[Arm, Arm]) -> tuple[Direction, st
     for arm in real:
         runs = [unit[case] for unit in arm.units if case in unit]
         each = runs if count > 1 else [[repeat] for repeats in runs for repeat in repeats]
-        sides.append([p50(metric, repeats) for repeats in each])
+        sides.append([metrics.pooled(metric, repeats).p50 for repeats in each])
     how = f"p50s of {len(sides[0])} and {len(sides[1])} {units}"
     baseline, candidate = ([value for value in side if value is not None] for side in sides)
     if not baseline or not candidate or None in (*sides[0], *sides[1]):
@@ -133,29 +132,18 @@ def _apart(case: str, metric: str, real: tuple[Arm, Arm]) -> tuple[Direction, st
     return "undecided", how
 
 
-def summarized(metric: str, repeats: list[Repeat]) -> Distribution:
-    """One metric of JUDGED over all samples of `repeats` together, as `metrics.summarize` has it."""
-    own = next(each for each in JUDGED if each.name == metric)
-    return metrics.summarize([value for repeat in repeats for value in own.samples(repeat)], own.unit)
-
-
-def p50(metric: str, repeats: list[Repeat]) -> float | None:
-    """In seconds; None of too few samples."""
-    return summarized(metric, repeats).p50
-
-
-def _ratios(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[tuple[str, str, float | None, float | None]]:
+def _ratios(real: tuple[Arm, Arm], simulated: tuple[Arm, Arm]) -> list[tuple[str, Metric, float | None, float | None]]:
     """(case, metric, candidate ÷ baseline of all samples' p50, the same simulated) of the cases that both arms have."""
     shared = [case for case in real[0].cases if case in real[1].cases]
     return [
-        (case, metric.name, _ratio(real, case, metric.name), _ratio(simulated, case, metric.name))
+        (case, metric, _ratio(real, case, metric), _ratio(simulated, case, metric))
         for metric in JUDGED
         for case in shared
     ]
 
 
-def _ratio(arms: tuple[Arm, Arm], case: str, metric: str) -> float | None:
-    before, after = (p50(metric, arm.repeats(case)) for arm in arms)
+def _ratio(arms: tuple[Arm, Arm], case: str, metric: Metric) -> float | None:
+    before, after = (metrics.pooled(metric, arm.repeats(case)).p50 for arm in arms)
     return after / before if before and after is not None else None
 
 

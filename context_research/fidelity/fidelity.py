@@ -18,7 +18,7 @@ from context_research.errors import UsageProblem
 from context_research.fidelity import calibrate, calibration_data, direction
 from context_research.fidelity.direction import JUDGED
 from context_research.fidelity.replay import replay
-from context_research.measure import waterfall
+from context_research.measure import metrics, waterfall
 from context_research.records.case import Distribution
 from context_research.records.fidelity import FigureRecord, PartRecord, SignRecord
 from context_research.records.files import AbFiles, RunFiles
@@ -198,9 +198,7 @@ def _figures(pool: Pool) -> list[FigureRecord]:
     figures = []
     for case in pool.real.cases:
         for metric in JUDGED:
-            real, simulated = (
-                direction.summarized(metric.name, arm.repeats(case)) for arm in (pool.real, pool.simulated)
-            )
+            real, simulated = (metrics.pooled(metric, arm.repeats(case)) for arm in (pool.real, pool.simulated))
             for statistic in ("p50", "p90"):
                 figures.append(_figure(pool.label, case, metric.name, statistic, real, simulated))
     return figures

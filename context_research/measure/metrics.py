@@ -246,11 +246,16 @@ def _percentile(values: NDArray[np.float64], percentile: int) -> float | None:
     return float(np.percentile(values, percentile)) if values.size >= samples_needed(percentile) else None
 
 
+def pooled(metric: Metric, repeats: Iterable[Repeat]) -> Distribution:
+    """One metric over the samples of all `repeats` together."""
+    return summarize([value for repeat in repeats for value in metric.samples(repeat)], metric.unit)
+
+
 def summaries(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, MetricRecord]:
     """Every metric over the samples of all `repeats` together."""
     return {
         metric.name: MetricRecord(
-            **summarize([value for repeat in repeats for value in metric.samples(repeat)], metric.unit).model_dump(),
+            **pooled(metric, repeats).model_dump(),
             lower_is_better=metric.lower_is_better,
             statistic=metric.statistic,
         )

@@ -15,9 +15,9 @@ from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS, Verdict
 from context_research.compare.verdict import Findings
 from context_research.measure import metrics
-from context_research.measure.metrics import METRICS, Metric
+from context_research.measure.metrics import METRICS
 from context_research.records import store
-from context_research.records.case import CaseRecord, Distribution
+from context_research.records.case import CaseRecord
 from context_research.records.run import RunRecord
 from context_research.report import checks, figures
 from context_research.report.run import about
@@ -159,7 +159,7 @@ def _pooled(arms: Sequence[Arm]) -> str:
         if metric.unit == "s" and metric.statistic != "mean"  # rates have one sample a repeat
         for case in dict.fromkeys(case for arm in arms for case in arm.cases)
         for arm in arms
-        if (m := _summary(metric, arm, case)).count
+        if (m := metrics.pooled(metric, arm.repeats(case))).count
     ]
     header = ("metric", "case", "arm", "samples", *(f"p{p}" for p in metrics.PERCENTILES))
     note = (
@@ -167,10 +167,6 @@ def _pooled(arms: Sequence[Arm]) -> str:
         "independent, so no verdict rests on these. A dash is a percentile with too few samples behind it."
     )
     return f"## All requests\n\n{note}\n\n{table(rows, header)}"
-
-
-def _summary(metric: Metric, arm: Arm, case: str) -> Distribution:
-    return metrics.summarize([v for repeat in arm.repeats(case) for v in metric.samples(repeat)], metric.unit)
 
 
 def _descriptive(findings: Findings) -> str:
