@@ -110,12 +110,13 @@ def _usage_error(problem: UsageProblem | str, config: pytest.Config) -> pytest.U
 def pytest_report_header(config: pytest.Config) -> list[str]:
     session = config.stash[SESSION]
     chosen = session.resolved.settings
-    return [
+    lines = [
         f"context-research: {_notice(session)}"
         f"{chosen.experiment}, {chosen.serving.mode}, backend {chosen.backend}, "
         f"device {chosen.device}, seed {chosen.seed}, model {chosen.model.name} ({chosen.model.weights} weights)",
         f"  settings: {session.resolved.reason}",
     ]
+    return [worded(line, config) for line in lines]
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:

@@ -14,6 +14,7 @@ from context_research.measure.result import CaseResult
 from context_research.models.model import Model
 from context_research.plugin.benchmark_rows import disabled
 from context_research.plugin.engines import SessionEngines
+from context_research.plugin.options import worded
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import SESSION, Session
 from context_research.records.case import CaseRecord, FinishedCase
@@ -95,7 +96,7 @@ def _ends_session(request: pytest.FixtureRequest) -> Iterator[None]:
     try:
         yield
     except (EngineFailure, UsageProblem) as failure:
-        problem = str(failure)
+        problem = worded(str(failure), request.config)
     if problem:
         request.config.stash[SESSION].cannot_start = request.session.shouldstop = problem
         pytest.fail(problem, pytrace=False)
