@@ -59,7 +59,7 @@ def dest(flag: str) -> str:
 
 def add(parser: pytest.Parser) -> None:
     """The names that hold everywhere, and the ini keys."""
-    group = parser.getgroup("context-research", "benchmarks of LLM serving; they apply where an experiment is selected")
+    group = parser.getgroup("context-research", "context-research, where an experiment is selected")
     for flag, attributes in _all().items():
         group.addoption(prefixed(flag), **attributes)
     for option in OPTIONS:
@@ -71,7 +71,7 @@ def add_short(parser: pytest.Parser, config: pytest.Config) -> None:
     """The short names, of those that no plugin and no conftest has taken. To be called once they are loaded."""
     added = set()
     if _wants_short(config):
-        group = parser.getgroup("context-research-short", "the same, by the names that are free here")
+        group = parser.getgroup("context-research-short", "context-research: the same, by names that are free here")
         for flag, attributes in _all().items():
             with suppress(ArgumentError):  # it is another's
                 group.addoption(flag, **(attributes | {"help": prefixed(flag)}))
