@@ -90,7 +90,7 @@ class Recorder:
         engines = self._run.engines + tuple(one for one in finished.engines if one not in self._run.engines)
         self._write(cases=outcomes, engines=engines)
         self._session.config.hook.pytest_context_research_case_finished(
-            case=self._cases[-1], run_folder=self.files.folder
+            case=self._cases[-1].model_dump(mode="json"), run_folder=self.files.folder
         )
 
     def _add(self, finished: FinishedCase, report: pytest.TestReport) -> None:

@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from context_research.records import store
 from context_research.records.files import RunFiles
-from tests.support.artifacts import metadata, rows_saved
+from tests.support.artifacts import metadata, plain, rows_saved
 from tests.support.suite import ROOT
 
 PACKAGE = ROOT / "examples" / "experiment_package"
@@ -46,7 +45,7 @@ def call(installed, *arguments, cwd=None):
 
 
 def cases(folder):
-    return store.read(RunFiles(folder.parent.parent, folder.name).summary("rest"), "summary")["cases"]
+    return plain(RunFiles(folder.parent.parent, folder.name).summary("rest"), "summary")["cases"]
 
 
 @pytest.fixture(scope="module")

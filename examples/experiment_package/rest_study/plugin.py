@@ -1,12 +1,13 @@
 """Hooks of context-research: each function here adds one thing. docs/extending.md walks through them."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from context_research.measure.checks.registry import Check, judged
 from context_research.measure.metrics import Metric
+from context_research.records import store
+from context_research.records.summary import SummaryRecord
 from context_research.report.sections import Section
 from context_research.report.tables import table
 from context_research.settings.experiments import Experiment
@@ -54,12 +55,6 @@ def pytest_context_research_make_engine():
 def pytest_context_research_report_sections(run_folder):
     """Made from the run's records, and put at the end of its report."""
     (path,) = run_folder.glob("*_summary.json")
-    rows = [
-        (case["name"], case["axes"]["rest_s"] if "axes" in case else case["params"]["rest_s"], _mean(case))
-        for case in json.loads(path.read_text())["cases"]
-    ]
+    cases = store.read(path, SummaryRecord).cases
+    rows = [(case.name, case.axes["rest_s"], f"{case.metrics['answer_time'].mean * 1e3:.2f}") for case in cases]
     return [Section("Answers after a rest", table(rows, ("case", "rest, s", "mean answer time, ms")))]
-
-
-def _mean(case):
-    return f"{case['metrics']['answer_time']['mean'] * 1e3:.2f}"

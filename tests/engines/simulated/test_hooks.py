@@ -66,7 +66,12 @@ def test_a_check(suite, good):
     check = Check("mine", lambda evidence: judged("mine", good, f"{evidence.asked} requests"))
     suite.inside(*ONE, plugins=[Adds(checks=lambda: [check])]).assert_outcomes(passed=int(good), failed=int(not good))
     found = case(suite.run)
-    assert found["validity"][-1] == {"check": "mine", "status": "pass" if good else "fail", "evidence": "4 requests"}
+    assert found["validity"][-1] == {
+        "check": "mine",
+        "status": "pass" if good else "fail",
+        "evidence": "4 requests",
+        "allowed": False,
+    }
     assert found["status"] == ("passed" if good else "invalid")
     assert bool(list((suite.path / ".benchmarks").glob("*/*.json"))) == good
 
