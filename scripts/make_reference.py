@@ -16,12 +16,13 @@ from inspect import cleandoc
 from pathlib import Path
 
 import click
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from context_research.cli.main import main as commands
 from context_research.engines.base import Evidence
+from context_research.engines.step_records import COLUMNS
 from context_research.measure.checks.builtin import BUILT_IN
 from context_research.plugin import hookspecs
 from context_research.plugin.options import OF_A_RUN
@@ -191,8 +192,9 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "verdict": TypeAdapter(VerdictRecord),
     "fidelity": TypeAdapter(FidelityRecord),
     "parity_reference": TypeAdapter(ReferenceRecord),
+    "steps": TypeAdapter(create_model("Step", **{name: (kind, ...) for name, kind in COLUMNS.items()})),
 }
-"""Artifact -> its record; of requests.jsonl each line's."""
+"""Artifact -> its record; of requests.jsonl each line's, of steps/*.csv each row's."""
 
 
 def schema(kind: TypeAdapter[object]) -> str:

@@ -55,8 +55,8 @@ case $tier in
     fast) fast "$@" ;;
     all)
         fast "$@"
-        with_engines tests/slow tests/engines "$@"
         tests tests/gpu "$@"
+        with_engines tests/slow tests/engines "$@"
         ;;
     gpu) tests tests/gpu "$@" ;;
     *) with_engines "tests/$tier" "$@" ;;

@@ -19,10 +19,10 @@ from context_research.errors import UsageProblem
 
 PATH = "CONTEXT_RESEARCH_STEPS"
 """Environment variable: the file in which an engine that starts now keeps its steps."""
-COLUMNS = ("done", "seconds", *(one.name for one in fields(Batch)))
+COLUMNS = {"done": float, "seconds": float, **{one.name: int for one in fields(Batch)}}
 """`done`: when the step ended, in perf_counter seconds, the clock of requests.jsonl; `seconds`: how long it took."""
 _HEADER = ",".join(COLUMNS)
-_DTYPE = np.dtype([(name, np.float64 if name in ("done", "seconds") else np.int64) for name in COLUMNS])
+_DTYPE = np.dtype([(name, np.float64 if kind is float else np.int64) for name, kind in COLUMNS.items()])
 _BUFFERED = 256
 """Steps kept in memory at most: what an engine that is killed loses."""
 
@@ -96,7 +96,7 @@ def read(path: Path) -> np.ndarray:
             with warnings.catch_warnings(action="ignore"):  # loadtxt warns of a file without steps
                 steps = np.loadtxt(stream, _DTYPE, delimiter=",", ndmin=1, comments=None)
         wrong = ~(np.isfinite(steps["done"]) & np.isfinite(steps["seconds"]) & (steps["seconds"] > 0))
-        for name in COLUMNS[2:]:
+        for name in list(COLUMNS)[2:]:
             wrong |= steps[name] < 0
         if wrong.any():
             raise ValueError(f"line {int(np.argmax(wrong)) + 2} can't be a step")

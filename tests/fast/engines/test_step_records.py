@@ -64,7 +64,7 @@ def test_what_is_written_is_read(path):
         == f"{HEADER}\n1234.567890,0.0123457,1,512,0,131328,2,1300\n1235.000000,0.2500000,0,0,0,0,1,601\n"
     )
     steps = step_records.read(path)
-    assert steps.dtype.names == step_records.COLUMNS
+    assert steps.dtype.names == tuple(step_records.COLUMNS)
     assert steps["prefill_pairs"].tolist() == [512 * 513 // 2, 0]
     assert steps["seconds"].tolist() == [0.0123457, 0.25]
 
