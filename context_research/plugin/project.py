@@ -54,16 +54,23 @@ def ask(experiment: str, options: Sequence[str]) -> tuple[Experiment, Project]:
     Raises UsageProblem: no such experiment, options that pytest refuses.
     """
     name = experiment.rstrip("/").removeprefix("benchmarks/")
-    folder = Path("benchmarks", name)
+    usual = Path("benchmarks", name)
+    # With the folder pytest loads the conftests that apply there, and not those of all tests.
+    here = _ask([str(usual)] if usual.is_dir() else [], options)
+    one = next((one for one in here.experiments if one.name == name), None)
+    if one is None:
+        known = ", ".join(dict.fromkeys(one.name for one in here.experiments)) or "none"
+        raise UsageProblem(f"no experiment {name!r} here (there are: {known}): run this in its repository")
+    if one.folder.resolve() != usual.resolve():  # a package's: pytest may find another configuration file for it
+        here = _ask([str(one.folder)], options)
+    return one, here
+
+
+def _ask(paths: Sequence[str], options: Sequence[str]) -> Project:
     asked, told = _Ask(), io.StringIO()
     with contextlib.redirect_stderr(told):
-        # With the folder pytest loads the conftests that apply there, and not those of all tests.
-        pytest.main([*([str(folder)] if folder.is_dir() else []), *everywhere(options)], plugins=[asked])
-    if (here := asked.project) is None:
+        pytest.main([*paths, *everywhere(options)], plugins=[asked])
+    if asked.project is None:
         lines = [line.partition("error: ")[2] or line for line in told.getvalue().splitlines() if "rror: " in line]
         raise UsageProblem(f"pytest refuses the options after --: {lines[0] if lines else told.getvalue().strip()}")
-    for one in here.experiments:
-        if name == one.name:
-            return one, here
-    known = ", ".join(dict.fromkeys(one.name for one in here.experiments)) or "none"
-    raise UsageProblem(f"no experiment {name!r} here (there are: {known}): run this in its repository")
+    return asked.project

@@ -11,6 +11,9 @@ from context_research.hardware.placement import groups
 from context_research.plugin.selection import TOLD
 from context_research.plugin.session import Session
 
+Share = dict[str, list[int] | int]
+"""A worker's settings, by their dotted keys: its devices, and on a CPU its part of the KV memory."""
+
 
 class Lender:
     """A plugin of the controller. Raises UsageProblem where workers would have to share devices."""
@@ -19,9 +22,9 @@ class Lender:
         self._session = session
         workers = len(config.getoption("tx", None) or [])
         self.shares = _shares(config, session) if session.backend.needs_own_devices else [{}] * workers
-        """Settings of each worker: its devices, and on a CPU machine its part of the KV memory."""
+        """One for each worker."""
         self._free = list(self.shares)
-        self._lent: dict[str, dict[str, Any]] = {}
+        self._lent: dict[str, Share] = {}
         if config.getoption("dist", "no") == "loadgroup":
             raise UsageProblem("--dist=loadgroup does not group on pytest 9.2 (pytest-xdist #1386): use --dist=load")
         if workers > len(self._free):
@@ -42,11 +45,11 @@ class Lender:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:
         del error
-        if group := self._lent.pop(node.gateway.id, None):
-            self._free.append(group)
+        if (share := self._lent.pop(node.gateway.id, None)) is not None:  # a simulated worker's is empty
+            self._free.append(share)
 
 
-def _shares(config: pytest.Config, session: Session) -> list[dict[str, Any]]:
+def _shares(config: pytest.Config, session: Session) -> list[Share]:
     lent, chosen = _groups(config, session), session.resolved.settings
     memory = chosen.engine.kv_cache_memory_bytes
     if chosen.device == "cuda" or memory is None:

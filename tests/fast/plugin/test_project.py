@@ -61,8 +61,10 @@ def test_what_a_conftest_tells_of_is_known(repository):
         "def pytest_context_research_experiments():\n"
         "    return [Experiment('told', Path(__file__).parent / 'elsewhere', Path(__file__).parent)]\n"
     )
-    experiment, _ = project.ask("told", [])
+    (repository / "elsewhere" / "pytest.ini").write_text("[pytest]\ncontext_research_requests = 9\n")
+    experiment, asked = project.ask("told", [])
     assert (experiment.folder, experiment.configs) == (repository / "elsewhere", repository)
+    assert values(asked) == {"workload.requests": 9}  # the file that pytest finds for that folder
 
 
 @pytest.mark.parametrize(
