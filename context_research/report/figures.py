@@ -112,8 +112,7 @@ def _latency(arms: Sequence[Arm]) -> Drawn:
         span = "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
         top.set_title(f"{column.title}\nn = {span} requests")
         crowded = len(column.ticks) * len(columns) > 20 or any(len(label) > 6 for label in column.ticks.values())
-        turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if crowded else {}
-        bottom.set_xticks(list(column.ticks), list(column.ticks.values()), **turned)
+        bottom.set_xticks(list(column.ticks), list(column.ticks.values()), **_turned(crowded))
         bottom.set_xlim(min(column.ticks) - 0.6, max(column.ticks) + 0.6)
         bottom.set_xlabel(column.label)
     _arm_legend(canvas, arms, ls="-", marker="o", mfc="white")
@@ -155,6 +154,11 @@ def _order(others: Sequence[tuple[str, JsonValue]]) -> list[tuple[float, str]]:
     return [(value, "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in others]
 
 
+def _turned(crowded: bool) -> Any:
+    """How labels stand that would run into each other."""
+    return {"rotation": 30, "ha": "right"} if crowded else {}
+
+
 def _points(axis: Axes, column: _Column, arm: Arm, colour: str, shift: float, formula: Formula) -> list[float]:
     """Draw one arm's points, `shift` aside of their places; every unit's value (ms)."""
     units = {at: found for case, at in column.places.items() if (found := _medians(arm, case, formula))}
@@ -190,7 +194,7 @@ def _waterfall(arms: Sequence[Arm]) -> Drawn:
     for axis, (title, bars) in zip(axes, panels.items(), strict=True):
         heights = [_stack(axis, at, timelines, shown) for at, timelines in enumerate(bars.values())]
         axis.set_title(f"{title}\nn = {_slashed(map(len, bars.values()))} requests")
-        axis.set_xticks(range(len(bars)), list(bars))
+        axis.set_xticks(range(len(bars)), list(bars), **_turned(sum(map(len, bars)) > 24))
         axis.set_xlim(-0.7, len(bars) - 0.3)
         axis.set_ylim(top=max(heights) * 1.15 or None)
         axis.axhline(0, color="black", lw=0.8)
