@@ -27,8 +27,11 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Mark each test with its tier; GPU tests show why they are skipped elsewhere."""
     device, why = detect()
+    here = Path(__file__).parent
     for item in items:
-        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        if not item.path.is_relative_to(here):  # `pytest .` collects the experiments too
+            continue
+        tier = item.path.relative_to(here).parts[0]
         item.add_marker(tier)
         if tier == "gpu" and device != "cuda":
             item.add_marker(pytest.mark.skip(reason=f"needs a CUDA device: {why}"))

@@ -65,7 +65,7 @@ def refuse(collector: pytest.Collector, experiment: str) -> None:
     def serving_run() -> None:
         pytest.fail(
             f"experiment {experiment} has no settings: name a YAML file (--cr-experiment-config FILE), or put it at "
-            f"configs/experiments/{experiment}.yaml",
+            f"configs/experiments/{experiment}.yaml; if it is a package's, install the package",
             pytrace=False,
         )
 
