@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from context_research.measure.metrics import Repeat
-from context_research.records import requests, store, upgrade
+from context_research.records import requests, store
 from context_research.records.files import RunFiles
 from context_research.records.requests import WindowRecord
 from context_research.records.run import RunRecord
@@ -45,7 +45,7 @@ def read(files: RunFiles) -> Cases:
     """The repeats of every case of a run, as they were measured. Raises UsageProblem: a file is missing or corrupt."""
     windows: dict[tuple[str, int], WindowRecord] = {}
     served: dict[tuple[str, int], list[Timeline]] = {}
-    for line in requests.read(files.requests, upgrade.request_line):
+    for line in requests.read(files.requests):
         if isinstance(line, WindowRecord):
             windows[line.case, line.repeat] = line
         elif line.phase != "warmup":

@@ -16,7 +16,7 @@ from context_research.measure.result import CaseResult
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
-from context_research.workload.arrivals import ArrivalProcess, closed_loop
+from context_research.workload.arrivals import ArrivalProcess, closed
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
 
@@ -39,7 +39,7 @@ def measure(
     standing: Standing | None = None,
     while_waiting: Callable[[Progress], None] = lambda _: None,
     repeats: int | None = None,
-    arrive: ArrivalProcess = closed_loop,
+    arrive: ArrivalProcess = closed,
 ) -> CaseResult:
     """Measure `case` on running engines, by its own settings; `repeats` overrides theirs, `arrive` sends the requests.
 
@@ -108,7 +108,7 @@ def _pass(
         async with (
             contextlib.nullcontext() if loop.virtual else client_lag.watched([] if lateness is None else lateness)
         ):
-            await arrive(batch, case.concurrency, serve)
+            await arrive(batch, case, serve)
 
     topology.prepare(batch)
     with client_lag.frozen_heap():

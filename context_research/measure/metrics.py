@@ -233,12 +233,7 @@ def summarize(samples: Sequence[float], unit: str) -> Distribution:
         unit=unit,
         count=int(values.size),
         mean=float(values.mean()) if values.size else None,
-        **{
-            f"p{percentile}": float(np.percentile(values, percentile))
-            if values.size >= samples_needed(percentile)
-            else None
-            for percentile in PERCENTILES
-        },
+        **{f"p{percentile}": _percentile(values, percentile) for percentile in PERCENTILES},
     )
 
 

@@ -1,4 +1,4 @@
-"""A case's samples as pytest-benchmark rows. The only module that touches pytest-benchmark's internals.
+"""A case's samples as pytest-benchmark rows. Makes and saves rows: the module that touches its session and stats.
 
 `extra_info` shows in no table and no comparison, so each metric of each case is a row of its own. Comparisons match
 rows by full name: it holds backend, device, model and output length, so that figures of different work never meet, and

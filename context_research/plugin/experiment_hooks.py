@@ -91,7 +91,7 @@ def _begin(session: Session) -> None:
     noise = config.getoption("context_research_start_noise")
     if noise is not None and not against:
         raise UsageProblem("--start-noise belongs to --verdict-against RUN")
-    _ = session.cases, session.metrics
+    _ = session.cases, session.metrics, session.checks  # refused now, not after hours
     if config.getoption("dist", "no") != "no" and not session.idle:
         session.backend.check()
         lender = Lender(config, session)
@@ -196,7 +196,9 @@ def _cases(items: Iterable[pytest.Item]) -> list[Case]:
 
 def _check_names(session: Session) -> None:
     """Raises UsageProblem: two tests would measure one case, and only one of them would be compared."""
-    measuring = [item for item in session.selected if "serving_run" in getattr(item, "fixturenames", ())]
+    measuring = [
+        item for item in session.selected if "context_research_serving_run" in getattr(item, "fixturenames", ())
+    ]
     names = [case.name for case in _cases(measuring)]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageProblem(

@@ -132,4 +132,8 @@ def _work(case: CaseRecord, chosen: Settings, model: Model) -> str:
         work += f", NOT PROVABLE: {', '.join(check.check for check in case.not_provable)}"
     if case.extrapolated_share:
         work += ", EXTRAPOLATED"
+    if chosen.workload.arrivals != "closed":
+        work += f", {chosen.workload.arrivals} arrivals"
+    if chosen.workload.temperature:
+        work += f", temperature {chosen.workload.temperature:g}"
     return work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}")

@@ -87,17 +87,18 @@ class Session:
     @cached_property
     def resolved(self) -> Resolved:
         """The experiment's settings. Raises UsageProblem."""
-        resolved = resolve(self.experiment.name, self.layers, self.experiment.configs)
-        added = self.config.hook.pytest_context_research_checks(settings=resolved.settings)
-        self._checks = registry.extended(BUILT_IN, self._added(added))
-        registry.check_allowed(resolved, self._checks)
-        return resolved
+        return resolve(self.experiment.name, self.layers, self.experiment.configs)
 
-    @property
+    @cached_property
     def checks(self) -> tuple[Check, ...]:
-        """The validity checks of a run in the order in which they are shown: built in, then those of plugins."""
-        _ = self.resolved
-        return self._checks
+        """The validity checks of a run in the order in which they are shown: built in, then those of plugins.
+
+        Raises UsageProblem: one is no check, or allow_invalid names none.
+        """
+        added = self.config.hook.pytest_context_research_checks(settings=self.resolved.settings)
+        checks = registry.extended(BUILT_IN, self._added(added))
+        registry.check_allowed(self.resolved, checks)
+        return checks
 
     @cached_property
     def backend(self) -> Backend:

@@ -147,7 +147,7 @@ class CaseRecord(Record):
     handoff: HandoffRecord
     preemptions: Count = 0
     kv_usage_max: dict[str, float] = Field(default_factory=dict)
-    """By role: the peak share of the KV pool."""
+    """By role: the peak share of the KV pool, of the fuller engine where there are several."""
     metrics: Metrics
     whole: Whole | None = None
     simulation: Simulated | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from context_research.errors import UsageProblem
+from context_research.records import upgrade
 from context_research.records.base import Record
 from context_research.request import Leg, Phase, Timeline
 from context_research.settings.schema import Slo
@@ -33,8 +34,9 @@ class WindowRecord(Record):
     """GPUs that served; on CPU 1, the machine."""
     slo: Slo
     transfers: tuple[tuple[float, int], ...]
-    """(seconds, bytes) of each handoff, by the connector's own records."""
+    """(seconds, bytes) of each handoff of the whole pass, ramp and drain too, by the connector's own records."""
     joules: float | None
+    """Of the GPUs in the whole pass."""
 
 
 class LegRecord(Record):
@@ -132,15 +134,14 @@ Line = Annotated[WindowRecord | RequestRecord, Field(discriminator="kind")]
 _LINE: TypeAdapter[WindowRecord | RequestRecord] = TypeAdapter(Line)
 
 
-def read(path: Path, upgrade: Any) -> Iterator[WindowRecord | RequestRecord]:
-    """The lines of a requests.jsonl; those of an earlier version by way of `upgrade`. Raises UsageProblem: missing,
-    corrupt, of another version."""
+def read(path: Path) -> Iterator[WindowRecord | RequestRecord]:
+    """The lines of a requests.jsonl, upgraded. Raises UsageProblem: missing, corrupt, of another version."""
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 plain = json.loads(line)
                 try:
-                    yield _LINE.validate_python(upgrade(plain))
+                    yield _LINE.validate_python(upgrade.request_line(plain))
                 except (ValidationError, KeyError, TypeError, AttributeError) as error:
                     told = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
                     raise UsageProblem(f"{path} is corrupt or from another version: line {number}: {told}") from None

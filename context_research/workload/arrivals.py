@@ -1,6 +1,6 @@
 """When requests are sent: `workload.arrivals` names the process. Closed loop: a fixed number in flight.
 
-Another one is a function like `closed_loop`, added by the hook `pytest_context_research_arrivals`.
+Another one is a function like `closed`, added by the hook `pytest_context_research_arrivals`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from context_research.errors import UsageProblem
 from context_research.request import Request
+from context_research.workload.case import Case
 
 Result = TypeVar("Result")
 Serve = Callable[[Request, float], Awaitable[Result | None]]
 """Serves a request that was due at a time of the event loop's clock; None: send nothing more."""
-ArrivalProcess = Callable[[Sequence[Request], int, Serve[Any]], Awaitable[list[Any]]]
-"""Serves a case's requests, of which the case has so many in flight; results in order of completion."""
+ArrivalProcess = Callable[[Sequence[Request], Case, Serve[Any]], Awaitable[object]]
+"""Serves a case's requests, in their order. It draws from `case.seed("arrivals")`, before the first request is due."""
 
 
 async def closed_loop(requests: Sequence[Request], concurrency: int, serve: Serve[Result]) -> list[Result]:
@@ -47,7 +48,12 @@ async def closed_loop(requests: Sequence[Request], concurrency: int, serve: Serv
     return results
 
 
-BUILT_IN: Mapping[str, ArrivalProcess] = {"closed": closed_loop}
+async def closed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> None:
+    """`closed_loop` with the case's concurrency."""
+    await closed_loop(requests, case.concurrency, serve)
+
+
+BUILT_IN: Mapping[str, ArrivalProcess] = {"closed": closed}
 
 
 def extended(added: Iterable[Mapping[str, ArrivalProcess]]) -> dict[str, ArrivalProcess]:

@@ -71,7 +71,11 @@ BUILT_IN = (
         frozenset({Evidence.OUTPUTS, Evidence.RESETS}),
         output_parity.inapplicable,
     ),
-    Check("window", lambda e: judge.window(e.steady, e.whole, e.case.concurrency)),
+    Check(
+        "window",
+        lambda e: judge.window(e.steady, e.whole, e.case.concurrency),
+        not_due=lambda settings: None if settings.workload.arrivals == "closed" else "no closed loop keeps slots full",
+    ),
     Check(
         "waterfall",
         lambda e: judge.ttft_waterfall(e.measured, e.case.prompt_tokens, e.settings.device),

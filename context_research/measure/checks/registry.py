@@ -59,9 +59,6 @@ class Given:
             return ["the backend"]
         return [f"engine {name!r}" for name, kinds in self.by_engine.items() if kind not in kinds]
 
-    def has(self, kind: Evidence) -> bool:
-        return kind not in self.absent and not self.lacking(kind)
-
 
 @dataclass(frozen=True, slots=True)
 class CaseEvidence:
@@ -131,8 +128,16 @@ def missing(needs: Collection[Evidence], given: Given) -> str:
 def judge_all(checks: Iterable[Check], evidence: CaseEvidence) -> list[CheckRecord]:
     """Every check's result, in order."""
     settings = evidence.settings
-    results = (check.ruled_out(settings, evidence.given) or check.judge(evidence) for check in checks)
+    results = (check.ruled_out(settings, evidence.given) or _judged(check, evidence) for check in checks)
     return [_allowed(result) if result.check in settings.allow_invalid else result for result in results]
+
+
+def _judged(check: Check, evidence: CaseEvidence) -> CheckRecord:
+    """The judge's result, under the check's own name. A judge that breaks down costs its case, not the figures."""
+    try:
+        return check.judge(evidence).model_copy(update={"check": check.name})
+    except Exception as error:
+        return judged(check.name, False, f"could not be judged: {type(error).__name__}: {error}")
 
 
 def _allowed(result: CheckRecord) -> CheckRecord:

@@ -8,7 +8,7 @@ from context_research.measure.checks.registry import Check, judged
 from context_research.measure.metrics import Metric, e2e
 from context_research.report.sections import Section
 from context_research.settings.experiments import Experiment
-from context_research.workload.arrivals import closed_loop
+from context_research.workload.arrivals import closed
 from tests.support.artifacts import metadata, requests, summary
 
 pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("vllm_imported")]
@@ -85,9 +85,9 @@ def test_a_check_that_may_fail(suite):
 def test_arrivals(suite):
     sent = []
 
-    async def spaced(requests, concurrency, serve):
-        sent.append((len(requests), concurrency))
-        return await closed_loop(requests, concurrency, serve)
+    async def spaced(requests, case, serve):
+        sent.append((len(requests), case.concurrency))
+        await closed(requests, case, serve)
 
     plugin = Adds(arrivals=lambda: {"spaced": spaced})
     suite.inside(*ONE, "--set=workload.arrivals=spaced", plugins=[plugin]).assert_outcomes(passed=1)

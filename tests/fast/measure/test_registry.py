@@ -129,7 +129,6 @@ def test_what_is_not_there_at_all_makes_a_check_not_applicable():
     results = {result.check: result for result in judge_all(BUILT_IN, evidence(given))}
     assert (results["client"].status, results["client"].evidence) == ("n/a", "no client")
     assert (results["parity"].status, results["parity"].evidence) == ("n/a", "no model")
-    assert not given.has(Evidence.OUTPUTS)
 
 
 def test_dummy_weights_rule_parity_out():
@@ -173,3 +172,24 @@ def test_allow_invalid_names_checks():
 
 def test_a_reader_sees_failures_first_and_then_what_is_not_proven():
     assert STATUSES == ("fail", "not provable", "pass", "n/a")
+
+
+def test_a_judge_that_breaks_down_fails_its_check_and_no_more():
+    def breaks(evidence):
+        raise ZeroDivisionError("none at all")
+
+    results = judge_all([Check("mine", breaks), FINE], evidence())
+    assert (results[0].check, results[0].status) == ("mine", "fail")
+    assert results[0].evidence == "could not be judged: ZeroDivisionError: none at all"
+    assert results[1].status == "pass"
+
+
+def test_a_result_has_its_checks_own_name():
+    (result,) = judge_all([replace(FINE, name="other")], evidence(settings=chosen(allow_invalid=["other"])))
+    assert result.check == "other"
+
+
+def test_only_a_closed_loop_has_a_window_to_be_full():
+    settings = chosen(workload__arrivals="mine")
+    results = {result.check: result for result in judge_all(BUILT_IN, evidence(settings=settings))}
+    assert results["window"].status == "n/a"

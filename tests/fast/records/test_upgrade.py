@@ -8,7 +8,7 @@ import pytest
 
 from context_research.compare import observations
 from context_research.measure.metrics import METRICS
-from context_research.records import requests, store, upgrade
+from context_research.records import requests, store
 from context_research.records.files import RunFiles
 from context_research.records.requests import RequestRecord, WindowRecord
 from context_research.records.run import RunRecord
@@ -22,7 +22,7 @@ MODES = ("aggregated", "disaggregated")
 
 
 def lines(folder):
-    return list(requests.read(folder / "requests.jsonl", upgrade.request_line))
+    return list(requests.read(folder / "requests.jsonl"))
 
 
 def without_the_first_legs_end(request):
