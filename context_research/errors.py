@@ -1,5 +1,8 @@
 """The two ways in which a run can't go on, each carrying one line that names the problem and the fix."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 
 class UsageProblem(Exception):
     """The input is wrong: settings, files, arguments. Raised before any engine starts."""
@@ -7,3 +10,8 @@ class UsageProblem(Exception):
 
 class EngineFailure(Exception):
     """An engine could not start, or died. The message names the engine and quotes its own reason."""
+
+
+def given_twice(names: Iterable[str]) -> str | None:
+    """The first of the names that stands there more than once: of what must differ, for a UsageProblem to tell."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from context_research.backends.registry import named
 from context_research.compare import observations
 from context_research.engines import step_records
-from context_research.errors import UsageProblem
+from context_research.errors import UsageProblem, given_twice
 from context_research.models import capacity, hub
 from context_research.models.model import Model
 from context_research.records import store
@@ -100,9 +100,8 @@ def load(runs: Sequence[RunFiles]) -> list[Measured]:
 
 def check_distinct(runs: Sequence[RunFiles]) -> None:
     """Raises UsageProblem for a run that is named twice: its samples would count twice."""
-    ids = [files.run_id for files in runs]
-    if twice := sorted({run_id for run_id in ids if ids.count(run_id) > 1}):
-        raise UsageProblem(f"run {twice[0]} is named twice")
+    if twice := given_twice(files.run_id for files in runs):
+        raise UsageProblem(f"run {twice} is named twice")
 
 
 def _load(files: RunFiles) -> Measured:

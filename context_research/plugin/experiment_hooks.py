@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from context_research.backends.simulated import require_opt_in
-from context_research.errors import UsageProblem
+from context_research.errors import UsageProblem, given_twice
 from context_research.hardware import devices, manifest
 from context_research.plugin import fixtures
 from context_research.plugin.benchmark_rows import RowSink
@@ -199,8 +199,7 @@ def _check_names(session: Session) -> None:
     measuring = [
         item for item in session.selected if "context_research_serving_run" in getattr(item, "fixturenames", ())
     ]
-    names = [case.name for case in _cases(measuring)]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := given_twice(case.name for case in _cases(measuring)):
         raise UsageProblem(
             f"two tests measure the case {twice}: what they differ in has to be one of the axes of its YAML, "
             "not a parameter of pytest's or a second test"

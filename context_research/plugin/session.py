@@ -12,7 +12,7 @@ import pytest
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
-from context_research.errors import UsageProblem
+from context_research.errors import UsageProblem, given_twice
 from context_research.measure.checks import registry
 from context_research.measure.checks.builtin import BUILT_IN
 from context_research.measure.checks.evidence import Standing
@@ -119,10 +119,10 @@ class Session:
     def metrics(self) -> tuple[Metric, ...]:
         """The built-in metrics and those that plugins add. Raises UsageProblem."""
         added = self._added(self.config.hook.pytest_context_research_metrics(settings=self.resolved.settings))
-        names = [metric.name for metric in (*METRICS, *added)]
-        if twice := next((name for name in names if names.count(name) > 1), None):
+        every = (*METRICS, *added)
+        if twice := given_twice(metric.name for metric in every):
             raise UsageProblem(f"metric {twice!r}: there are two of this name")
-        return (*METRICS, *added)
+        return every
 
     @cached_property
     def model(self) -> Model:

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from itertools import product
 from typing import Any
 
-from context_research.errors import UsageProblem
+from context_research.errors import UsageProblem, given_twice
 from context_research.models.capacity import Load
 from context_research.settings.messages import with_values
 from context_research.settings.schema import Settings
@@ -83,8 +83,7 @@ def cases(settings: Settings) -> list[Case]:
         **settings.axes,
     }
     found = [_at(settings, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
-    names = [case.name for case in found]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := given_twice(case.name for case in found):
         raise UsageProblem(f"two cases are called {twice}: the values of an axis must differ in letters or digits")
     order = list(dict.fromkeys(engine_settings(case.settings) for case in found))
     return sorted(found, key=lambda case: order.index(engine_settings(case.settings)))
