@@ -1,11 +1,16 @@
 """The two ways in which a run can't go on, each carrying one line that names the problem and the fix."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 
 class UsageProblem(Exception):
     """The input is wrong: settings, files, arguments. Raised before any engine starts."""
+
+    def __init__(self, told: str) -> None:
+        # Input is quoted in it, and that may have lines.
+        super().__init__(re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", told).strip())
 
 
 class EngineFailure(Exception):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from context_research.hardware.devices import detect
+from context_research.plugin import MARKERS
 from tests.support import figures
 from tests.support.engines import start
 from tests.support.settings import resolve_model, tolerant
@@ -20,8 +21,8 @@ TIERS = {
 
 
 def pytest_configure(config):
-    for name, meaning in TIERS.items():
-        config.addinivalue_line("markers", f"{name}: {meaning}")
+    for name in TIERS.keys() - MARKERS.keys():  # the plugin has `gpu` too, and it means the same
+        config.addinivalue_line("markers", f"{name}: {TIERS[name]}")
 
 
 def pytest_collection_modifyitems(items):

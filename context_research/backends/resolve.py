@@ -9,6 +9,7 @@ from pathlib import Path
 
 from context_research.backends.registry import BACKENDS, backend_of
 from context_research.backends.simulated import SimulatedBackend, require_opt_in
+from context_research.backends.vllm import VllmBackend
 from context_research.engines.simulated import profiles
 from context_research.errors import UsageProblem
 from context_research.hardware import devices
@@ -19,19 +20,19 @@ from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer, Resolved
 
 
-def resolve(experiment: str, layers: Sequence[Layer], configs: Path = SHIPPED) -> Resolved:
-    """The run's settings, its backend decided; `configs` is the folder of the experiment's YAML.
+def resolve(experiment: str, layers: Sequence[Layer], configs: Path = SHIPPED, root: Path | None = None) -> Resolved:
+    """The run's settings, its backend decided; `configs` and `root` as `sources.resolve` has them.
 
     `auto`, the default, is the real one; a device profile asks for the simulated one, which `auto` also falls back to
     where it is allowed and the real one can't start. Raises UsageProblem.
     """
     asked = next((layer.values["backend"] for layer in reversed(layers) if "backend" in layer.values), "auto")
     given = [_without_auto(layer) for layer in layers]
-    resolved = sources.resolve(experiment, given, *devices.detect(), configs)
+    resolved = sources.resolve(experiment, given, *devices.detect(), configs, root)
     _check_name(resolved)
     chosen, problem = resolved.settings, None
     if chosen.backend == SimulatedBackend.name or chosen.device_profile is not None:
-        if asked == "vllm":
+        if asked == VllmBackend.name:
             raise UsageProblem("a device profile is for the simulated backend: leave --device-profile or --backend out")
         require_opt_in()
     else:
@@ -44,7 +45,7 @@ def resolve(experiment: str, layers: Sequence[Layer], configs: Path = SHIPPED) -
         raise UsageProblem(f"{told}--device-profile, one of {', '.join(profiles.names())}, or a YAML file)")
     profile = profiles.load(named)
     decided = Layer(f"device profile {named}", {"backend": SimulatedBackend.name, "device_profile": named})
-    simulated = sources.resolve(experiment, [*given, decided], profile.device, decided.source, configs)
+    simulated = sources.resolve(experiment, [*given, decided], profile.device, decided.source, configs, root)
     if simulated.settings.device != profile.device:
         raise UsageProblem(f"device {simulated.settings.device}, but device profile {named} is of a {profile.device}")
     return replace(simulated, fallback=problem)

@@ -27,7 +27,6 @@ from context_research.records.run import ManifestRecord, RunRecord, new_run, thi
 from context_research.report import comparison as comparison_report
 from context_research.report import run
 from context_research.settings import options, sources
-from context_research.settings.options import from_environment
 
 CALL_AGAIN = os.EX_TEMPFAIL
 """Exit status of an `ab` whose budget is spent: 75."""
@@ -92,14 +91,12 @@ def main() -> None:
 def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **given: str | None) -> None:
     """Write a run's metadata without running it; `pytest --run-id ID` adopts it. Prints the run's id."""
     asked = {option.flag: given[option.name] for option in _PLANNED} | {"--experiment-config": str(config_path)}
-    layers = [
-        sources.parse_options("environment", from_environment()),
-        sources.parse_options("command line", asked),
-    ]
+    here = project.here()
+    layers = [*here.layers, sources.parse_options("command line", asked)]
     experiment = str(sources.read_yaml(config_path).get("experiment", ""))
-    resolved = resolve(experiment, layers)
+    resolved = resolve(experiment, layers, root=here.root)
     chosen = resolved.settings
-    outputs = outputs or chosen.outputs
+    outputs = outputs or (here.root / chosen.outputs if "outputs" in resolved.sources else here.outputs)
     store.check_writable(outputs)
     new_id = new_run_id(chosen.experiment, chosen.serving.mode, chosen.seed)
     files = RunFiles(outputs, run_id or new_id)
@@ -148,7 +145,7 @@ def run_ab(
     An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
     """
     experiment, here = project.ask(given.pop("experiment"), given["pytest_options"])
-    plan = ab_plan.plan(experiment, _names(primary), practical, given=here.layers, **given)
+    plan = ab_plan.plan(experiment, _names(primary), practical, given=here.layers, root=here.root, **given)
     running = ab.Ab.open(outputs or here.outputs, plan, fresh)
     click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
     if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:

@@ -6,18 +6,16 @@ from pathlib import Path
 
 import click
 
-from context_research.settings import sources
-from context_research.settings.options import from_environment
+from context_research.plugin import project
 
 option = click.option(
     "--outputs",
     type=click.Path(path_type=Path, file_okay=False),
     default=None,
-    help="Folder for runs and reports (default: CONTEXT_RESEARCH_OUTPUTS, else outputs).",
+    help="Folder for runs and reports (default: where pytest puts them here).",
 )
 
 
 def folder(outputs: Path | None) -> Path:
-    """The folder given, or the default."""
-    default = sources.parse_options("environment", from_environment()).values.get("outputs", "outputs")
-    return outputs or Path(default)
+    """The folder given, or the one that a run has whose command line names none. Raises UsageProblem."""
+    return outputs if outputs is not None else project.here().outputs

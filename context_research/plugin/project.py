@@ -15,6 +15,7 @@ from context_research.plugin import selection
 from context_research.plugin.session import given_layers
 from context_research.settings.experiments import Experiment
 from context_research.settings.options import everywhere
+from context_research.settings.schema import DEFAULT_OUTPUTS
 from context_research.settings.sources import Layer
 
 
@@ -28,11 +29,10 @@ class Project:
 
     @property
     def outputs(self) -> Path:
-        """Folder for runs and reports. In an ini file it is relative to the rootdir, as in pytest."""
-        given = {layer.source: Path(layer.values["outputs"]) for layer in self.layers if "outputs" in layer.values}
-        if "ini" in given:
-            given["ini"] = self.root / given["ini"]
-        return next(reversed(given.values()), Path("outputs"))
+        """Folder for runs and reports, where no YAML names one; a relative path if it is below this folder."""
+        given = [layer.values["outputs"] for layer in self.layers if "outputs" in layer.values]
+        path, here = self.root / (given[-1] if given else DEFAULT_OUTPUTS), Path.cwd()
+        return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 class _Ask:
@@ -46,6 +46,11 @@ class _Ask:
         selection.load_packages(config)
         self.project = Project(config.rootpath, given_layers(config), selection.known(config))
         return 0
+
+
+def here() -> Project:
+    """What pytest makes of an empty command line here. Raises UsageProblem: its configuration is broken."""
+    return _ask([], [])
 
 
 def ask(experiment: str, options: Sequence[str]) -> tuple[Experiment, Project]:
@@ -72,5 +77,6 @@ def _ask(paths: Sequence[str], options: Sequence[str]) -> Project:
         pytest.main([*paths, *everywhere(options)], plugins=[asked])
     if asked.project is None:
         lines = [line.partition("error: ")[2] or line for line in told.getvalue().splitlines() if "rror: " in line]
-        raise UsageProblem(f"pytest refuses the options after --: {lines[0] if lines else told.getvalue().strip()}")
+        what = "options after --" if options else "project's configuration"
+        raise UsageProblem(f"pytest refuses the {what}: {lines[0] if lines else told.getvalue().strip()}")
     return asked.project

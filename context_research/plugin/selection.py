@@ -21,6 +21,8 @@ GROUP = "context_research"
 
 TOLD = "context_research_experiment"
 """Under this key an xdist controller tells its workers the experiment."""
+SHARE, RUN_ID, OUTPUTS = (f"context_research_{what}" for what in ("share", "run_id", "outputs"))
+"""And under these a worker's settings, the run's id, the folder of outputs."""
 
 _SELECTED = pytest.StashKey[Experiment]()
 _SEEN = pytest.StashKey[dict[tuple[str, Path], Experiment | None]]()

@@ -20,14 +20,14 @@ from context_research.measure.checks.registry import Check
 from context_research.measure.metrics import METRICS, Metric
 from context_research.models import hub
 from context_research.models.model import Model
-from context_research.plugin.selection import TOLD
+from context_research.plugin.selection import OUTPUTS, RUN_ID, SHARE, TOLD
 from context_research.records import store
 from context_research.records.files import RunFiles, check_run_id, is_planned, new_run_id
 from context_research.records.run import RunRecord
 from context_research.serving import preflight
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
-from context_research.settings.options import OPTIONS, from_environment, from_ini
+from context_research.settings.options import OPTIONS, from_environment
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer, Resolved
 from context_research.workload import arrivals
@@ -80,14 +80,14 @@ class Session:
     def layers(self) -> list[Layer]:
         """Settings given beside the YAML files, weakest first."""
         layers = given_layers(self.config)
-        if self.worker and (share := self.worker.get("context_research_share")):
+        if self.worker and (share := self.worker.get(SHARE)):
             layers.append(Layer("xdist worker", share))
         return layers
 
     @cached_property
     def resolved(self) -> Resolved:
         """The experiment's settings. Raises UsageProblem."""
-        return resolve(self.experiment.name, self.layers, self.experiment.configs)
+        return resolve(self.experiment.name, self.layers, self.experiment.configs, self.config.rootpath)
 
     @cached_property
     def checks(self) -> tuple[Check, ...]:
@@ -139,7 +139,7 @@ class Session:
     def files(self) -> RunFiles:
         """Where this run's files go. Workers are told by their controller."""
         if self.worker and TOLD in self.worker:
-            return RunFiles(Path(self.worker["context_research_outputs"]), self.worker["context_research_run_id"])
+            return RunFiles(Path(self.worker[OUTPUTS]), self.worker[RUN_ID])
         chosen = self.resolved.settings
         outputs = self.config.rootpath / chosen.outputs
         named: str | None = self.config.getoption("context_research_run_id")
@@ -191,7 +191,7 @@ class Session:
         self._check_plan()
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
-            own = resolve(chosen.experiment, layers, self.experiment.configs).settings
+            own = resolve(chosen.experiment, layers, self.experiment.configs, self.config.rootpath).settings
             preflight.check(backend_of(own), self.model_of(own), [])
             for case in cases:
                 fits = at(own, case.axes)
@@ -203,7 +203,7 @@ def given_layers(config: pytest.Config) -> list[Layer]:
     ini = {option.flag: config.getini(option.ini) for option in OPTIONS}
     home = config.inipath.parent if config.inipath else config.rootpath
     return [
-        sources.parse_options("ini", from_ini(ini, home)),
+        sources.parse_options("ini", {flag: text for flag, text in ini.items() if text}, home),
         sources.parse_options("environment", from_environment()),
         sources.parse_options("command line", {option.flag: config.getoption(option.dest) for option in OPTIONS}),
         sources.parse_set("command line", config.getoption("context_research_set")),

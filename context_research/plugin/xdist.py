@@ -8,7 +8,7 @@ import pytest
 
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
-from context_research.plugin.selection import TOLD
+from context_research.plugin.selection import OUTPUTS, RUN_ID, SHARE, TOLD
 from context_research.plugin.session import Session
 
 Share = dict[str, list[int] | int]
@@ -38,9 +38,9 @@ class Lender:
         self._lent[node.gateway.id] = self._free.pop(0)
         one = self._session.experiment
         node.workerinput[TOLD] = (one.name, str(one.folder), str(one.configs))
-        node.workerinput["context_research_share"] = self._lent[node.gateway.id]
-        node.workerinput["context_research_run_id"] = self._session.files.run_id
-        node.workerinput["context_research_outputs"] = str(self._session.files.outputs)
+        node.workerinput[SHARE] = self._lent[node.gateway.id]
+        node.workerinput[RUN_ID] = self._session.files.run_id
+        node.workerinput[OUTPUTS] = str(self._session.files.outputs)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any, error: object) -> None:

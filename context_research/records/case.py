@@ -10,6 +10,7 @@ from pydantic import Field, JsonValue
 from context_research.records.base import Count, Record
 from context_research.records.requests import RequestRecord, WindowRecord
 from context_research.records.run import EngineRecord
+from context_research.settings.schema import Mode
 
 Status = Literal["pass", "fail", "n/a", "not provable"]
 
@@ -202,7 +203,7 @@ class FinishedCase(Record):
     backend: str
     device: str
     """As rows name it."""
-    mode: Literal["aggregated", "disaggregated"]
+    mode: Mode
     model_label: str
     work: str
     """Of a row's name: what was computed, so that figures of different work never meet."""

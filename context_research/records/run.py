@@ -12,14 +12,14 @@ from context_research.errors import UsageProblem
 from context_research.models.model import Model
 from context_research.records import store
 from context_research.records.base import Artifact, JsonObject, Record
-from context_research.settings.schema import Device, Settings
+from context_research.settings.schema import Device, Mode, Settings
 from context_research.settings.sources import Resolved
 
 RunStatus = Literal["running", "completed", "failed", "invalid", "interrupted", "error", "incomplete"]
 
 
 class ServingRecord(Record):
-    mode: Literal["aggregated", "disaggregated"]
+    mode: Mode
 
 
 class ModelRecord(Record):

@@ -22,7 +22,7 @@ def validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sourc
         key = ".".join(str(part) for part in first["loc"])
         # An unknown group has its source below it, where its keys were given.
         below = (name for name in sources if name.startswith(f"{key}."))
-        given = next((name for name in _and_above(key) if name in sources), None) or next(below, key)
+        given = next((name for name in key_and_above(key) if name in sources), None) or next(below, key)
         origin = sources.get(given, str(path))
         if first["loc"][:1] == ("serving",) and serving_path is not None:
             key, origin = key.removeprefix("serving."), str(serving_path)
@@ -51,7 +51,7 @@ def with_values(settings: Settings, values: Mapping[str, Any], prefix: str = "")
         raise UsageProblem(f"{prefix}{given}: {_explain(first, key)}") from None
 
 
-def _and_above(key: str) -> Iterable[str]:
+def key_and_above(key: str) -> Iterable[str]:
     """``a.b.0`` -> ``a.b.0``, ``a.b``, ``a``: an item of a list has its list's source."""
     while key:
         yield key
@@ -65,7 +65,7 @@ def _explain(error: Any, key: str) -> str:
         if key == "experiment":  # --experiment-config names the file, not the experiment
             return "missing; give it in the file"
         return f"missing; give it in the file{'' if flag_of(key) == key else ' or with ' + flag_of(key)}"
-    return f"{error['msg']}, got {error['input']!r}"
+    return f"{error['msg']}, got {error['input']!r:.200}"
 
 
 def _allowed(location: tuple[int | str, ...]) -> list[str]:

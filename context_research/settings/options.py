@@ -1,15 +1,18 @@
 """Every setting that can be given outside a YAML file: one table for flag, environment variable and ini key.
 
-Imports the standard library alone: the plugin reads the table in every project that has it installed.
+Imports the standard library and our errors alone: the plugin reads the table in every project that has it installed.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from context_research.errors import UsageProblem
 
 PREFIX = "--cr-"
 """Begins our flags' long names, which hold everywhere: `--seed`, `--device` are names that other plugins have too."""
@@ -109,21 +112,51 @@ OPTIONS = (
 )
 
 
-def from_ini(texts: Mapping[str, str | None], folder: Path) -> dict[str, str]:
-    """The options given in an ini file (flag -> text): relative paths in it start at its own folder."""
-    return {flag: _found_in(folder, text) for flag, text in texts.items() if text}
+_PATHS = frozenset({"serving", "experiment", "model.name", "device_profile", "outputs"})
+"""Keys whose value is a path, or may be one."""
+_OTHERS = frozenset(
+    f"CONTEXT_RESEARCH_{name}"
+    for name in (
+        *("ALLOW_SIMULATED_BACKEND", "SHORT_OPTIONS"),
+        *("REQUIREMENTS_FILE", "EXTRA_REQUIREMENTS", "USE_EXISTING_ENV"),  # scripts/bootstrap.sh
+        *("GOLDEN", "PARENT", "STEPS"),  # our tests'; what an engine's process is told
+    )
+)
+"""Variables with our prefix that are no option's."""
 
 
-def _found_in(folder: Path, text: str) -> str:
-    """What is in no such folder may be a name: of a serving mode, a device profile, a model on the hub."""
-    path = folder / text
-    is_path = path.is_file() or (path / "config.json").is_file()  # a model's folder
-    return str(path) if is_path and folder != Path.cwd() else text
+def located(key: str, text: str, folder: Path) -> str:
+    """A path in an option, `~` and all; a relative one starts at `folder`. Raises UsageProblem: no such home.
+
+    What is not there may be a name: of a serving mode, a device profile, a model on the hub. `outputs` is made by us.
+    """
+    if key not in _PATHS:
+        return text
+    if not can_be_kept(text):
+        raise UsageProblem(f"{flag_of(key)}={text!a}: no path can hold such characters")
+    try:
+        path = folder / Path(text).expanduser()
+        is_path = text.startswith("~") or key == "outputs" or path.is_file() or (path / "config.json").is_file()
+    except (OSError, RuntimeError) as error:  # too long a name; ~nobody
+        raise UsageProblem(f"{flag_of(key)}={text}: {getattr(error, 'strerror', None) or error}") from None
+    return str(path) if is_path and (key == "outputs" or folder != Path.cwd() or text.startswith("~")) else text
+
+
+def can_be_kept(text: str) -> bool:
+    """False for what no path and no UTF-8 file can hold: NUL, half of a surrogate pair."""
+    return "\0" not in text and not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def from_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The options given as environment variables: flag -> text."""
-    return {option.flag: environ[option.environment] for option in OPTIONS if environ.get(option.environment)}
+    """The options given as environment variables: flag -> text. Raises UsageProblem: one of ours that is none."""
+    ours = {option.environment: option.flag for option in OPTIONS}
+    for name in sorted(environ):
+        if name.startswith("CONTEXT_RESEARCH_") and name not in ours and name not in _OTHERS:
+            near = difflib.get_close_matches(name, [*ours, *_OTHERS], n=1, cutoff=0)
+            raise UsageProblem(
+                f"{name} is no variable of ours, the nearest is {near[0]} (docs/options.md; yours need another prefix)"
+            )
+    return {flag: environ[name] for name, flag in ours.items() if environ.get(name)}
 
 
 def flag_of(key: str) -> str:

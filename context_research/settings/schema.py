@@ -22,7 +22,12 @@ Integer = Annotated[int, Field(strict=True)]  # `"8"` and `true` are no integers
 Positive = Annotated[Integer, Field(gt=0)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Switch = Annotated[bool, Field(strict=True)]
+DEFAULT_OUTPUTS = Path("outputs")
+"""Below the project's root."""
 Device = Literal["cuda", "cpu"]
+Mode = Literal["aggregated", "disaggregated"]
+Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
+"""vLLM's own list (vllm.config.model.ModelDType): another is refused here, and not after the engine's start."""
 
 
 class Section(BaseModel):
@@ -42,7 +47,7 @@ class ModelSettings(Section):
     name: Annotated[str, Field(min_length=1)]
     revision: str | None = None
     weights: Literal["hub", "seeded", "dummy"] = "hub"
-    dtype: str = "auto"
+    dtype: Dtype = "auto"
     max_model_len: Positive | None = None
 
 
@@ -147,7 +152,7 @@ class Serving(Section):
     """Which engines there are. `routing` between engines of one role: in turn, or to the one with the fewest requests
     in flight."""
 
-    mode: Literal["aggregated", "disaggregated"]
+    mode: Mode
     engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1)]
     routing: Literal["round_robin", "least_loaded"] = "least_loaded"
     handoff: Handoff | None = None
@@ -182,7 +187,7 @@ class Settings(Section):
     device: Device
     devices: Annotated[tuple[Integer, ...], Field(min_length=1)] | None = None
     seed: Annotated[Integer, Field(ge=0)] | None = None
-    outputs: Path = Path("outputs")
+    outputs: Path = DEFAULT_OUTPUTS
     model: ModelSettings
     engine: EngineSettings = EngineSettings()
     workload: Workload

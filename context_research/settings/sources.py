@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from context_research.errors import UsageProblem
+from context_research.errors import UsageProblem, given_twice
+from context_research.settings import yaml_text
 from context_research.settings.experiments import CONFIGS, SHIPPED, config_file
-from context_research.settings.messages import validated
-from context_research.settings.options import OPTIONS, Option, name_in
+from context_research.settings.messages import key_and_above, validated
+from context_research.settings.options import OPTIONS, Option, located, name_in
 from context_research.settings.schema import Device, Settings
 
 
@@ -42,12 +41,17 @@ class Layer:
 
 
 def resolve(
-    experiment: str, given: Iterable[Layer], device: Device, why_device: str, configs: Path = SHIPPED
+    experiment: str,
+    given: Iterable[Layer],
+    device: Device,
+    why_device: str,
+    configs: Path = SHIPPED,
+    root: Path | None = None,
 ) -> Resolved:
     """Combine the YAML files with `given` (weakest first: ini, environment, command line).
 
     `experiment` is the experiment's name (`e0`), `configs` the folder of its YAML; `device` is what the machine has,
-    used where nothing names one.
+    used where nothing names one. Relative paths in the YAML start at `root`, the project's, by default here.
 
     Raises UsageProblem: a file that is missing, an unknown or ill-typed key, an unknown serving mode.
     """
@@ -61,7 +65,7 @@ def resolve(
         path = config_file(experiment, configs, device == "cuda")
         reason = f"{path.name}, as the device is {device} ({why_device})"
     file_values = read_yaml(path)
-    tree, sources = _flatten_into({}, {}, Layer(str(path), dict(_leaves(file_values))))
+    tree, sources = _flatten_into({}, {}, Layer(str(path), _flat(file_values, path, root)))
     serving_path, serving_source = _serving_file(*chosen.get("serving", (None, "")), inline=file_values.get("serving"))
     if serving_path is not None:
         tree["serving"] = read_yaml(serving_path)
@@ -81,23 +85,27 @@ def resolve(
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's mapping. Raises UsageProblem: missing, unreadable, no mapping."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # ValueError: no text, a path that can be none
         raise UsageProblem(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
-        raise UsageProblem(f"{path} is no valid YAML: {' '.join(str(error).split())}") from None
+    loaded = yaml_text.parse(text, str(path))
     if not isinstance(loaded, dict):
         raise UsageProblem(f"{path} must hold keys and values, such as those of {CONFIGS.name}/experiments/e0.yaml")
     return loaded
 
 
-def parse_options(source: str, texts: Mapping[str, Any]) -> Layer:
-    """Options (flag -> text or parsed value) as a layer. Raises UsageProblem for a value of the wrong type."""
+def parse_options(source: str, texts: Mapping[str, Any], folder: Path | None = None) -> Layer:
+    """Options (flag -> text or parsed value) as a layer; relative paths start at `folder`, by default here.
+
+    Raises UsageProblem for a value of the wrong type.
+    """
     values: dict[str, Any] = {}
     for option in OPTIONS:
         if (value := texts.get(option.flag)) is None:
             continue
         _refuse_second(option, values, source)
+        if isinstance(value, str):
+            value = located(option.key, value, folder or Path.cwd())
         try:
             values[option.key] = option.parse(value) if isinstance(value, str) else value
         except ValueError:
@@ -107,7 +115,10 @@ def parse_options(source: str, texts: Mapping[str, Any]) -> Layer:
 
 
 def parse_set(source: str, given: Iterable[str]) -> Layer:
-    """``--set KEY=VALUE`` as a layer: any dotted key of Settings, the value in YAML. Raises UsageProblem."""
+    """``--set KEY=VALUE`` as a layer: any dotted key of Settings, the value in YAML; relative paths start here.
+
+    Raises UsageProblem.
+    """
     values: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")
@@ -115,11 +126,12 @@ def parse_set(source: str, given: Iterable[str]) -> Layer:
             raise UsageProblem(f"--set {text}: expected KEY=VALUE, such as engine.max_num_batched_tokens=4096")
         if key in ("serving", "experiment"):
             raise UsageProblem(f"--set {text}: that is a file's name, give it with --{key}-config")
-        try:
-            values[key] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError):  # ValueError: a date that is none
-            raise UsageProblem(f"--set {text}: the value is no valid YAML") from None
+        values[key] = _located(key, yaml_text.parse(value, f"--set {text}: the value"), Path.cwd())
     return Layer(source, values)
+
+
+def _located(key: str, value: Any, folder: Path) -> Any:
+    return located(key, value, folder) if isinstance(value, str) else value
 
 
 def serving_modes() -> list[str]:
@@ -148,6 +160,18 @@ def _serving_file(value: str | Path | None, source: str, inline: Any) -> tuple[P
     )
 
 
+def _flat(tree: Mapping[str, Any], path: Path, root: Path | None) -> dict[str, Any]:
+    """Dotted key -> value of a file. Raises UsageProblem: one is there as ``a.b`` and as ``a: {b: …}``."""
+    leaves = list(_leaves(tree))
+    if twice := given_twice(key for key, _ in leaves):
+        raise UsageProblem(f"{path}: {twice} is given twice, once with its dots")
+    # Where outputs go is joined to the root by whoever writes them: it has a default, which starts there too.
+    return {
+        key: value if key == "outputs" and not str(value).startswith("~") else _located(key, value, root or Path.cwd())
+        for key, value in leaves
+    }
+
+
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
@@ -166,7 +190,9 @@ def _flatten_into(tree: dict[str, Any], sources: dict[str, str], layer: Layer) -
             node = node.setdefault(group, {})
             if not isinstance(node, dict):
                 name = ".".join(groups[:depth])
-                raise UsageProblem(f"{sources[name]}: {name}: must hold keys and values, got {node!r}")
+                origin = next((sources[above] for above in key_and_above(name) if above in sources), layer.source)
+                told = "is a list, to be given whole" if isinstance(node, list) else "must hold keys and values"
+                raise UsageProblem(f"{origin}: {name}: {told} ({layer.source}: {key}), got {node!r:.200}")
         node[leaf] = value
         sources[key] = layer.source
     return tree, sources

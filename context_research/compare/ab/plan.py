@@ -82,11 +82,13 @@ def plan(
     practical: float | None = None,
     device_groups: str | None = None,
     given: Sequence[Layer] = (),
+    root: Path | None = None,
     **more: Any,
 ) -> Plan:
     """A plan, both arms' settings resolved, that nothing known beforehand speaks against.
 
-    `given`: settings that hold for both arms' sessions without being among `pytest_options`, weakest first.
+    `given`: settings that hold for both arms' sessions without being among `pytest_options`, weakest first. `root`: the
+    project's, at which relative paths in YAML start.
     Raises UsageProblem: no such arm, option, value, figure or device; arms that differ in what matters.
     """
     made = Plan(
@@ -102,7 +104,7 @@ def plan(
         metric, dot, statistic = name.partition(".")
         if not metric or (dot and statistic not in STATISTICS):
             raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
-    resolved = {arm: _resolve(made, arm, given, experiment.configs) for arm in ARMS}
+    resolved = {arm: _resolve(made, arm, given, experiment.configs, root) for arm in ARMS}
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
     made = made.model_copy(
@@ -125,7 +127,7 @@ def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, found))
 
 
-def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path) -> Settings:
+def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path, root: Path | None) -> Settings:
     text = getattr(made, arm)
     try:
         words = shlex.split(text)
@@ -143,7 +145,7 @@ def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path) -> Set
         sources.parse_set("after --", common[1]),
         sources.parse_set(f"--{arm}", own[1]),
     ]
-    return resolve(made.experiment, layers, configs).settings
+    return resolve(made.experiment, layers, configs, root).settings
 
 
 Given = tuple[dict[str, str], list[str]]

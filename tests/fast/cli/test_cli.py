@@ -146,6 +146,15 @@ def test_report_looks_where_it_is_told(here, monkeypatch):
     assert run("report").stdout.strip() == "given/reports/a.md"
 
 
+def test_report_looks_where_the_ini_file_says(here, monkeypatch):
+    (here / "pytest.ini").write_text("[pytest]\ncontext_research_outputs = kept\n")
+    (here / "below").mkdir()
+    made.on_disk(here / "kept", status="completed")
+    assert run("report", "r1").stdout.split() == ["kept/reports/r1.md"]
+    monkeypatch.chdir(here / "below")
+    assert run("report", "r1").stdout.split() == [str(here / "kept/reports/r1.md")]
+
+
 def test_report_without_a_run():
     refused(run("report"), "no run in outputs: start one with ")
 

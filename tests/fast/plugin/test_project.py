@@ -85,3 +85,19 @@ def test_what_is_wrong_is_told_in_one_line(repository, arguments, told):
         project.ask(*arguments)
     assert told in str(problem.value)
     assert "\n" not in str(problem.value)
+
+
+def test_outputs_are_where_pytest_puts_them(repository, monkeypatch):
+    assert project.here().outputs == Path("outputs")
+    (repository / "pytest.ini").write_text("[pytest]\ncontext_research_outputs = kept\n")
+    assert project.here().outputs == Path("kept")
+    monkeypatch.chdir(repository / "configs")
+    assert project.here().outputs == repository / "kept"
+    monkeypatch.setenv("CONTEXT_RESEARCH_OUTPUTS", "mine")
+    assert project.here().outputs == Path("mine"), "what is typed starts here"
+
+
+def test_a_mistyped_variable_is_told(repository, monkeypatch):
+    monkeypatch.setenv("CONTEXT_RESEARCH_OUTPUT", "mine")
+    with pytest.raises(UsageProblem, match="the nearest is CONTEXT_RESEARCH_OUTPUTS "):
+        project.here()

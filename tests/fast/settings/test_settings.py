@@ -387,3 +387,128 @@ def test_an_engines_name_is_a_file_name(yaml):
 def test_a_layer_can_set_what_no_file_names():
     found = sources.resolve("e0", [Layer("test", {"slo.ttft": 0.5})], "cpu", "why")
     assert found.settings.slo.ttft == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param("workload:\n  requests: 3\n  requests: 4\n", "line 3: requests is given twice, first in line 2"),
+        pytest.param("a: 1\nb: 2\n'a': 3\n", "line 3: a is given twice, first in line 1"),
+        pytest.param("a: {b: 1, c: {d: 1, d: 2}}\n", "line 1: d is given twice, first in line 1"),
+    ],
+    ids=["group", "quoted", "flow"],
+)
+def test_a_key_that_is_given_twice_is_named_with_its_file_and_line(yaml, text, told):
+    path = yaml(text)
+    assert problem(path) == f"{path} is no valid YAML: {told}"
+
+
+def test_a_key_given_with_dots_and_without_is_given_twice(yaml):
+    path = yaml(MINIMAL + "model.name: other\n")
+    assert problem(path) == f"{path}: model.name is given twice, once with its dots"
+
+
+def test_a_merged_key_may_be_given_again(yaml):
+    found = resolve(yaml(MINIMAL + "slo: {<<: &all {ttft: 1.0, tpot: 1.0}, tpot: 0.5}\n")).settings.slo
+    assert (found.ttft, found.tpot) == (1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("!!timestamp x", "x would be a timestamp, which no setting is: put it in quotes"),
+        ("2024-01-01", "2024-01-01 would be a timestamp"),
+        ("!!int x", "is no valid YAML"),
+        ("!!bool x", "is no valid YAML"),
+        ('!!float ""', "is no valid YAML"),
+        ("&a [*a]", "this holds an alias of itself"),
+        ("[" * 2000, "nested too deeply"),
+        (".nan", "nan is no number"),
+        ("{a: -.inf}", "-inf is no number"),
+        (r'"\ud800"', "holds a character that no file can"),
+        (r'"\0"', "holds a character that no file can"),
+        ("{a: 1, a: 2}", "a is given twice"),
+    ],
+    ids=["timestamp", "date", "int", "bool", "float", "cycle", "depth", "nan", "inf", "surrogate", "nul", "twice"],
+)
+def test_a_value_of_set_that_is_no_plain_data_is_one_line(value, told):
+    with pytest.raises(UsageProblem) as caught:
+        sources.parse_set("command line", [f"engine.args.x={value}"])
+    assert str(caught.value).startswith("--set engine.args.x=")
+    assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_set_into_a_list_says_that_it_is_one():
+    layers = [sources.parse_set("command line", ["serving.engines.0.name=x"])]
+    with pytest.raises(UsageProblem) as caught:
+        sources.resolve("e0", layers, "cpu", "why")
+    told = "aggregated.yaml (default): serving.engines: is a list, to be given whole (command line: serving.engines.0"
+    assert str(caught.value).startswith(told)
+
+
+def test_a_mistyped_variable_is_refused_with_the_nearest_name():
+    with pytest.raises(UsageProblem, match=r"^CONTEXT_RESEARCH_SEDE is no variable of ours, the nearest is .*_SEED "):
+        options.from_environment({"CONTEXT_RESEARCH_SEDE": "1", "CONTEXT_RESEARCH_SEED": "0"})
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern"),
+    [
+        ("context_research", r"\"(CONTEXT_RESEARCH_[A-Z_]*[A-Z])\""),
+        ("scripts", r"\$\{(CONTEXT_RESEARCH_[A-Z_]+)"),
+        ("tests", r"environ\S*[\[(]\"(CONTEXT_RESEARCH_[A-Z_]+)"),
+    ],
+)
+def test_every_variable_that_we_read_is_known(folder, pattern):
+    """A script's or a test's own would be refused as a mistyped one."""
+    files = (path for path in (CONFIGS.parent / folder).rglob("*") if path.suffix in (".py", ".sh"))
+    read = {name for path in files for name in re.findall(pattern, path.read_text())}
+    assert read
+    options.from_environment(dict.fromkeys(read, ""))
+
+
+@pytest.mark.parametrize("name", ["auto", "half", "float16", "bfloat16", "float", "float32"])
+def test_a_dtype_is_one_of_vllms(name):
+    assert resolve(cli={"--dtype": name}).settings.model.dtype == name
+
+
+def test_a_dtype_that_vllm_has_not_is_refused_before_anything_starts():
+    told = problem(cli={"--dtype": "bf16"})
+    assert told.startswith("--dtype: Input should be 'auto', 'half', 'float16', 'bfloat16', 'float' or 'float32', got")
+
+
+def test_a_typed_path_starts_here_and_one_in_a_file_at_the_project(tmp_path, monkeypatch):
+    project, here = tmp_path / "project", tmp_path / "project" / "below"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    (project / "machine.yaml").touch()
+    (project / "mine.yaml").write_text(MINIMAL + "device_profile: machine.yaml\noutputs: kept\n")
+
+    def found(*layers):
+        config = Layer("test", {"experiment": str(project / "mine.yaml")})
+        return sources.resolve("e0", [config, *layers], "cpu", "why", root=project).settings
+
+    assert found().device_profile == str(project / "machine.yaml")
+    assert str(found().outputs) == "kept", "joined to the project's root where it is used"
+    assert found(parse_options("environment", {"--outputs": "kept"})).outputs == here / "kept"
+    assert found(sources.parse_set("command line", ["outputs=kept"])).outputs == here / "kept"
+    ini = parse_options("ini", {"--outputs": "kept", "--device-profile": "machine.yaml"}, project)
+    assert (found(ini).outputs, found(ini).device_profile) == (project / "kept", str(project / "machine.yaml"))
+
+
+@pytest.mark.parametrize("source", ["environment", "ini", "yaml", "set"])
+def test_a_tilde_is_the_home_folder_whoever_says_it(yaml, tmp_path, monkeypatch, source):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    layers = {
+        "environment": [parse_options("environment", {"--outputs": "~/x"})],
+        "ini": [parse_options("ini", {"--outputs": "~/x"}, tmp_path)],
+        "set": [sources.parse_set("command line", ["outputs=~/x"])],
+    }
+    path = yaml(MINIMAL + ("outputs: ~/x\n" if source == "yaml" else ""))
+    given = [Layer("test", {"experiment": str(path)}), *layers.get(source, [])]
+    assert sources.resolve("e0", given, "cpu", "why").settings.outputs == tmp_path / "home" / "x"
+
+
+def test_a_home_that_nobody_has_is_one_line():
+    assert problem(cli={"--outputs": "~nobody-of-this-name/x"}).startswith("--outputs=~nobody-of-this-name/x: ")

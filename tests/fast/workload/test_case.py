@@ -91,7 +91,7 @@ def test_no_two_cases_have_the_same_requests():
         ({"serving.handoff.progress_thread": ["on"]}, "there is no serving.handoff in these settings"),
         ({"seed": [1, 2]}, "axes.seed: that is the whole run's, and can't differ between its cases"),
         ({"workload.concurrency": [3]}, "axes.workload.concurrency: every value of workload.concurrency is a case"),
-        ({"model.dtype": ["a b", "a_b"]}, "two cases are called p64-c1-dtype_a_b"),
+        ({"model.revision": ["a b", "a_b"]}, "two cases are called p64-c1-revision_a_b"),
     ],
 )
 def test_what_can_not_be_an_axis_is_told_in_one_line(axes, told):
