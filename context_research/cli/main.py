@@ -23,7 +23,7 @@ from context_research.hardware.manifest import environment_manifest
 from context_research.plugin import project
 from context_research.records import store
 from context_research.records.files import PLANNED, AbFiles, RunFiles, check_run_id, find, new_run_id
-from context_research.records.run import ManifestRecord, RunRecord, new_run, this_command
+from context_research.records.run import ManifestRecord, new_run, this_command
 from context_research.report import comparison as comparison_report
 from context_research.report import run
 from context_research.settings import options, sources
@@ -224,8 +224,7 @@ def write_report(name: str, outputs: Path | None) -> None:
     if isinstance(files, AbFiles):
         click.echo(comparison_report.write(ab.judge(files)))
     else:
-        experiment = store.read(files.metadata, RunRecord).experiment
-        click.echo(run.write(files, experiment))
+        click.echo(run.write(files))
 
 
 def _names(primary: str | None) -> list[str] | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from context_research.backends.registry import named
-from context_research.compare import observations
+from context_research.compare import observations, same_requests
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import Pairs
 from context_research.errors import UsageProblem
 from context_research.records import store
+from context_research.records import summary as summaries
 from context_research.records.ab import AbRecord, SessionRecord
 from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import AbFiles, RunFiles, report_of
@@ -65,6 +66,8 @@ class Comparison:
     allowed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     same_arms: bool = False
     """An A/A: what differs between its sides is noise."""
+    unproven: tuple[str, ...] = ()
+    """Runs that have kept no hash of what was sent: that the arms had the same is not proven."""
     planned: int | None = None
     """Pairs that an A/B was to have; a look before its end decides nothing for good."""
 
@@ -101,7 +104,7 @@ def load(files: RunFiles) -> Run:
     if metadata.status != "completed":
         why = f" ({metadata.reason})" if metadata.reason else ""
         raise UsageProblem(f"run {files.run_id} is in no comparison: its status is {metadata.status}{why}")
-    summary = store.read(files.summary(metadata.experiment), SummaryRecord)
+    summary = summaries.read(files, metadata)
     failed = {check.check for case in summary.cases if not case.counts for check in (*case.failed, *case.allowed)}
     if failed:
         raise UsageProblem(f"run {files.run_id} is in no comparison: {', '.join(sorted(failed))} failed")
@@ -113,6 +116,7 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
     if baseline.files.folder == candidate.files.folder:
         raise UsageProblem(f"{baseline.files.run_id} is not compared with itself: name two runs")
     differing = check_comparable(baseline, candidate, allowed)
+    unproven = check_requests(baseline, candidate, differing)
     sides = [Side(label, (run,), _repeats(run), True) for label, run in _labels(baseline, candidate)]
     counts = [[len(case.repeats) for case in run.cases.values()] for run in (baseline, candidate)]
     if not all(all(each) and each for each in counts) or len({n for each in counts for n in each}) != 1:
@@ -121,7 +125,15 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
         )
         raise UsageProblem(f"only runs with the same number of repeats in every case can be paired; {told}")
     name = f"{candidate.files.run_id}-vs-{baseline.files.run_id}"
-    return Comparison(name, "repeat", sides[0], sides[1], report_of(candidate.files.outputs, name), differing)
+    return Comparison(
+        name,
+        "repeat",
+        sides[0],
+        sides[1],
+        report_of(candidate.files.outputs, name),
+        differing,
+        unproven=tuple(unproven),
+    )
 
 
 def other_mode(run: Run) -> Run:
@@ -162,6 +174,8 @@ def of_ab(files: AbFiles) -> Comparison:
         allowed = [*record.plan.allow_different, "seed"]
         differing |= check_comparable(runs[whole[0], "baseline"], run, allowed)
     differing.pop("seed", None)
+    pairs = ((runs[pair, "baseline"], runs[pair, "candidate"]) for pair in whole)
+    unproven = dict.fromkeys(run for pair in pairs for run in check_requests(*pair, differing))
     plan, sides = record.plan, []
     for arm, given in (("baseline", plan.baseline), ("candidate", plan.candidate)):
         label = given if plan.baseline != plan.candidate else f"{given}, {arm}"
@@ -169,7 +183,9 @@ def of_ab(files: AbFiles) -> Comparison:
         units = tuple({name: case.metrics for name, case in run.cases.items()} for run in own)
         sides.append(Side(label, own, units, False))
     same = plan.settings["baseline"] == plan.settings["candidate"]
-    return Comparison(files.ab_id, "session", sides[0], sides[1], files.report, differing, same, plan.pairs)
+    return Comparison(
+        files.ab_id, "session", sides[0], sides[1], files.report, differing, same, tuple(unproven), plan.pairs
+    )
 
 
 def finished_unrecorded(outputs: Path, session: SessionRecord) -> Run | None:
@@ -190,6 +206,11 @@ def check_comparable(baseline: Run, candidate: Run, allowed: Collection[str] = (
             )
     names = f"{baseline.files.run_id} and {candidate.files.run_id}"
     return check_same(names, facts(baseline), facts(candidate), allowed, ALLOW)
+
+
+def check_requests(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> list[str]:
+    """Those of the two that can't show what they were sent. Raises UsageProblem: it was not the same."""
+    return same_requests.check((baseline.files, baseline.summary), (candidate.files, candidate.summary), allowed)
 
 
 def check_same(
@@ -224,6 +245,7 @@ def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
         "device": settings["device"],
         **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
         **{f"workload.{key}": value for key, value in workload.items() if key != "request_timeout_s"},
+        "slo": {name: limit for name, limit in settings.get("slo", {}).items() if limit is not None},
         "axes": settings.get("axes", {}),
     }
 

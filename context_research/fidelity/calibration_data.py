@@ -15,9 +15,9 @@ from context_research.errors import UsageProblem, given_twice
 from context_research.models import capacity, hub
 from context_research.models.model import Model
 from context_research.records import store
+from context_research.records import summary as summaries
 from context_research.records.files import RunFiles
 from context_research.records.run import EngineRecord, MachineRecord, RunRecord
-from context_research.records.summary import SummaryRecord
 from context_research.request import Timeline
 from context_research.settings.schema import Device, Settings
 
@@ -110,7 +110,7 @@ def _load(files: RunFiles) -> Measured:
         raise UsageProblem(f"run {files.run_id} is {run.backend}: only real runs say how long a step takes")
     if run.status != "completed":
         raise UsageProblem(f"run {files.run_id} is {run.status}: only completed runs calibrate")
-    summary = store.read(files.summary(run.experiment), SummaryRecord)
+    summary = summaries.read(files, run)
     for case in summary.cases:
         # A run is complete though a check failed where --allow-invalid lets it.
         if not case.counts:

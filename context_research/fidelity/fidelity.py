@@ -28,7 +28,7 @@ BARS = {("tpot", "p50"): 0.05, ("ttft", "p50"): 0.10, ("tpot", "p90"): 0.15, ("t
 """(metric, statistic) -> the largest error, either way, that passes. Set for held-out cases on two CPU cores."""
 _NOT_THE_ARM_S = ("seed", "outputs", "allow_invalid", "slo", "backend", "device_profile")
 """Settings in which runs that are pooled may differ."""
-_NOT_A_CASE_S = ("seed", "cases", "workload.repeats", "workload.prompt_lengths", "workload.concurrency")
+_NOT_A_CASE_S = ("seed", "cases", "slo", "workload.repeats", "workload.prompt_lengths", "workload.concurrency")
 """Facts in which the runs of two modes may differ, and the cases that both have be compared."""
 
 
@@ -122,7 +122,7 @@ def _refuse_simulated(run: Run) -> None:
 
 def _arm_key(run: Run) -> str:
     settings = {key: value for key, value in run.metadata.settings.items() if key not in _NOT_THE_ARM_S}
-    facts = {key: value for key, value in comparison.facts(run).items() if key != "seed"}
+    facts = {key: value for key, value in comparison.facts(run).items() if key not in ("seed", "slo")}
     return json.dumps([settings, facts], sort_keys=True, default=str)
 
 

@@ -9,6 +9,7 @@ from context_research.measure import metrics, utilisation, waterfall
 from context_research.measure.checks.evidence import Proof
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Metric, Repeat
+from context_research.records import sent
 from context_research.records.case import (
     CaseRecord,
     CheckRecord,
@@ -80,6 +81,7 @@ class CaseResult:
             name=self.case.name,
             axes=dict(self.case.axes),
             requests=self._requests(),
+            sent_sha256=sent.digest(self.timelines),
             tokens=self._tokens(),
             handoff=self._handoff(),
             preemptions=sum(counters.preemptions for counters in counted.values()),

@@ -14,6 +14,7 @@ from context_research.plugin.session import Session
 from context_research.records import store
 from context_research.records.case import CaseRecord, FinishedCase
 from context_research.records.files import RunFiles
+from context_research.records.requests import FileRecord
 from context_research.records.run import ManifestRecord, RunRecord, new_run
 from context_research.records.summary import SummaryRecord
 from context_research.report import sections
@@ -28,6 +29,7 @@ class Recorder:
         self._session, self._rows = session, rows
         self._run: RunRecord | None = None
         self._cases: list[CaseRecord] = []
+        self._requests_file: FileRecord | None = None
         self._ended_by: str | None = None
         """Name of the exception that ended the session early."""
         self._cannot_start: str | None = None
@@ -54,7 +56,8 @@ class Recorder:
         assert self._run is not None  # begun
         self._run = self._run.model_copy(update=changes)
         store.write(self.files.metadata, self._run)
-        store.write(self.files.summary(self._run.experiment), SummaryRecord.of(self._run, self._cases))
+        summary = SummaryRecord.of(self._run, self._cases, self._requests_file)
+        store.write(self.files.summary(self._run.experiment), summary)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -95,6 +98,7 @@ class Recorder:
 
     def _add(self, finished: FinishedCase, report: pytest.TestReport) -> None:
         store.append_lines(self.files.requests, [*finished.windows, *finished.requests])
+        self._requests_file = FileRecord.of(self.files.requests)
         case = finished.case
         if not report.passed and case.status == "passed":  # the test found fault with it after it was measured
             case = case.model_copy(update={"status": "failed", "failure": str(report.longrepr).strip()[-2000:]})
@@ -138,7 +142,7 @@ class Recorder:
 
         sections.keep(self.files, self._added_sections(session))
         assert self._run is not None  # begun
-        run.write(self.files, self._run.experiment)
+        run.write(self.files)
         session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
         if session.exitstatus != self._run.exit_status:
             self._write(exit_status=int(session.exitstatus))

@@ -144,6 +144,8 @@ class CaseRecord(Record):
     name: str
     axes: dict[str, JsonValue]
     requests: Requests
+    sent_sha256: str | None = None
+    """What the case was sent (records/sent.py); None in files of earlier versions."""
     tokens: Tokens
     handoff: HandoffRecord
     preemptions: Count = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from context_research.errors import UsageProblem
 from context_research.records import upgrade
-from context_research.records.base import Record
+from context_research.records.base import Count, Record
 from context_research.request import Leg, Phase, Timeline
 from context_research.settings.schema import Slo
 
@@ -128,6 +129,40 @@ class RequestRecord(Record):
         if made.answer is not None:
             made.answer.token_times = list(self.token_times)
         return made
+
+
+class FileRecord(Record):
+    """A requests.jsonl as the run wrote it."""
+
+    lines: Count
+    size: Count
+    """In bytes."""
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        with path.open("rb") as stream:
+            return cls._of(stream.read())
+
+    @classmethod
+    def _of(cls, content: bytes) -> FileRecord:
+        return cls(lines=content.count(b"\n"), size=len(content), sha256=sha256(content).hexdigest())
+
+    def check(self, path: Path, *, whole: bool) -> None:
+        """Refuse a file that was cut or changed since. Raises UsageProblem.
+
+        `whole` False: the run was ended, perhaps after a case's lines were written and before their record was.
+        """
+        try:
+            with path.open("rb") as stream:
+                found = self._of(stream.read(-1 if whole else self.size))
+        except OSError as error:
+            raise UsageProblem(f"cannot read {path}: {error.strerror}") from None
+        if found != self:
+            raise UsageProblem(
+                f"{path} was cut or changed after the run: {found.lines} lines, {found.size} bytes, sha256 "
+                f"{found.sha256[:12]}; the run wrote {self.lines}, {self.size}, {self.sha256[:12]}"
+            )
 
 
 Line = Annotated[WindowRecord | RequestRecord, Field(discriminator="kind")]

@@ -56,6 +56,8 @@ def headline(findings: Findings) -> str:
     comparison = findings.comparison
     if comparison.planned and (done := len(comparison.baseline.units)) < comparison.planned:
         parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
+    if runs := ", ".join(comparison.unproven):
+        parts.append(f"That both were sent the same is NOT PROVABLE: {runs} kept no requests.")
     mark = named(comparison.baseline.runs[0].metadata.backend).labels.mark
     label = f"{mark + ': ' if mark else ''}{checks.label(_cases(findings))}"
     return f"{label}{comparison.candidate.label} against {comparison.baseline.label}: {' '.join(parts)}"

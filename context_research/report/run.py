@@ -10,6 +10,7 @@ from context_research.compare import observations
 from context_research.compare.observations import Arm
 from context_research.measure.metrics import PERCENTILES, samples_needed
 from context_research.records import store
+from context_research.records import summary as summaries
 from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import RunFiles
 from context_research.records.run import RunRecord
@@ -21,10 +22,10 @@ _ROLES = ("prefill", "decode")
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
 
 
-def write(files: RunFiles, experiment: str) -> Path:
+def write(files: RunFiles) -> Path:
     """Write the report beside the run's folder; its path. Raises UsageProblem for a missing or corrupt artifact."""
     run = store.read(files.metadata, RunRecord)
-    summary = store.read(files.summary(experiment), SummaryRecord)
+    summary = summaries.read(files, run)
     # Nothing is drawn of a run that ended before its first case.
     cases = observations.read(files) if files.requests.is_file() else {}
     axes = {case.name: case.axes for case in summary.cases}

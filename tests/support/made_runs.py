@@ -12,9 +12,10 @@ from context_research.compare import comparison
 from context_research.compare.ab import plan as ab_plan
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Repeat
-from context_research.records import store
+from context_research.records import requests as requests_file
+from context_research.records import sent, store
 from context_research.records.files import AbFiles, RunFiles
-from context_research.records.requests import RequestRecord
+from context_research.records.requests import FileRecord, RequestRecord
 from tests.support import made
 from tests.support.artifacts import keep, plain
 from tests.support.settings import chosen
@@ -46,13 +47,41 @@ def run(outputs, run_id="r1", figures=None, *, serving="aggregated", seed=0, req
         change(metadata, dotted, value)
     keep(files.metadata, "run_metadata", metadata)
     shared = ("status", "experiment", "backend", "device", "seed", "serving", "model")
-    cases = [_case(name, of) for name, of in figures.items()]
-    summary = made.summary(run_id, cases, **{key: metadata[key] for key in shared})
-    keep(files.summary(metadata["experiment"]), "summary", summary)
+    cases = []
     for case, of in figures.items():
         served = list(_timelines(case, of, requests, tokens=4, seed=seed))
         store.append_lines(files.requests, lines(case, served))
+        cases.append(_case(case, of) | {"sent_sha256": sent.digest(served)})
+    summary = made.summary(run_id, cases, **{key: metadata[key] for key in shared})
+    summary["requests_file"] = FileRecord.of(files.requests).model_dump()
+    keep(files.summary(metadata["experiment"]), "summary", summary)
     return files
+
+
+def unhashed(files):
+    """Have a run be one of before its requests.jsonl was hashed; what is in that file may be changed."""
+    payload = plain(files.summary("e0"), "summary") | {"requests_file": None}
+    payload["cases"] = [case | {"sent_sha256": None} for case in payload["cases"]]
+    keep(files.summary("e0"), "summary", payload)
+    return files
+
+
+def rehashed(files):
+    """Have a run's hashes be those of its requests.jsonl, as it is now."""
+    read = [line for line in requests_file.read(files.requests) if isinstance(line, RequestRecord)]
+    payload = plain(files.summary("e0"), "summary") | {"requests_file": FileRecord.of(files.requests).model_dump()}
+    for case in payload["cases"]:
+        case["sent_sha256"] = sent.digest(line for line in read if line.case == case["name"])
+    keep(files.summary("e0"), "summary", payload)
+    return files
+
+
+def sent_otherwise(files, change=lambda line: line | {"prompt_sha256": "0" * 64}):
+    """Have a run's requests be others, as their hashes say: `change` makes the lines of requests.jsonl new."""
+    lines = [json.loads(line) for line in files.requests.read_text().splitlines()]
+    lines = [change(line) if line["kind"] == "request" else line for line in lines]
+    files.requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return rehashed(files)
 
 
 def lines(case, served):

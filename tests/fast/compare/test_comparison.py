@@ -81,9 +81,8 @@ def test_an_artifact_that_cannot_be_read_is_named(tmp_path, which, change, told)
 @pytest.mark.parametrize("lines", [None, "{", '{"case": "p64-c1"}\n', '{"case": "p64-c1", "new": 1}\n'])
 def test_requests_that_cannot_be_read_are_named(tmp_path, lines):
     one, other = made_runs.pair(tmp_path)
-    path = one.files.requests
+    two, path = of_runs(one, other), one.files.requests
     path.unlink() if lines is None else path.write_text(lines)
-    two = of_runs(one, other)
     refused(str(path), two.baseline.observed)
 
 
@@ -155,6 +154,7 @@ DIFFERENCES = {
     "workload.temperature": {"settings.workload.temperature": 1.0},
     "workload.cache": {"settings.workload.cache": "warm"},
     "workload.allow_preemptions": {"settings.workload.allow_preemptions": True},
+    "slo": {"settings.slo": {"ttft": 0.5, "tpot": None}},
     "axes": {"settings.axes": {"workload.output_tokens": [1]}},
     "seed": {"seed": 1},
 }

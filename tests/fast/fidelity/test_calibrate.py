@@ -101,6 +101,7 @@ def rewrite_requests(files, serving):
             second |= {"read_started": 2.0, "read_finished": 2.003 + 1e-5 * blocks * 128}
             record |= {"legs": [first | {"role": "prefill"}, second], "token_times": [3.0005, 3.1]}
     files.requests.write_text("".join(json.dumps(record) + "\n" for record in records))
+    made_runs.rehashed(files)
 
 
 def calibrate(outputs, *arguments, path="made.yaml", fails=False):
@@ -204,6 +205,7 @@ def test_of_one_prompt_length_the_base_s_line_is_scaled_whole(tmp_path):
             first["queued"] = first["sent"] + 2 * (1e-3 + 2e-6 * 512)
             second["read_finished"] = second["read_started"] + 2 * (3e-3 + 1e-5 * 512)
     files.requests.write_text("".join(json.dumps(record) + "\n" for record in lines))
+    made_runs.rehashed(files)
     profile = calibrate(tmp_path, "one", "--device-profile", tmp_path / "base.yaml")
     for tokens in (128, 512, 4096):
         size = tokens * resolve_model(dtype="float32").kv_bytes_per_token
@@ -373,6 +375,7 @@ def test_without_a_client_s_share_it_is_told(tmp_path):
     records = files.requests.read_text().splitlines(keepends=True)
     kept = [line for line in records if '"p64-c1"' in line] + [line for line in records if '"p512-c1"' in line][:5]
     files.requests.write_text("".join(kept))
+    made_runs.rehashed(files)
     profile = calibrate(tmp_path, "dis")
     assert profile.client.submit_s == 0
     assert "not measured" in profile.provenance["client"]

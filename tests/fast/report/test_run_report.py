@@ -121,7 +121,7 @@ def test_an_engine_of_another_plugin_can_be_shown():
 
 def test_a_report_is_written_beside_the_runs(tmp_path):
     files = made.on_disk(tmp_path, cases=[made.case()])
-    path = run.write(files, "e0")
+    path = run.write(files)
     assert path == tmp_path / "reports" / "r1.md"
     assert "p64-c1" in path.read_text()
 
@@ -131,7 +131,7 @@ def test_no_token_gets_into_a_report(tmp_path, monkeypatch):
     check = {"check": "complete", "status": "fail", "evidence": f"401 for {token}"}
     files = made.on_disk(tmp_path, cases=[made.case(status="failed", validity=[check])], reason=token)
     monkeypatch.setenv("HF_TOKEN", token)
-    text = run.write(files, "e0").read_text()
+    text = run.write(files).read_text()
     assert token not in text
     assert text.count("<HF_TOKEN>") == 2
 
@@ -142,7 +142,7 @@ def test_a_corrupt_artifact_is_named_and_leaves_no_report(tmp_path, which):
     path = files.metadata if which == "metadata" else files.summary("e0")
     path.write_text("{")
     with pytest.raises(UsageProblem, match=f"cannot read {path}: corrupt"):
-        run.write(files, "e0")
+        run.write(files)
     assert not files.report.exists()
 
 

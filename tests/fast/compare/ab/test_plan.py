@@ -41,7 +41,7 @@ def test_an_arm_is_a_mode_with_options():
     made_plan = plan(
         candidate="aggregated --dtype bfloat16 --requests=5 --set engine.max_num_batched_tokens=64 --set=slo.ttft=0.5",
         pytest_options=("-k", "c1"),
-        allow_different=("model.dtype", "workload.requests"),
+        allow_different=("model.dtype", "workload.requests", "slo"),
     )
     arm = made_plan.settings["candidate"]
     assert (arm["serving"]["mode"], arm["model"]["dtype"], arm["workload"]["requests"]) == ("aggregated", "bfloat16", 5)
