@@ -43,15 +43,36 @@ class Pairs:
 
     @property
     def complete(self) -> list[tuple[float, float]]:
-        """The pairs whose ratio has a logarithm."""
+        """The pairs of which both have a value."""
         pairs = zip(self.baseline, self.candidate, strict=True)
-        return [(b, c) for b, c in pairs if b is not None and c is not None and 0 < b < math.inf and 0 < c < math.inf]
+        return [(b, c) for b, c in pairs if b is not None and c is not None and math.isfinite(b) and math.isfinite(c)]
+
+    @property
+    def have_ratios(self) -> bool:
+        """Whether each complete pair's ratio has a logarithm: goodput is 0 where an arm misses its limits."""
+        return all(b > 0 and c > 0 for b, c in self.complete)
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """The arithmetic ones, of complete pairs."""
+        baseline, candidate = np.mean(self.complete, axis=0)
+        return float(baseline), float(candidate)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Candidate − baseline, the mean over the pairs, with its 95 % interval; None with too few pairs."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the pairs say. `ratio` is candidate / baseline (geometric mean), [`low`, `high`] its 95 % interval.
 
+    Where a value is 0 `difference` is judged: `ratio` is then the means' (None: a baseline of 0), without an interval.
     `p` is the sign-flip test's, `p_adjusted` after Benjamini-Hochberg over the family; None outside a family, as is
     `outcome`. `pairs_needed`: how many would likely decide, given the noise and the ratio seen; None if not known.
     """
@@ -65,10 +86,12 @@ class Verdict:
     outcome: Outcome | None = None
     reason: str = ""
     pairs_needed: int | None = None
+    difference: Difference | None = None
 
     def record(self) -> PairsRecord:
         """The pairs' fields beside the verdict's."""
         fields = asdict(self)
+        del fields["difference"]  # `reason` has it
         return PairsRecord(**fields.pop("pairs"), **fields)
 
 
@@ -94,12 +117,28 @@ def describe(pairs: Pairs, start_noise: float = 0.0) -> Verdict:
     values = pairs.complete
     if not values:
         return Verdict(pairs)
+    if not pairs.have_ratios:
+        return _by_difference(pairs, start_noise)
     logs = np.log([candidate / baseline for baseline, candidate in values])
     ratio = float(np.exp(logs.mean()))
     if len(values) < MIN_PAIRS:
         return Verdict(pairs, ratio)
-    low, high = _interval(logs)
+    low, high = (float(np.exp(bound)) for bound in _interval(logs))
     return Verdict(pairs, ratio, low / (1 + start_noise), high * (1 + start_noise), float(sign_flip(logs)))
+
+
+def _by_difference(pairs: Pairs, start_noise: float) -> Verdict:
+    """The same where some ratio has no logarithm. Which arm a 0 is in does not decide that: p stays exact."""
+    differences = np.array([candidate - baseline for baseline, candidate in pairs.complete])
+    baseline, candidate = pairs.means
+    ratio, mean = candidate / baseline if baseline > 0 <= candidate else None, float(differences.mean())
+    if len(differences) < MIN_PAIRS:
+        return Verdict(pairs, ratio, difference=Difference(mean))
+    low, high = _interval(differences)
+    noise = start_noise * max(abs(baseline), abs(candidate))
+    return Verdict(
+        pairs, ratio, p=float(sign_flip(differences)), difference=Difference(mean, low - noise, high + noise)
+    )
 
 
 def pairs_to_decide_alone(family: int) -> int:
@@ -125,8 +164,11 @@ def _judged(verdict: Verdict, adjusted: float, family: int, practical: float, st
 
 
 def _needed(pairs: Pairs, practical: float, family: int) -> int | None:
-    """Pairs for a difference like the one seen, or the practical one if that is larger; None from a single pair."""
-    logs = [math.log(candidate / baseline) for baseline, candidate in pairs.complete]
+    """Pairs for a difference like the one seen, or the practical one if that is larger.
+
+    None from a single pair, and where a value is 0.
+    """
+    logs = [math.log(candidate / baseline) for baseline, candidate in pairs.complete] if pairs.have_ratios else []
     if len(logs) < 2:
         return None
     seen = math.expm1(abs(float(np.mean(logs))))
@@ -137,13 +179,15 @@ def _outcome(verdict: Verdict, adjusted: float, family: int, practical: float) -
     count, asked = len(verdict.pairs.complete), len(verdict.pairs.baseline)
     if asked < MIN_PAIRS:
         return "undecided", f"{asked} {'pair' if asked == 1 else 'pairs'}: fewer than {MIN_PAIRS} decide nothing"
-    if count < asked or verdict.low is None or verdict.high is None:
-        # Those that have one may be the lucky ones: goodput is 0 where an arm fails its limits.
-        return "undecided", f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples, or 0)"
-    if 1 / (1 + practical) < verdict.low and verdict.high < 1 + practical:
-        return "equivalent", f"the interval is within {practical:.3g} either way"
-    if verdict.low <= 1 <= verdict.high:
-        return "undecided", "the interval holds 1, and more than a practical difference"
+    if (found := _judged_by(verdict, practical)) is None or count < asked:
+        # Those that have one may be the lucky ones.
+        return "undecided", f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples)"
+    if found.least < found.low and found.high < found.most:
+        return "equivalent", f"the interval is within {practical:.3g} either way{found.told}"
+    if found.low == found.high == found.alike == 0:
+        return "equivalent", f"no pair differs{found.told}"
+    if found.low <= found.alike <= found.high:
+        return "undecided", f"the interval holds {found.alike:g}, and more than a practical difference{found.told}"
     if adjusted > ALPHA:
         if family * 2.0 ** (1 - count) > ALPHA:
             return "undecided", (
@@ -153,19 +197,46 @@ def _outcome(verdict: Verdict, adjusted: float, family: int, practical: float) -
         return "undecided", f"p is {adjusted:.2g}" + (
             f" after correction for a family of {family}" if family > 1 else ""
         )
-    better = (verdict.high < 1) == verdict.pairs.lower_is_better
-    return ("better" if better else "worse"), ""
+    better = (found.high < found.alike) == verdict.pairs.lower_is_better
+    return ("better" if better else "worse"), found.told.removeprefix("; ")
 
 
-def _interval(logs: np.ndarray) -> tuple[float, float]:
-    """The ratio's 95 % BCa bootstrap interval (Efron 1987)."""
-    if np.ptp(logs) == 0:  # nothing to resample: a deterministic backend
-        return float(np.exp(logs[0])), float(np.exp(logs[0]))
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """An interval, what it is where the arms are `alike`, and between what it is where that is so for all practice."""
+
+    low: float
+    high: float
+    alike: float
+    least: float
+    most: float
+    told: str = ""
+
+
+def _judged_by(verdict: Verdict, practical: float) -> _Judged | None:
+    """The ratio, or the difference where there is a 0; None without an interval."""
+    if verdict.low is not None and verdict.high is not None:
+        return _Judged(verdict.low, verdict.high, 1, 1 / (1 + practical), 1 + practical)
+    found = verdict.difference
+    if found is None or found.low is None or found.high is None:
+        return None
+    # A ratio within the margin either way: the candidate exceeds the baseline by no more than that share of it, and
+    # the other way round.
+    baseline, candidate = map(abs, verdict.pairs.means)
+    unit = verdict.pairs.unit
+    told = f"; by differences, as a 0 has no ratio: {found.mean:.3g} {unit} ({found.low:.3g} to {found.high:.3g})"
+    return _Judged(found.low, found.high, 0, -practical * candidate, practical * baseline, told)
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The 95 % BCa bootstrap interval of their mean (Efron 1987)."""
+    if np.ptp(values) == 0:  # nothing to resample: a deterministic backend
+        return float(values[0]), float(values[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate data, and numpy's division by it
         for method in ("BCa", "percentile"):  # BCa has no answer where nearly all pairs are alike
             found = stats.bootstrap(
-                (logs,),
+                (values,),
                 np.mean,
                 confidence_level=1 - ALPHA,
                 n_resamples=_RESAMPLES,
@@ -174,7 +245,7 @@ def _interval(logs: np.ndarray) -> tuple[float, float]:
             ).confidence_interval
             if np.isfinite([found.low, found.high]).all():
                 break
-    return float(np.exp(found.low)), float(np.exp(found.high))
+    return float(found.low), float(found.high)
 
 
 def sign_flip(differences: NDArray[np.float64], resamples: int = _RESAMPLES) -> NDArray[np.float64]:

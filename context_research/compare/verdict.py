@@ -135,4 +135,5 @@ def _unless_noise(found: Verdict, alarms: Mapping[_Figure, Verdict]) -> Verdict:
     alarm = alarms.get((found.pairs.case, found.pairs.metric, found.pairs.statistic))
     if alarm is None or found.outcome not in ("better", "worse"):
         return found
-    return replace(found, outcome="undecided", reason=f"the A/A differs too: {alarm.ratio:.3f}")
+    by = alarm.reason if alarm.ratio is None else f"{alarm.ratio:.3f}"
+    return replace(found, outcome="undecided", reason=f"the A/A differs too: {by}")

@@ -104,6 +104,8 @@ def _verdicts(findings: Findings) -> str:
         "The ratio is candidate ÷ baseline, the geometric mean over the pairs, with its 95 % interval; p is after "
         f"Benjamini-Hochberg over the family of {len(findings.primary)}."
     )
+    if any(found.difference for found in findings.primary):
+        ratio += " A value of 0 has no ratio: there the differences are judged, and means are arithmetic."
     noise = (
         f" Both runs are one start of their engines each, and two starts of the same differ: intervals are widened by "
         f"{findings.start_noise:.0%} (--start-noise)."
@@ -145,11 +147,13 @@ def _ratio(found: Verdict) -> tuple[str, str]:
 
 
 def _sides(found: Verdict) -> tuple[str, str]:
-    """Each side's geometric mean, so that their ratio is the ratio."""
+    """Each side's geometric mean, so that their ratio is the ratio; the arithmetic one where a value is 0."""
     values = found.pairs.complete
     if not values:
         return "–", "–"
-    means = (math.exp(sum(math.log(pair[side]) for pair in values) / len(values)) for side in (0, 1))
+    means: Iterable[float] = found.pairs.means
+    if found.pairs.have_ratios:
+        means = (math.exp(sum(math.log(pair[side]) for pair in values) / len(values)) for side in (0, 1))
     first, second = (quantity(mean, found.pairs.unit) for mean in means)
     return first, second
 

@@ -80,6 +80,22 @@ def test_fail_on_worse_is_in_the_exit_code(outputs, ratio, options, code, kind):
     assert "report  " in result.stdout
 
 
+def test_an_slo_that_every_request_misses_fails_the_gate(outputs):
+    served = {made_runs.CASE: {"goodput": [2.49, 2.47, 2.51, 2.5, 2.48, 2.49]}}
+    missed = {made_runs.CASE: {"goodput": [0.0] * 6}}
+    made_runs.run(outputs, "r1", served)
+    made_runs.run(outputs, "r2", missed, serving="disaggregated")
+    result = run("verdict", "r1", "r2", "--primary", "goodput", "--fail-on", "worse")
+    assert (result.exit_code, "goodput mean: worse in 1 of 1 case" in result.stdout) == (1, True)
+    assert "the differences are judged" in (outputs / "reports" / "r2-vs-r1.md").read_text()
+
+
+def test_runs_of_different_slos_are_not_compared(outputs):
+    made_runs.run(outputs, "r1", changes={"settings.slo": {"ttft": 0.5, "tpot": None}})
+    made_runs.run(outputs, "r2", serving="disaggregated")
+    refused(run("verdict", "r1", "r2"), "differ in what matters: slo: {'ttft': 0.5} / {} (--allow-different slo ")
+
+
 def test_undecided_fails_nothing(outputs):
     made_runs.A_B(outputs, ratio=3.0, pairs=5)
     result = run("verdict", "ab1", "--fail-on", "worse")

@@ -175,9 +175,9 @@ def test_an_interval_outside_1_is_not_enough():
 # Values that are missing or all alike
 
 
-@pytest.mark.parametrize("missing", [None, 0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("missing", [None, math.nan, math.inf])
 def test_one_pair_without_a_value_leaves_it_undecided(missing):
-    """Those that have one may be the lucky ones: goodput is 0 where an arm fails its limits."""
+    """Those that have one may be the lucky ones."""
     verdict = alone([missing, *SLOWER[:6]])
     assert (verdict.outcome, verdict.p) == ("undecided", pytest.approx(2**-5))
     assert verdict.reason.startswith("no p50 in 1 of 7 pairs")
@@ -199,16 +199,80 @@ def test_no_number_of_repeats_tells_what_a_start_hides():
     assert (verdict.outcome, verdict.pairs_needed) == ("undecided", None)
 
 
-@pytest.mark.parametrize("missing", [None, 0.0])
-def test_too_few_values_are_undecided(missing):
-    verdict = alone([*SLOWER[:5], missing])
+def test_too_few_values_are_undecided():
+    verdict = alone([*SLOWER[:5], None])
     assert (verdict.outcome, verdict.p) == ("undecided", None)
     assert verdict.reason.startswith("no p50 in 1 of 6 pairs")
 
 
-def test_a_baseline_of_zero_has_no_ratio():
-    verdict = alone(SLOWER[:6], baseline=(0.0, 1.0, 1.0, 1.0, 1.0, 1.0))
-    assert (verdict.outcome, verdict.p) == ("undecided", None)
+# A value of 0: no ratio has a logarithm, and it is a value all the same
+
+
+def goodput(baseline, candidate, practical=0.03, start_noise=0.0, **values):
+    names = {"case": "p64-c1", "metric": "goodput", "statistic": "mean", "unit": "1/s", "lower_is_better": False}
+    pairs = Pairs(**(names | values), baseline=tuple(baseline), candidate=tuple(candidate))
+    (verdict,) = decide([pairs], practical, start_noise)
+    return verdict
+
+
+SERVED = (2.49, 2.47, 2.51, 2.5, 2.48, 2.49)
+
+
+@pytest.mark.parametrize("start_noise", [0.0, 0.1], ids=["sessions", "two runs"])
+def test_an_slo_that_every_request_misses_is_worse(start_noise):
+    found = goodput(SERVED, [0.0] * 6, start_noise=start_noise)
+    assert (found.outcome, found.p, found.ratio) == ("worse", pytest.approx(2**-5), 0.0)
+    assert found.reason.startswith("by differences, as a 0 has no ratio: -2.49 1/s (-2.")
+    back = goodput([0.0] * 6, SERVED, start_noise=start_noise)
+    assert (back.outcome, back.p, back.ratio) == ("better", pytest.approx(2**-5), None)
+
+
+def test_which_way_is_better_is_the_metric_s():
+    assert goodput(SERVED, [0.0] * 6, lower_is_better=True).outcome == "better"
+
+
+def test_a_0_in_one_pair_is_a_value():
+    assert goodput(SERVED, [2.0, 2.0, 0.0, 2.0, 2.1, 2.0]).outcome == "worse"
+    assert goodput(SERVED, [3.0, 3.1, 0.0, 3.0, 2.9, 3.0]).outcome == "undecided"
+    assert goodput((0.0, *SERVED[1:]), (0.0, *SERVED[1:])).outcome == "equivalent"
+
+
+def test_nothing_served_by_either_is_equivalent():
+    found = goodput([0.0] * 6, [0.0] * 6)
+    assert (found.outcome, found.ratio) == ("equivalent", None)
+    assert found.reason.startswith("no pair differs")
+
+
+def test_too_few_pairs_with_a_0_decide_nothing():
+    found = goodput(SERVED[:5], [0.0] * 5)
+    assert (found.outcome, found.reason) == ("undecided", "5 pairs: fewer than 6 decide nothing")
+
+
+def test_a_pair_without_a_value_beside_a_0_leaves_it_undecided():
+    assert goodput(SERVED, [None, 0.0, 0.0, 0.0, 0.0, 0.0]).outcome == "undecided"
+
+
+def test_start_noise_hides_a_difference_beside_a_0_too():
+    baseline, candidate = (0.0, *[2.0] * 7), (0.0, *[1.9] * 7)
+    assert goodput(baseline, candidate, start_noise=0.1).outcome == "undecided"
+    assert goodput(baseline, candidate).outcome == "worse"
+
+
+@pytest.mark.parametrize("candidate", [[0.0] * 6, [2.0, 2.0, 0.0, 2.0, 2.1, 2.0], SERVED[::-1]])
+def test_exchanging_the_arms_exchanges_the_outcome_beside_a_0_too(candidate):
+    baseline = (0.0, *SERVED[1:])
+    turned = {"better": "worse", "worse": "better"}
+    one, other = goodput(baseline, candidate).outcome, goodput(candidate, baseline).outcome
+    assert one == turned.get(other, other)
+
+
+def test_identical_arms_that_often_serve_nothing_are_rarely_called_different():
+    """p is exact: whether differences are judged does not depend on the arm that a 0 is in."""
+    generator, trials, alarms = np.random.default_rng(0), 300, 0
+    for _ in range(trials):
+        arms = generator.normal(2, 0.3, (2, 8)) * (generator.random((2, 8)) < 0.7)
+        alarms += goodput(*arms.tolist()).outcome in ("better", "worse")
+    assert alarms <= stats.binom.ppf(0.999, trials, 0.05)
 
 
 def test_no_values_at_all():
