@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,7 @@ def run_ab(
         raise SystemExit(CALL_AGAIN) from None
     except KeyboardInterrupt as interrupt:
         click.echo(f"ERROR: {interrupt or 'interrupted'}; the same command goes on with what is there", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(128 + getattr(interrupt, "number", signal.SIGINT)) from None
     _tell(ab.judge(running.files), running.files)
 
 

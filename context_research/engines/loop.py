@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any, TypeVar
 
+from context_research import signals
+
 Result = TypeVar("Result")
 
 
@@ -42,6 +44,7 @@ class EventLoop:
                 except NotYet:
                     if future.done():  # the work's own TimeoutError, or it ended just now
                         return future.result()
+                    signals.look()
                     while_waiting()
         except BaseException:
             future.cancel()

@@ -25,6 +25,8 @@ _ACTIVE = "context-research-experiment"
 """Name of the plugin `experiment_hooks`."""
 _PROBLEM = pytest.StashKey[str]()
 """Why the experiment can't be told."""
+ENDED_BY = pytest.StashKey[int]()
+"""Exit status of a session that a signal ended, also before its first test: pytest has one for every such end."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
             _activate(config, experiment, late=False)
     except UsageProblem as problem:
         config.stash[_PROBLEM] = str(problem)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, object, object]:
+    status = yield
+    return config.stash.get(ENDED_BY, status)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,10 +5,7 @@ Imports neither torch nor vLLM; those come with the first engine.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Generator, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +16,7 @@ from context_research.hardware import devices, manifest
 from context_research.plugin import fixtures
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.benchmark_tables import Row, scale_of_ours
+from context_research.plugin.ending import OrderlyEnd
 from context_research.plugin.fixtures import CASE
 from context_research.plugin.options import worded
 from context_research.plugin.run_recorder import Recorder
@@ -39,9 +37,10 @@ def activate(config: pytest.Config, experiment: Experiment, late: bool) -> None:
     session = config.stash[SESSION] = Session(config, experiment, late)
     config.pluginmanager.register(fixtures, "context-research-fixtures")
     if session.worker is None:
-        config.pluginmanager.register(Recorder(session, RowSink(config)), "context-research-recorder")
+        recorder = Recorder(session, RowSink(config))
+        config.pluginmanager.register(recorder, "context-research-recorder")
         if not session.idle:
-            _exit_on_sigterm(config)
+            config.pluginmanager.register(OrderlyEnd(config, recorder.cut_short), "context-research-ending")
     if session.worker is not None and TOLD not in session.worker:
         session.problem = NOT_LENT
     elif late:
@@ -50,27 +49,6 @@ def activate(config: pytest.Config, experiment: Experiment, late: bool) -> None:
         except UsageProblem as problem:
             # Collection would show a traceback of it: told when that is over.
             session.problem = str(problem)
-
-
-def _exit_on_sigterm(config: pytest.Config) -> None:
-    """A SIGTERM ends the session in order, as Ctrl-C does: engines closed, artifacts written."""
-    process = os.getpid()
-
-    def leave(number: int, _: object) -> None:
-        if os.getpid() != process:  # a child that some test forked: it ends as it would without us
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        pytest.exit(f"{signal.Signals(number).name} received", returncode=128 + number)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, leave)
-    except ValueError:  # not the main thread: pytest was embedded, and signals are its host's
-        return
-    config.add_cleanup(partial(_restore, previous))
-
-
-def _restore(handler: Any) -> None:
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from context_research import signals
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure.case import measure
 from context_research.measure.result import CaseResult
@@ -75,6 +76,7 @@ def context_research_serving_run(
             with _ends_session(request):
                 topology, model = context_research_engines.of(case.settings), session.model_of(case.settings)
                 result = measure(case, model, topology, session.standing, line.show, repeats, arrive)
+            signals.hold()
         finally:
             line.clear()
         request.node.stash[CASE] = _finished(request.node, session, result, topology).model_dump_json(by_alias=True)

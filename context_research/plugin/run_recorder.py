@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from context_research import signals
 from context_research.hardware.manifest import environment_manifest
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.session import Session
@@ -67,7 +68,8 @@ class Recorder:
         # An xdist controller collects nothing: its workers tell it how many cases there are.
         distributed = session.config.pluginmanager.hasplugin("dsession")
         if planned or distributed:
-            self._begin(None if distributed else planned)
+            with signals.uninterruptible():
+                self._begin(None if distributed else planned)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: list[str]) -> None:
@@ -76,6 +78,10 @@ class Recorder:
             self._write(planned=sum(map(self._session.is_ours, ids)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        with signals.uninterruptible():  # a finished case is kept, whatever ends the session
+            self._note(report)
+
+    def _note(self, report: pytest.TestReport) -> None:
         # A crashed xdist worker's report is made by xdist: only its name tells whose it is.
         crashed = str(report.when) == "???" and self._session.is_ours(report.nodeid)
         ours = crashed or getattr(report, "context_research_experiment", False)
@@ -133,6 +139,11 @@ class Recorder:
         """Keep why the run ends as it does, for the next writing."""
         if self._run is not None:
             self._run = self._run.model_copy(update={"reason": reason})
+
+    def cut_short(self, by: signals.Interrupted, exit_status: int) -> None:
+        """The process is about to end amid whatever it does: say so, unless the record already says how it ended."""
+        if self._run is not None and self._run.finished is None:
+            self._write(status="interrupted", reason=f"{by} twice", exit_status=exit_status, finished=store.now())
 
     def _end(self, session: pytest.Session) -> None:
         if self._cannot_start:

@@ -5,9 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from context_research.compare.ab import processes as ab_processes
@@ -68,28 +70,84 @@ def test_long(engine):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_signal_lets_the_session_close_its_engines(tmp_path, monkeypatch, number):
-    """A terminal's Ctrl-C goes to the whole process group: the session must not get a second signal while it ends."""
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Starts what begins a session of `code` and waits for it as an A/B does, once the session runs."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "test_slow.py").write_text(SLOW)
-    arguments = ["-p", "no:cacheprovider", "test_slow.py"]
-    script = (
-        "from pathlib import Path; from types import SimpleNamespace as Running\n"
-        "from context_research.compare.ab import processes as ab_processes\n"
-        "running = []\n"
-        "with ab_processes.ended_with_us(running):\n"
-        f"    running.append(Running(process=ab_processes.begin({arguments}, Path('log'), 'cpu', None)))\n"
-        "    ab_processes.first_to_end(running)\n"
-    )
-    driver = subprocess.Popen(
-        [sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL, preexec_fn=interruptible
-    )
-    try:
-        assert until((tmp_path / "running").exists, seconds=30)
-        (os.killpg if number == signal.SIGINT else os.kill)(driver.pid, number)
-        driver.wait(timeout=30)
-    finally:
-        driver.kill()
-        driver.wait()
-    assert (tmp_path / "closed").exists(), (tmp_path / "log").read_text()
+    started = []
+
+    def drive(code, end_s=90):
+        Path("test_slow.py").write_text(code)
+        arguments = ["-p", "no:cacheprovider", "test_slow.py"]
+        script = (
+            "from pathlib import Path; from types import SimpleNamespace as Running\n"
+            "from context_research.compare.ab import processes as ab_processes\n"
+            f"ab_processes.END_S = {end_s}\n"
+            "running = []\n"
+            "with ab_processes.ended_with_us(running):\n"
+            f"    running.append(Running(process=ab_processes.begin({arguments}, Path('log'), 'cpu', None)))\n"
+            "    ab_processes.first_to_end(running)\n"
+        )
+        started.append(
+            one := subprocess.Popen(
+                [sys.executable, "-c", script], process_group=0, stderr=subprocess.DEVNULL, preexec_fn=interruptible
+            )
+        )
+        assert until(Path("running").exists, seconds=30)
+        return one
+
+    yield drive
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+ENDINGS = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["ctrl-c", "sigterm", "sighup"]
+)
+
+
+@ENDINGS
+def test_a_signal_lets_the_session_close_its_engines(driver, number):
+    """A terminal's Ctrl-C goes to the whole process group: the session must not get a second signal while it ends."""
+    one = driver(SLOW)
+    (os.killpg if number == signal.SIGINT else os.kill)(one.pid, number)
+    one.wait(timeout=30)
+    assert Path("closed").exists(), Path("log").read_text()
+
+
+HANGS = """
+import os, signal, subprocess, time
+from pathlib import Path
+def test_hang():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen(["sleep", "100"], process_group=0)
+    Path("running.new").write_text(f"{os.getpid()} {child.pid}")
+    Path("running.new").rename("running")
+    while True:
+        time.sleep(1)
+"""
+"""A session that no SIGTERM ends, and a process that it started, in a group of its own."""
+
+
+def test_a_session_that_hangs_is_killed_after_a_while_with_all_that_it_started(driver):
+    one = driver(HANGS, end_s=1)
+    pids = [int(pid) for pid in Path("running").read_text().split()]
+    one.terminate()
+    assert one.wait(timeout=20) != 0
+    assert not any(map(runs, pids))
+
+
+def test_a_second_signal_does_not_wait_for_a_session_that_hangs(driver):
+    one = driver(HANGS)
+    pids = [int(pid) for pid in Path("running").read_text().split()]
+    one.terminate()
+    time.sleep(1.5)
+    assert all(map(runs, pids))
+    one.terminate()
+    assert one.wait(timeout=20) != 0
+    assert not any(map(runs, pids))
+
+
+def runs(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

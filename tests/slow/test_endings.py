@@ -39,7 +39,6 @@ def running(suite, monkeypatch):
 
     def run(*options):
         processes.append(process := suite.popen(*LONG, *options))
-        # Not sooner: a signal while pytest switches its capturing, between two tests, is an error of pytest's own.
         wait_for(lambda: process.poll() is not None or held.exists(), "the second case")
         assert finished_cases(suite)
         assert process.poll() is None
@@ -62,7 +61,9 @@ def kept(suite, process, status):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 2), (signal.SIGTERM, 128 + signal.SIGTERM)], ids=["ctrl-c", "sigterm"]
+    ("number", "code"),
+    [(signal.SIGINT, 2), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, 128 + signal.SIGHUP)],
+    ids=["ctrl-c", "sigterm", "sighup"],
 )
 def test_a_signal_ends_the_run_in_order_and_keeps_the_finished_case(running, suite, number, code):
     process = running("--device-profile=cpu-2core", "--prompt-lengths=256")

@@ -19,7 +19,7 @@ DEFAULTS = {
     "pytest_options": (),
     "allow_different": (),
 }
-ENDED = {"send_signal": lambda _: None, "wait": lambda: None}
+ENDED = {"terminate": lambda: None, "wait": lambda _: None}
 """Of a process that has."""
 
 

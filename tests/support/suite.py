@@ -41,8 +41,11 @@ class Suite:
 
     def popen(self, *options):
         """E0 in a process of its own, started and left running."""
-        command = [*self._pytester._getpytestargs(), "benchmarks/e0", *options]
-        return self._pytester.popen(command, preexec_fn=interruptible)
+        return self._pytester.popen([*self.command, *options], preexec_fn=interruptible)
+
+    @property
+    def command(self):
+        return [*self._pytester._getpytestargs(), "benchmarks/e0"]
 
     @property
     def runs(self):

@@ -8,15 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from context_research import signals
 from context_research.engines.vllm.process_lifetime import dies_with_parent
 from context_research.hardware.devices import visible_gpus
 from context_research.settings.schema import Device
 
 _LOOK_S = 0.2
+END_S = 90.0
+"""A session may take so long to end in order: a test's engines are closed, and a report is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,30 +58,49 @@ def begin(arguments: list[str], log: Path, device: Device, group: Sequence[int] 
 
 
 def first_to_end(running: Sequence[Running]) -> Running:
-    """Wait until one of them has ended; that one."""
+    """Wait until one of them has ended; that one. Raises signals.Interrupted."""
     while True:
         for one in running:
             if one.process.poll() is not None:
                 return one
-        time.sleep(_LOOK_S)
+        with signals.interruptible():
+            time.sleep(_LOOK_S)
 
 
 @contextmanager
 def ended_with_us(running: Sequence[Running]) -> Iterator[None]:
-    """On SIGTERM or an exception, ask the sessions in `running`, as they are then, to end, and wait for them."""
+    """On a signal or an exception, ask the sessions in `running`, as they are then, to end, and wait for them.
 
-    def leave(number: int, _: object) -> None:
-        raise KeyboardInterrupt(f"{signal.Signals(number).name} received")
+    One that has not ended after END_S is killed with all that it started; so is each at a second signal.
+    """
+    with signals.taken(lambda _: _kill(running), interruptible=False):
+        try:
+            with dies_with_parent():  # killed outright, we could not end the sessions, and they would run on
+                yield
+        except BaseException:
+            _end(running)
+            raise
 
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        with dies_with_parent():  # killed outright, we could not end the sessions, and they would run on
-            yield
-    except BaseException:
-        for one in running:
-            one.process.send_signal(signal.SIGTERM)
-        for one in running:
+
+def _end(running: Sequence[Running]) -> None:
+    for one in running:
+        one.process.terminate()
+    deadline = time.monotonic() + END_S
+    for one in running:
+        try:
+            one.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            _kill([one])
             one.process.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+
+
+def _kill(running: Sequence[Running]) -> None:
+    """The sessions, and what they started: a process that ends by SIGKILL ends nobody else."""
+    for one in running:
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            started = psutil.Process(one.process.pid).children(recursive=True)
+            one.process.kill()
+            for process in started:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            os.killpg(one.process.pid, signal.SIGKILL)  # what was started meanwhile

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from context_research import signals
 from context_research.engines import step_records
 from context_research.engines.base import ENGINE_EVIDENCE, MOST_ALTERNATIVES, Counters, FirstLeg, KvParameters
 from context_research.engines.vllm import logs, seeded_weights, stats
@@ -96,6 +97,7 @@ class VllmEngine:
     def _launch(self) -> Any:
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        signals.guard_forks()  # vLLM and what it imports may have hooks of their own
         self._config = self.resolve()
         self._recorded = _record_steps(self._config.scheduler_config)
         if self._settings.device == "cpu":
