@@ -181,7 +181,10 @@ def _outcome(verdict: Verdict, adjusted: float, family: int, practical: float) -
         return "undecided", f"{asked} {'pair' if asked == 1 else 'pairs'}: fewer than {MIN_PAIRS} decide nothing"
     if (found := _judged_by(verdict, practical)) is None or count < asked:
         # Those that have one may be the lucky ones.
-        return "undecided", f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples)"
+        return (
+            "undecided",
+            f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples, or no number)",
+        )
     if found.least < found.low and found.high < found.most:
         return "equivalent", f"the interval is within {practical:.3g} either way{found.told}"
     if found.low == found.high == found.alike == 0:

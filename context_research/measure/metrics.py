@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, log
+from math import ceil, isfinite, log
 
 import numpy as np
 from numpy.typing import NDArray
 
+from context_research.errors import UsageProblem, given_twice
 from context_research.measure.intervals import covered
 from context_research.records.case import Distribution, MetricRecord
 from context_research.records.requests import WindowRecord
@@ -233,7 +234,10 @@ def summarize(samples: Sequence[float], unit: str) -> Distribution:
         unit=unit,
         count=int(values.size),
         mean=float(values.mean()) if values.size else None,
-        **{f"p{percentile}": _percentile(values, percentile) for percentile in PERCENTILES},
+        p50=_percentile(values, 50),
+        p90=_percentile(values, 90),
+        p95=_percentile(values, 95),
+        p99=_percentile(values, 99),
     )
 
 
@@ -241,9 +245,35 @@ def _percentile(values: NDArray[np.float64], percentile: int) -> float | None:
     return float(np.percentile(values, percentile)) if values.size >= samples_needed(percentile) else None
 
 
+def sampled(metric: Metric, repeats: Iterable[Repeat]) -> tuple[list[float], str | None]:
+    """One metric's samples of all `repeats` together, or none and why: a plugin's formula must not cost the others."""
+    try:
+        samples = [float(value) for repeat in repeats for value in metric.samples(repeat)]
+    except Exception as error:
+        return [], f"{type(error).__name__}: {error}"
+    if unknown := [value for value in samples if not isfinite(value)]:
+        return [], f"{len(unknown)} of {len(samples)} samples are no number ({unknown[0]})"
+    return samples, None
+
+
 def pooled(metric: Metric, repeats: Iterable[Repeat]) -> Distribution:
-    """One metric over the samples of all `repeats` together."""
-    return summarize([value for repeat in repeats for value in metric.samples(repeat)], metric.unit)
+    """One metric over the samples of all `repeats` together; without figures where one of them is none, and why."""
+    samples, missing = sampled(metric, repeats)
+    return summarize(samples, metric.unit).model_copy(update={"missing": missing})
+
+
+def extended(added: Iterable[Metric]) -> tuple[Metric, ...]:
+    """The built-in metrics and those that plugins add. Raises UsageProblem: no metric, a name that is taken."""
+    every = (*METRICS, *added)
+    statistics = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
+    for one in every:
+        if not isinstance(one, Metric):
+            raise UsageProblem(f"pytest_context_research_metrics: {one!r:.80} is no Metric")
+        if one.statistic not in statistics:
+            raise UsageProblem(f"metric {one.name!r}: statistic {one.statistic!r} is none of {', '.join(statistics)}")
+    if twice := given_twice(metric.name for metric in every):
+        raise UsageProblem(f"metric {twice!r}: there are two of this name")
+    return every
 
 
 def summaries(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, MetricRecord]:

@@ -57,7 +57,7 @@ class CaseResult:
 
     def samples(self, of: Iterable[Metric]) -> dict[str, tuple[float, ...]]:
         """Every metric's samples over all repeats."""
-        return {metric.name: tuple(v for repeat in self.repeats for v in metric.samples(repeat)) for metric in of}
+        return {metric.name: tuple(metrics.sampled(metric, self.repeats)[0]) for metric in of}
 
     def windows(self) -> tuple[WindowRecord, ...]:
         """Each repeat's line in requests.jsonl."""

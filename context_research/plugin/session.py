@@ -12,12 +12,13 @@ import pytest
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
-from context_research.errors import UsageProblem, given_twice
+from context_research.errors import UsageProblem
+from context_research.measure import metrics
 from context_research.measure.checks import registry
 from context_research.measure.checks.builtin import BUILT_IN
 from context_research.measure.checks.evidence import Standing
 from context_research.measure.checks.registry import Check
-from context_research.measure.metrics import METRICS, Metric
+from context_research.measure.metrics import Metric
 from context_research.models import hub
 from context_research.models.model import Model
 from context_research.plugin.selection import OUTPUTS, RUN_ID, SHARE, TOLD
@@ -119,10 +120,7 @@ class Session:
     def metrics(self) -> tuple[Metric, ...]:
         """The built-in metrics and those that plugins add. Raises UsageProblem."""
         added = self._added(self.config.hook.pytest_context_research_metrics(settings=self.resolved.settings))
-        every = (*METRICS, *added)
-        if twice := given_twice(metric.name for metric in every):
-            raise UsageProblem(f"metric {twice!r}: there are two of this name")
-        return every
+        return metrics.extended(added)
 
     @cached_property
     def model(self) -> Model:

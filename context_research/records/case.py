@@ -25,6 +25,8 @@ class Distribution(Record):
     p90: float | None
     p95: float | None
     p99: float | None
+    missing: str | None = Field(default=None, exclude_if=lambda reason: reason is None)
+    """Why there are no figures although there are samples."""
 
     def value(self, statistic: str) -> float | None:
         """``mean``, ``p50``, …. Raises AttributeError for another word."""

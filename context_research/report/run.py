@@ -111,11 +111,12 @@ def _figures(summary: SummaryRecord) -> str:
     parts = []
     for name in names:
         entries = [(case.name, case.metrics[name]) for case in summary.cases if name in case.metrics]
-        entries = [(case, metric) for case, metric in entries if metric.count]
+        entries = [(case, metric) for case, metric in entries if metric.count or metric.missing]
         if entries:
             scale, unit = SCALES.get(entries[0][1].unit, (1.0, entries[0][1].unit))
             rows = [(c, m.count, *(scaled(m.value(column), scale) for column in _COLUMNS)) for c, m in entries]
-            parts.append(f"### {name} ({unit})\n\n{table(rows, ('case', 'samples', *_COLUMNS))}")
+            missing = "".join(f"\n\n**{c}** has none: {m.missing}" for c, m in entries if m.missing)
+            parts.append(f"### {name} ({unit})\n\n{table(rows, ('case', 'samples', *_COLUMNS))}{missing}")
     if not parts:
         return ""
     needed = ", ".join(f"p{percentile} needs {samples_needed(percentile)}" for percentile in PERCENTILES)

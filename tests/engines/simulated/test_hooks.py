@@ -55,6 +55,17 @@ def test_a_metric(suite):
     assert [row for row in json.loads(saved.read_text())["benchmarks"] if row["name"] == "per_token p64-c2"]
 
 
+def test_a_metric_that_is_no_number_costs_the_case_nothing_else(suite):
+    plugin = Adds(metrics=lambda: [Metric("mine", "s", lambda _: [float("nan")])])
+    suite.inside(*ONE, plugins=[plugin]).assert_outcomes(passed=1)
+    assert metadata(suite.run)["status"] == "completed"
+    figures = case(suite.run)["metrics"]
+    assert figures["ttft"]["count"] == 4
+    assert figures["mine"]["missing"] == "1 of 1 samples are no number (nan)"
+    report = (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").read_text()
+    assert "**p64-c2** has none: 1 of 1 samples are no number (nan)" in report
+
+
 def test_a_metric_whose_name_is_taken_is_refused(suite):
     plugin = Adds(metrics=lambda: [Metric("ttft", "s", lambda _: [])])
     result = suite.inside(*ONE, plugins=[plugin])

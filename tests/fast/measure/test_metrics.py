@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 
+from context_research.errors import UsageProblem
 from context_research.measure import metrics
-from context_research.measure.metrics import METRICS, Repeat, samples_needed, summarize
+from context_research.measure.metrics import METRICS, Metric, Repeat, extended, samples_needed, summaries, summarize
 from context_research.settings.schema import Slo
 from tests.support.timelines import timeline, two_slots
 
@@ -156,3 +159,31 @@ def test_a_summary_of_enough_samples_is_whole():
 def test_a_summary_of_nothing_is_null():
     empty = {"unit": "B/s", "count": 0, "mean": None, "p50": None, "p90": None, "p95": None, "p99": None}
     assert summarize([], "B/s").model_dump() == empty
+
+
+NONE = {
+    "nan": (lambda _: [1.0, math.nan], "2 of 4 samples are no number (nan)"),
+    "inf": (lambda _: [math.inf], "2 of 2 samples are no number (inf)"),
+    "an error": (lambda _: [1 / 0], "ZeroDivisionError: division by zero"),
+    "text": (lambda _: ["fast"], "ValueError: could not convert string to float: 'fast'"),
+    "nothing to go through": (lambda _: None, "TypeError: 'NoneType' object is not iterable"),
+}
+
+
+@pytest.mark.parametrize("kind", NONE)
+def test_a_metric_that_is_no_number_is_missing_with_its_reason_and_costs_no_other(kind):
+    formula, reason = NONE[kind]
+    metrics = (*METRICS, Metric("mine", "s", formula))
+    found = summaries(metrics, [two_slots(), two_slots()])
+    mine = found.pop("mine")
+    assert (mine.count, mine.mean, mine.p50, mine.missing) == (0, None, None, reason)
+    assert found == summaries(METRICS, [two_slots(), two_slots()])
+    assert found["ttft"].mean is not None
+    assert "missing" not in found["ttft"].model_dump()
+
+
+def test_a_metric_that_is_none_or_has_no_such_statistic_is_refused():
+    with pytest.raises(UsageProblem, match="'x' is no Metric"):
+        extended(["x"])
+    with pytest.raises(UsageProblem, match="metric 'mine': statistic 'max' is none of mean, p50"):
+        extended([Metric("mine", "s", lambda _: [], statistic="max")])
