@@ -12,7 +12,7 @@ from context_research.backends.base import Backend, Labels
 from context_research.backends.vllm import NOT_INSTALLED
 from context_research.engines.base import Engine, Evidence
 from context_research.engines.loop import EventLoop
-from context_research.engines.simulated import profiles
+from context_research.engines.simulated import modelled, profiles
 from context_research.engines.simulated.machine import SimulatedMachine
 from context_research.engines.simulated.step_time import model_of
 from context_research.errors import UsageProblem
@@ -116,7 +116,8 @@ class SimulatedBackend(Backend):
             raise UsageProblem("engine.batch_invariant: no device profile has times of batch-invariant kernels")
 
     def check_engines(self, model: Model) -> None:
-        """Refuse tensor parallelism, and engines whose steps the profile has no times of."""
+        """Refuse settings that are not modelled, and engines whose steps the profile has no times of."""
+        modelled.check(self.settings, self.simulated.profile)
         for placement in self.placements:
             if self.settings.device == "cuda" and len(placement.devices) > 1:
                 raise UsageProblem(

@@ -1,11 +1,13 @@
 """Simulated engines against timelines that were added up by hand: vLLM's scheduler decides, the profile times it."""
 
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
+from context_research.engines.simulated import modelled
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure import case as measure
 from context_research.measure import waterfall
@@ -349,3 +351,13 @@ def test_without_a_progress_thread_a_read_waits_for_the_end_of_the_prefill_engin
     first, second = serve(topology, (0, request("a", 256, 1)), (0, request("b", 2048, 1)))
     # The second prompt's prefill began when the first's ended.
     assert first.handoff_finished == second.prefill_finished + link(256)
+
+
+def test_what_is_modelled_is_called_as_vllm_calls_it():
+    """And what is let by at the value that it has unasked has that in vLLM."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = {field.name for field in dataclasses.fields(AsyncEngineArgs)}
+    assert modelled._SCHEDULER | modelled._NO_TIME | modelled._AS_IT_IS.keys() <= known
+    unasked = AsyncEngineArgs()
+    assert {name: getattr(unasked, name) for name in modelled._AS_IT_IS} == modelled._AS_IT_IS
