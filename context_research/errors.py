@@ -1,4 +1,4 @@
-"""The two ways in which a run can't go on, each carrying one line that names the problem and the fix."""
+"""The ways in which a run can't go on, each carrying one line that names the problem and the fix."""
 
 import re
 from collections import Counter
@@ -11,6 +11,10 @@ class UsageProblem(Exception):
     def __init__(self, told: str) -> None:
         # Input is quoted in it, and that may have lines.
         super().__init__(re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*", " ", told).strip())
+
+
+class StorageFailure(UsageProblem):
+    """Nothing more can be written: the disk is full, or read-only. Told as wrong input is."""
 
 
 class EngineFailure(Exception):

@@ -13,7 +13,7 @@ from context_research.compare import observations, same_requests
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import Pairs
 from context_research.errors import UsageProblem
-from context_research.records import store
+from context_research.records import running, store
 from context_research.records import summary as summaries
 from context_research.records.ab import AbRecord, SessionRecord
 from context_research.records.case import CaseRecord, MetricRecord
@@ -100,7 +100,7 @@ class Comparison:
 
 def load(files: RunFiles) -> Run:
     """A run that counts. Raises UsageProblem: not completed, a check failed (even if allowed), no artifact."""
-    metadata = store.read(files.metadata, RunRecord)
+    metadata = running.read(files)
     if metadata.status != "completed":
         why = f" ({metadata.reason})" if metadata.reason else ""
         raise UsageProblem(f"run {files.run_id} is in no comparison: its status is {metadata.status}{why}")

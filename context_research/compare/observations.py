@@ -41,11 +41,14 @@ class Arm:
         return [repeat for unit in self.units for repeat in unit.get(case, ())]
 
 
-def read(files: RunFiles) -> Cases:
-    """The repeats of every case of a run, as they were measured. Raises UsageProblem: a file is missing or corrupt."""
+def read(files: RunFiles, lines: int | None = None) -> Cases:
+    """The repeats of every case of a run, as they were measured. Raises UsageProblem: a file is missing or corrupt.
+
+    `lines`: how many of its requests.jsonl count; what a killed run had begun to add does not. None: all.
+    """
     windows: dict[tuple[str, int], WindowRecord] = {}
     served: dict[tuple[str, int], list[Timeline]] = {}
-    for line in requests.read(files.requests):
+    for line in requests.read(files.requests, lines):
         if isinstance(line, WindowRecord):
             windows[line.case, line.repeat] = line
         elif line.phase != "warmup":

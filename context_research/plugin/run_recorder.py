@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
 
 from context_research import signals
+from context_research.errors import StorageFailure
 from context_research.hardware.manifest import environment_manifest
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.session import Session
@@ -17,6 +19,7 @@ from context_research.records.case import CaseRecord, FinishedCase
 from context_research.records.files import RunFiles
 from context_research.records.requests import FileRecord
 from context_research.records.run import ManifestRecord, RunRecord, new_run
+from context_research.records.running import Running
 from context_research.records.summary import SummaryRecord
 from context_research.report import sections
 from context_research.report.checks import terminal_table
@@ -34,6 +37,11 @@ class Recorder:
         self._ended_by: str | None = None
         """Name of the exception that ended the session early."""
         self._cannot_start: str | None = None
+        self._unwritable: str | None = None
+        """Why nothing more could be written, which ended the session."""
+        self._unsaved: str | None = None
+        """What else could not be written: the run counts without it."""
+        self._running: Running | None = None
 
     @property
     def files(self) -> RunFiles:
@@ -49,8 +57,13 @@ class Recorder:
         manifest = environment_manifest()
         session.config.hook.pytest_context_research_manifest(manifest=manifest)
         record = ManifestRecord.model_validate(manifest)
-        self._run = new_run(self.files.run_id, session.resolved, session.model, command, record)
-        self._write(status="running", pid=os.getpid(), planned=planned)
+        started = new_run(self.files.run_id, session.resolved, session.model, command, record)
+        try:
+            self._running = Running(self.files)
+            self._run = started
+            self._write(status="running", pid=os.getpid(), planned=planned)
+        except StorageFailure as failure:
+            raise pytest.UsageError(str(failure)) from None
 
     def _write(self, **changes: object) -> None:
         """Change the record, and write both of its files."""
@@ -79,7 +92,32 @@ class Recorder:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         with signals.uninterruptible():  # a finished case is kept, whatever ends the session
-            self._note(report)
+            try:
+                self._note(report)
+            except StorageFailure as failure:
+                self._stop(str(failure))
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write; where there is no space, into that which is kept for it, and end the session.
+
+        Raises StorageFailure.
+        """
+        try:
+            write()
+        except StorageFailure as failure:
+            self._stop(str(failure))
+            write()
+
+    def _stop(self, why: str) -> None:
+        """No other case could be kept."""
+        if self._unwritable is None:
+            self._unwritable = why
+            plugins = self._session.config.pluginmanager
+            for loop in (plugins.get_plugin("session"), plugins.get_plugin("dsession")):
+                if loop is not None:
+                    loop.shouldstop = why
+        if self._running is not None:
+            self._running.spend()
 
     def _note(self, report: pytest.TestReport) -> None:
         # A crashed xdist worker's report is made by xdist: only its name tells whose it is.
@@ -92,19 +130,21 @@ class Recorder:
         assert self._run is not None  # begun
         outcomes = self._run.cases | {_case_name(report.nodeid): report.outcome}
         if left is None:
-            self._write(cases=outcomes)
+            self._insist(lambda: self._write(cases=outcomes))
             return
         finished = FinishedCase.model_validate_json(left)
         self._add(finished, report)
         engines = self._run.engines + tuple(one for one in finished.engines if one not in self._run.engines)
-        self._write(cases=outcomes, engines=engines)
+        self._insist(lambda: self._write(cases=outcomes, engines=engines))
         self._session.config.hook.pytest_context_research_case_finished(
             case=self._cases[-1].model_dump(mode="json"), run_folder=self.files.folder
         )
 
     def _add(self, finished: FinishedCase, report: pytest.TestReport) -> None:
-        store.append_lines(self.files.requests, [*finished.windows, *finished.requests])
-        self._requests_file = FileRecord.of(self.files.requests)
+        lines = [*finished.windows, *finished.requests]
+        with contextlib.suppress(StorageFailure):  # there were too many for the space that is kept: its figures are not
+            self._insist(lambda: store.append_lines(self.files.requests, lines))
+            self._requests_file = FileRecord.of(self.files.requests)
         case = finished.case
         if not report.passed and case.status == "passed":  # the test found fault with it after it was measured
             case = case.model_copy(update={"status": "failed", "failure": str(report.longrepr).strip()[-2000:]})
@@ -126,6 +166,12 @@ class Recorder:
         try:
             # Engines are closed, rows saved and summaries printed inside.
             return (yield)
+        except OSError as error:  # pytest-benchmark's rows, a JUnit file: the run is whole without them
+            if not self.begun:
+                raise
+            self._unsaved = f"what pytest's plugins write: {error}"
+            session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+            return None
         except BaseException as error:
             # --benchmark-compare-fail: the run is whole, and slower than another.
             if type(error).__name__ != "PerformanceRegression":
@@ -144,19 +190,51 @@ class Recorder:
         """The process is about to end amid whatever it does: say so, unless the record already says how it ended."""
         if self._run is not None and self._run.finished is None:
             self._write(status="interrupted", reason=f"{by} twice", exit_status=exit_status, finished=store.now())
+            if self._running is not None:
+                self._running.end()
 
     def _end(self, session: pytest.Session) -> None:
-        if self._cannot_start:
-            self._because(self._cannot_start)
-        self._write(status=self._status(session), exit_status=int(session.exitstatus), finished=store.now())
+        if why := self._cannot_start or self._unwritable:
+            self._because(why)
+        changes = {"exit_status": int(session.exitstatus), "finished": store.now()}
+        try:
+            self._insist(lambda: self._write(status=self._status(session), **changes))
+            self._report(session)
+        except StorageFailure as failure:  # what there is says `running`, and its lock is free: it is known to be dead
+            self._tell(session, str(failure))
+        finally:
+            assert self._running is not None  # begun
+            self._running.end()
+
+    def _report(self, session: pytest.Session) -> None:
+        """What is made of a run that is whole on disk: it can be made again. Raises StorageFailure."""
         from context_research.report import run
 
-        sections.keep(self.files, self._added_sections(session))
         assert self._run is not None  # begun
-        run.write(self.files)
+        assert self._running is not None
+        self._running.spend()
+        recorded = self._run
+        if self._unsaved:
+            self._tell(session, self._unsaved)
+        try:
+            sections.keep(self.files, self._added_sections(session))
+            run.write(self.files)
+        except StorageFailure as failure:
+            again = f"context-research report {self._run.run_id}"
+            self._tell(session, f"no report: {failure}; once there is space, `{again}` makes it")
+            self._running.spend()
         session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
-        if session.exitstatus != self._run.exit_status:
-            self._write(exit_status=int(session.exitstatus))
+        if recorded != (now := self._run.model_copy(update={"exit_status": int(session.exitstatus)})):
+            self._run = now
+            self._write()
+
+    def _tell(self, session: pytest.Session, problem: str) -> None:
+        """Something is missing beside the figures: said, and kept with the run, which counts all the same."""
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+        self._because("; ".join(part for part in (self._run.reason if self._run else None, problem) if part))
+        terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None:
+            terminal.write_line(f"context-research: {problem}", red=True)
 
     def _added_sections(self, session: pytest.Session) -> list[Section]:
         try:
@@ -168,7 +246,7 @@ class Recorder:
     def _status(self, session: pytest.Session) -> str:
         assert self._run is not None  # begun
         outcomes = self._run.cases
-        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._cannot_start:
+        if session.exitstatus == pytest.ExitCode.INTERNAL_ERROR or self._cannot_start or self._unwritable:
             return "error"
         if any(case.status == "invalid" for case in self._cases):
             return "invalid"

@@ -42,6 +42,11 @@ class RunFiles:
         return self.folder / "steps"
 
     @property
+    def running(self) -> Path:
+        """There as long as the run is under way (records/running.py)."""
+        return self.folder / ".running"
+
+    @property
     def sections(self) -> Path:
         """What plugins add to the report."""
         return self.folder / "report_sections.md"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -169,11 +170,14 @@ Line = Annotated[WindowRecord | RequestRecord, Field(discriminator="kind")]
 _LINE: TypeAdapter[WindowRecord | RequestRecord] = TypeAdapter(Line)
 
 
-def read(path: Path) -> Iterator[WindowRecord | RequestRecord]:
-    """The lines of a requests.jsonl, upgraded. Raises UsageProblem: missing, corrupt, of another version."""
+def read(path: Path, count: int | None = None) -> Iterator[WindowRecord | RequestRecord]:
+    """The first `count` lines of a requests.jsonl, upgraded; None: all.
+
+    Raises UsageProblem: missing, corrupt, of another version.
+    """
     try:
         with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(islice(lines, count), 1):
                 plain = json.loads(line)
                 try:
                     yield _LINE.validate_python(upgrade.request_line(plain))

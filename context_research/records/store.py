@@ -7,19 +7,24 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from pydantic import ValidationError
 
-from context_research.errors import UsageProblem
+from context_research.errors import StorageFailure, UsageProblem
 from context_research.records import upgrade
 from context_research.records.base import SCHEMA_VERSION, Artifact, Record
 
 Kind = TypeVar("Kind", bound=Artifact)
 _SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+
+
+LAST_WORDS = 4 << 20
+"""Bytes that a run keeps for its last words: its record, its summary, its last case's requests, a report's text."""
 
 
 def now() -> str:
@@ -31,42 +36,69 @@ def check_writable(outputs: Path) -> None:
     """Raises UsageProblem where nothing can be written under `outputs`."""
     try:
         (outputs / "runs").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=outputs / "runs"):
-            pass
+        with tempfile.TemporaryFile(dir=outputs / "runs") as stream:
+            fill(stream)
     except OSError as error:
         raise UsageProblem(f"cannot write to the outputs folder {outputs}: {error.strerror} (--outputs)") from None
 
 
+def fill(stream: IO[bytes]) -> None:
+    """Take a run's LAST_WORDS bytes of disk; noise, which no file system compresses."""
+    stream.write(os.urandom(LAST_WORDS))
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises StorageFailure, naming `path`, for what can't be written within."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailure(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write(path: Path, artifact: Artifact) -> None:
-    """Replace `path` whole: a reader never sees half a file. Raises ValueError for a number that is none (NaN, ∞)."""
+    """Replace `path` whole: a reader never sees half a file.
+
+    Raises ValueError for a number that is none (NaN, ∞), StorageFailure.
+    """
     plain = artifact.model_dump(mode="json", by_alias=True)
     replace(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def replace(path: Path, text: str) -> None:
-    """Replace `path` whole with `text`, less any secret in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not mkstemp: its files are readable by their owner alone, and would stay so.
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with scratch.open("x", encoding="utf-8") as stream:
-            stream.write(without_secrets(text))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(scratch, path)  # noqa: PTH105 - one call, on str and Path alike
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
+    """Replace `path` whole with `text`, less any secret in it. Raises StorageFailure."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not mkstemp: its files are readable by their owner alone, and would stay so.
+        scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with scratch.open("x", encoding="utf-8") as stream:
+                stream.write(without_secrets(text))
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(scratch, path)  # noqa: PTH105 - one call, on str and Path alike
+        except BaseException:
+            scratch.unlink(missing_ok=True)
+            raise
 
 
 def append_lines(path: Path, records: Iterable[Record]) -> None:
-    """Add one JSON line per record, all in one write."""
+    """Add one JSON line per record: all of them or, where they can't be written (StorageFailure), none."""
     lines = "".join(json.dumps(record.model_dump(mode="json"), allow_nan=False) + "\n" for record in records)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(without_secrets(lines))
-        stream.flush()
-        os.fsync(stream.fileno())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as stream:
+            before = stream.tell()
+            try:
+                left = memoryview(without_secrets(lines).encode())
+                while left:
+                    left = left[stream.write(left) :]
+                os.fsync(stream.fileno())
+            except BaseException:
+                stream.truncate(before)
+                raise
 
 
 def read(path: Path, kind: type[Kind]) -> Kind:

@@ -24,6 +24,7 @@ from context_research.compare import goodput_map
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
 from context_research.measure import metrics, waterfall
+from context_research.records import store
 from context_research.report.style import grid, head, legend, log_ticks, save, style, value_axis
 from context_research.request import Timeline
 
@@ -53,16 +54,19 @@ Drawn = tuple[mpl.Figure, str] | None
 
 
 def draw(arms: Sequence[Arm], folder: Path, about: str) -> list[Figure]:
-    """Draw one arm, or baseline and candidate, into `folder`. `about` is shown in every figure: what was measured."""
+    """Draw one arm, or baseline and candidate, into `folder`. `about` is shown in every figure: what was measured.
+
+    Raises StorageFailure.
+    """
     figures: list[tuple[str, str, Callable[[Sequence[Arm]], Drawn]]] = [
         ("latency", "Latency by prompt length", _latency),
         ("waterfall", "Where the time to first token goes", _waterfall),
         ("gaps", "Gaps between tokens", _gaps),
         ("goodput", "Goodput: which arm serves more within both limits", _goodput),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     found = []
-    with style():
+    with style(), store.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
         for stem, title, drawer in figures:
             if drawn := drawer(arms):
                 canvas, caption = drawn

@@ -9,7 +9,7 @@ from context_research.backends.registry import named
 from context_research.compare import observations
 from context_research.compare.observations import Arm
 from context_research.measure.metrics import PERCENTILES, samples_needed
-from context_research.records import store
+from context_research.records import running, store
 from context_research.records import summary as summaries
 from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import RunFiles
@@ -23,11 +23,15 @@ _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
 
 
 def write(files: RunFiles) -> Path:
-    """Write the report beside the run's folder; its path. Raises UsageProblem for a missing or corrupt artifact."""
-    run = store.read(files.metadata, RunRecord)
+    """Write the report beside the run's folder; its path.
+
+    Raises UsageProblem for a missing or corrupt artifact, StorageFailure.
+    """
+    run = running.read(files)
     summary = summaries.read(files, run)
     # Nothing is drawn of a run that ended before its first case.
-    cases = observations.read(files) if files.requests.is_file() else {}
+    lines = summary.requests_file.lines if summary.requests_file else None
+    cases = observations.read(files, lines) if files.requests.is_file() else {}
     axes = {case.name: case.axes for case in summary.cases}
     arm = Arm(run.serving.mode, observations.by_repeat(cases), axes)
     title = about(run, summary.cases)

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from context_research.records import store
+
 _REASON = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception)): (.+)")
 _UNHELPFUL = ("Engine core initialization failed", "EngineCore failed to start", "WorkerProc initialization failed")
 
@@ -19,10 +21,13 @@ _UNHELPFUL = ("Engine core initialization failed", "EngineCore failed to start",
 def to_file(path: Path) -> Iterator[None]:
     """While open, this process's output goes to `path`; children forked meanwhile keep writing there.
 
+    Raises StorageFailure.
+
     File descriptors for C++ code (UCX, NIXL, oneDNN), sys.stdout and sys.stderr for Python's: under pytest they differ.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("a", encoding="utf-8", buffering=1)  # stays open: vLLM's logger in this process writes on
+    with store.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a", encoding="utf-8", buffering=1)  # stays open: vLLM's logger in this process writes on
     kept = sys.stdout, sys.stderr
     for original in kept:
         original.flush()

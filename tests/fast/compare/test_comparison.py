@@ -13,6 +13,7 @@ from context_research.compare.comparison import (
     other_mode,
 )
 from context_research.errors import UsageProblem
+from context_research.records import running
 from context_research.records.files import AbFiles, RunFiles, find, find_run
 from tests.support import made, made_runs
 from tests.support.artifacts import keep, plain
@@ -35,7 +36,8 @@ def refused(told, function, *arguments):
 @pytest.mark.parametrize("status", ["running", "failed", "invalid", "interrupted", "error", "incomplete"])
 def test_a_run_that_is_not_completed_is_refused_by_its_status(tmp_path, status):
     files = made_runs.run(tmp_path, status=status, reason="because")
-    assert refused(f"its status is {status} (because)", load, files).startswith("run r1 is in no comparison")
+    why = running.KILLED if status == "running" else "because"
+    assert refused(f"its status is {status} ({why})", load, files).startswith("run r1 is in no comparison")
 
 
 @pytest.mark.parametrize("allowed", [False, True], ids=["failed", "failed-and-allowed"])

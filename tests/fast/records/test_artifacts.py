@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import stat
@@ -5,10 +6,12 @@ import stat
 import pytest
 from pydantic import ValidationError
 
-from context_research.errors import UsageProblem
-from context_research.records import store
+from context_research.compare import comparison
+from context_research.errors import StorageFailure, UsageProblem
+from context_research.records import running, store
 from context_research.records.case import CheckRecord, RoleRecord
 from context_research.records.files import PLANNED, RunFiles, check_run_id, find_run, is_planned, new_run_id
+from context_research.records.running import Running
 from tests.support import made
 from tests.support.artifacts import keep, plain
 
@@ -51,7 +54,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(files, monkeypa
         raise error
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(type(error)):
+    told = StorageFailure if isinstance(error, OSError) else type(error)
+    with pytest.raises(told):
         keep(files.metadata, "run_metadata", made.metadata(status="failed"))
     assert files.metadata.read_bytes() == before
     assert names(files.folder) == ["run_metadata.json"]
@@ -259,3 +263,62 @@ def test_outputs_that_cannot_be_written_are_named(tmp_path, path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageProblem, match=rf"cannot write to the outputs folder {tmp_path / path}: .*\(--outputs\)"):
         store.check_writable(tmp_path / path)
+
+
+def test_what_cannot_be_written_is_named(files, monkeypatch):
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StorageFailure, match=f"^cannot write {files.metadata}: No space left on device$"):
+        keep(files.metadata, "run_metadata", made.metadata())
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_lines_that_cannot_all_be_written_are_none(files, monkeypatch):
+    """Else a line would be half there, and the run's other requests could not be read."""
+    store.append_lines(files.requests, [line("one")])
+    before = files.requests.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFailure, match=r"requests\.jsonl: No space left on device"):
+        store.append_lines(files.requests, [line("two")])
+    assert files.requests.read_bytes() == before
+
+
+def test_a_disk_with_no_space_for_a_runs_last_words_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageProblem, match=r"cannot write to the outputs folder .*: No space left on device"):
+        store.check_writable(tmp_path)
+
+
+@pytest.fixture
+def under_way(files):
+    keep(files.metadata, "run_metadata", made.metadata(status="running"))
+    held = Running(files)
+    yield held
+    held.end()
+
+
+def test_a_run_that_is_under_way_is_not_called_dead(under_way, files):
+    assert running.read(files).reason is None
+
+
+def test_a_run_whose_process_is_gone_is_called_killed(under_way, files):
+    under_way._stream.close()  # as the kernel does, however the process ends
+    assert running.read(files).reason == running.KILLED
+    with pytest.raises(UsageProblem, match=r"its status is running \(its process is gone: it was killed"):
+        comparison.load(files)
+
+
+def test_a_run_that_has_ended_leaves_no_lock(under_way, files):
+    under_way.end()
+    assert not files.running.exists()
+
+
+def test_the_space_for_last_words_can_be_had_once_the_disk_is_full(under_way, files):
+    assert files.running.stat().st_size == store.LAST_WORDS
+    under_way.spend()
+    assert 0 < files.running.stat().st_size < store.LAST_WORDS
+    under_way.spend()
+    assert files.running.stat().st_size == 0
+    assert running.read(files).reason is None, "it is still under way"
