@@ -7,12 +7,15 @@ not the serving mode, so that `pytest-benchmark compare --between=median` shows 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from context_research.errors import UsageProblem
 from context_research.records.case import FinishedCase
 
 LABELS = {"aggregated": "agg", "disaggregated": "disagg"}
@@ -80,3 +83,14 @@ def disabled(config: pytest.Config) -> bool:
     own, and their rows count.
     """
     return bool(config.getoption("benchmark_disable", False) and not config.getoption("benchmark_enable", False))
+
+
+def check_file(config: pytest.Config) -> None:
+    """Raises UsageProblem where --benchmark-json can't be written: pytest-benchmark would find out after the run."""
+    path: Path | None = config.getoption("benchmark_json", None)
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        raise UsageProblem(f"--benchmark-json={path}: there is no folder {path.parent}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageProblem(f"--benchmark-json={path}: that file can't be written")

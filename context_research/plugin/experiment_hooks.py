@@ -14,7 +14,7 @@ from context_research.backends.simulated import require_opt_in
 from context_research.errors import UsageProblem, given_twice
 from context_research.hardware import devices, manifest
 from context_research.plugin import fixtures
-from context_research.plugin.benchmark_rows import RowSink
+from context_research.plugin.benchmark_rows import RowSink, check_file
 from context_research.plugin.benchmark_tables import Row, scale_of_ours
 from context_research.plugin.ending import OrderlyEnd
 from context_research.plugin.fixtures import CASE
@@ -69,6 +69,7 @@ def _begin(session: Session) -> None:
     noise = config.getoption("context_research_start_noise")
     if noise is not None and not against:
         raise UsageProblem("--start-noise belongs to --verdict-against RUN")
+    check_file(config)
     _ = session.cases, session.metrics, session.checks  # refused now, not after hours
     if config.getoption("dist", "no") != "no" and not session.idle:
         session.backend.check()
@@ -186,8 +187,10 @@ def _check_names(session: Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """In an xdist worker, where a session can't be refused, its tests are."""
+    """Forget what an earlier time left. In an xdist worker, where a session can't be refused, its tests are."""
     session = item.config.stash[SESSION]
+    if CASE in item.stash:  # a plugin has it run again: it measures anew
+        del item.stash[CASE]
     if session.worker is not None and session.problem and session.owns(item):
         pytest.fail(worded(session.problem, item.config), pytrace=False)
 

@@ -12,6 +12,7 @@ import pytest
 from context_research import signals
 from context_research.errors import StorageFailure
 from context_research.hardware.manifest import environment_manifest
+from context_research.plugin.attempts import Attempt
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.session import Session
 from context_research.records import store
@@ -34,6 +35,8 @@ class Recorder:
         self._run: RunRecord | None = None
         self._cases: list[CaseRecord] = []
         self._requests_file: FileRecord | None = None
+        self._again: dict[str, list[Attempt]] = {}
+        """What test left before it was run again, by its node id: pytest-rerunfailures does that."""
         self._ended_by: str | None = None
         """Name of the exception that ended the session early."""
         self._cannot_start: str | None = None
@@ -128,31 +131,42 @@ class Recorder:
         left: str | None = getattr(report, "context_research_case", None)
         self._cannot_start = getattr(report, "context_research_cannot_start", None) or self._cannot_start
         assert self._run is not None  # begun
-        outcomes = self._run.cases | {_case_name(report.nodeid): report.outcome}
-        if left is None:
+        attempt = Attempt.of(report, left)
+        if attempt.again:
+            self._again.setdefault(report.nodeid, []).append(attempt)
+        outcomes = self._run.cases | {attempt.name: report.outcome}
+        if attempt.finished is None or attempt.again:
             self._insist(lambda: self._write(cases=outcomes))
-            return
-        finished = FinishedCase.model_validate_json(left)
-        self._add(finished, report)
-        engines = self._run.engines + tuple(one for one in finished.engines if one not in self._run.engines)
-        self._insist(lambda: self._write(cases=outcomes, engines=engines))
-        self._session.config.hook.pytest_context_research_case_finished(
-            case=self._cases[-1].model_dump(mode="json"), run_folder=self.files.folder
-        )
+        else:
+            self._add(attempt.finished, attempt, outcomes)
 
-    def _add(self, finished: FinishedCase, report: pytest.TestReport) -> None:
+    def _add(self, finished: FinishedCase, attempt: Attempt, outcomes: dict[str, str]) -> None:
+        """Keep a case whose test will not be run again."""
+        assert self._run is not None  # begun
         lines = [*finished.windows, *finished.requests]
         with contextlib.suppress(StorageFailure):  # there were too many for the space that is kept: its figures are not
             self._insist(lambda: store.append_lines(self.files.requests, lines))
             self._requests_file = FileRecord.of(self.files.requests)
-        case = finished.case
-        if not report.passed and case.status == "passed":  # the test found fault with it after it was measured
-            case = case.model_copy(update={"status": "failed", "failure": str(report.longrepr).strip()[-2000:]})
+        before = tuple(earlier.failure for earlier in self._again.pop(attempt.nodeid, ()))
+        case = attempt.case(finished).model_copy(update={"reruns": before})
         self._cases.append(case)
-        if report.passed:
+        if attempt.passed:
             self._rows.add(finished)
         elif case.status == "invalid":
             self._rows.withdraw()
+        engines = self._run.engines + tuple(one for one in finished.engines if one not in self._run.engines)
+        self._insist(lambda: self._write(cases=outcomes, engines=engines))
+        self._session.config.hook.pytest_context_research_case_finished(
+            case=case.model_dump(mode="json"), run_folder=self.files.folder
+        )
+
+    def _add_unrepeated(self) -> None:
+        """Keep the last time of cases that were to be run again, and measured nothing then."""
+        assert self._run is not None  # begun
+        for last in [attempts[-1] for attempts in self._again.values()]:
+            self._again[last.nodeid].pop()
+            if last.finished is not None:
+                self._add(last.finished, last, self._run.cases)
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self._ended_by = excinfo.typename
@@ -196,8 +210,9 @@ class Recorder:
     def _end(self, session: pytest.Session) -> None:
         if why := self._cannot_start or self._unwritable:
             self._because(why)
-        changes = {"exit_status": int(session.exitstatus), "finished": store.now()}
         try:
+            self._add_unrepeated()
+            changes = {"exit_status": int(session.exitstatus), "finished": store.now()}
             self._insist(lambda: self._write(status=self._status(session), **changes))
             self._report(session)
         except StorageFailure as failure:  # what there is says `running`, and its lock is free: it is known to be dead
@@ -268,14 +283,11 @@ class Recorder:
             if self._cases:
                 terminalreporter.write_line(terminal_table(self._cases))
                 terminalreporter.write_line("")
+            for case in self._cases:
+                if case.reruns:
+                    terminalreporter.write_line(f"{case.name} was run again, {len(case.reruns)} ×: {case.reruns[-1]}")
             terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
             terminalreporter.write_line(f"report  {_shown(self.files.report)}")
-
-
-def _case_name(nodeid: str) -> str:
-    """``…/test_e0.py::test_e0[p64-c1]@group`` -> ``p64-c1``; a test without parameters keeps its own name."""
-    test = nodeid.rpartition("::")[2].partition("@")[0]
-    return test.partition("[")[2].removesuffix("]") or test
 
 
 def _shown(path: Any) -> str:

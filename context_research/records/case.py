@@ -170,6 +170,8 @@ class CaseRecord(Record):
     checks_s: ChecksSeconds | None = None
     status: Literal["passed", "failed", "invalid"]
     failure: str | None = None
+    reruns: tuple[str, ...] = Field(default=(), exclude_if=lambda before: not before)
+    """What failed before, where a plugin (pytest-rerunfailures) ran the test again: all else is of the last time."""
 
     @property
     def failed(self) -> list[CheckRecord]:

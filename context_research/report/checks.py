@@ -53,7 +53,7 @@ def label(cases: Iterable[CaseRecord]) -> str:
 
 def warning(cases: Sequence[CaseRecord]) -> str:
     """What a reader must know before any figure, or nothing."""
-    return "\n\n".join(filter(None, (_failed(cases), _unproven(cases))))
+    return "\n\n".join(filter(None, (_failed(cases), _unproven(cases), _rerun(cases))))
 
 
 def _failed(cases: Sequence[CaseRecord]) -> str:
@@ -70,3 +70,11 @@ def _unproven(cases: Sequence[CaseRecord]) -> str:
     why = {check.check: check.evidence for case in cases for check in case.not_provable}
     reasons = "; ".join(f"{name} ({why[name]})" for name in lacking)
     return f"> **NOT PROVABLE: {reasons}.** Nothing shows that these figures are free of what the checks look for."
+
+
+def _rerun(cases: Sequence[CaseRecord]) -> str:
+    """A test that is run until it passes has had its pick of figures."""
+    if not (again := [case for case in cases if case.reruns]):
+        return ""
+    told = ", ".join(f"{case.name} {len(case.reruns)} ×" for case in again)
+    return f"> **Run again after it had failed: {told}.** Figures are of the last time; before: {again[0].reruns[-1]}"

@@ -19,7 +19,7 @@ SMALL = (
 """E0 cut down to two cases of a second each."""
 INI = """
 [pytest]
-addopts = --benchmark-save-data -p tests.support.stalls -p tests.support.figures
+addopts = --benchmark-save-data -p tests.support.stalls -p tests.support.figures -p no:rerunfailures
 context_research_short_options = true
 """
 

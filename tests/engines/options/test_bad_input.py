@@ -63,6 +63,11 @@ CASES = {
         ["--weights=hub"],
         "model tiny-qwen3 is built in and has no weights*",
     ),
+    "no folder for pytest-benchmark's file": (
+        ["--benchmark-json=no/x.json"],
+        "--benchmark-json=no/x.json: there is no *",
+    ),
+    "a dtype that vLLM has not": (["--dtype=bf16"], "--dtype: Input should be 'auto', 'half', *, got 'bf16'"),
     "outputs not writable": (["--outputs=/proc/none"], "cannot write to the outputs folder /proc/none: *"),
     "run id of a path": (["--run-id=../x"], "--run-id '../x' can't be a folder's name: *"),
 }
