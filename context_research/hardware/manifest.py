@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import TypedDict
@@ -28,8 +29,23 @@ PACKAGES = (
     "numpy",
 )
 LIGHTNING = ("LIGHTNING_STUDIO_URL", "LIGHTNING_RUN_URL", "LIGHTNING_WORKSPACE_URL")
-_RECORDED = ("UCX_", "NIXL_", "VLLM_", "OMP_", "CUDA_VISIBLE_DEVICES", "CONTEXT_RESEARCH_")
-"""Variables whose values change what is measured. Never all of them: an environment holds secrets."""
+_RECORDED: Mapping[str, frozenset[str]] = {
+    prefix: frozenset(words.split())
+    for prefix, words in {
+        "UCX": "ADAPTIVE ALLOC BCOPY CMA CUDA DC ESTIMATED GDR HANDLE IB KEEPALIVE LOG MAX MEM MEMTYPE MIN MM MODULES "
+        "MULTI NET NUM POSIX PREFER PROTO RC RCACHE REG RMA RNDV ROCM SELECT SELF SHM SYSV TCP TLS TM UD UNIFIED USE "
+        "WARN XPMEM ZCOPY",
+        "NIXL": "LOG PLUGIN TELEMETRY UCX",
+        "VLLM": "ALLREDUCE ATTENTION BATCH BLOCKSCALE COMPILE CONFIGURE CPU CUDA CUDART DBO DCP DEEP DEEPEP DISABLE "
+        "DISABLED DISTRIBUTED DP ENABLE ENGINE FLASH FLASHINFER FLOAT32 FORCE FUSED GDN HAS HOST KV LOG LOGGING "
+        "LOOPBACK MARLIN MAX MEMORY MLA MOE MQ MSGPACK MXFP4 MXFP8 NCCL NIC NIXL NO P2P PLUGINS PORT PP RAY REPLICATE "
+        "ROCM RPC SHARED SKIP SPARSE SSM TARGET TORCH TPU TRITON TUNED USE V1 WEIGHT WORKER XLA XPU ZENTORCH",
+        "OMP": "DYNAMIC MAX NESTED NUM PLACES PROC SCHEDULE STACKSIZE THREAD WAIT",
+    }.items()
+}
+"""Variables whose values change what is measured, by their first two words. Of others of these prefixes the names are
+recorded alone: never all values, an environment holds secrets."""
+_NOT_RECORDED = "<set, not recorded>"
 
 
 class Manifest(TypedDict):
@@ -57,7 +73,7 @@ def environment_manifest() -> Manifest:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": devices.describe(),
-        "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(_RECORDED) and not _secret(k)},
+        "variables": _variables(os.environ),
     }
 
 
@@ -88,5 +104,12 @@ def _ucx_version() -> str | None:
     return asked.stdout.strip() or None
 
 
-def _secret(name: str) -> bool:
-    return any(word in name for word in ("TOKEN", "KEY", "SECRET", "PASSWORD"))
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for name, value in sorted(environment.items()):
+        prefix, _, rest = name.partition("_")
+        if name.startswith("CONTEXT_RESEARCH_") or name == "CUDA_VISIBLE_DEVICES":
+            found[name] = value
+        elif prefix in _RECORDED:
+            found[name] = value if rest.partition("_")[0] in _RECORDED[prefix] else _NOT_RECORDED
+    return found

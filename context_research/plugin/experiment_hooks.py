@@ -23,6 +23,7 @@ from context_research.plugin.run_recorder import Recorder
 from context_research.plugin.selection import TOLD
 from context_research.plugin.session import SESSION, Session
 from context_research.plugin.xdist import Lender
+from context_research.records import redact
 from context_research.settings.experiments import Experiment
 from context_research.workload.case import Case, parameters
 
@@ -203,7 +204,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         # vLLM's log is in the run's folder; pytest would show what of it came from this process with every failure.
         report.context_research_experiment = True  # type: ignore[attr-defined] # reports carry extra attributes
         report.context_research_cannot_start = session.cannot_start  # type: ignore[attr-defined]
-        report.sections = [section for section in report.sections if not section[0].startswith("Captured log")]
+        shown = (section for section in report.sections if not section[0].startswith("Captured log"))
+        report.sections = [(title, redact.text(content)) for title, content in shown]
+        if isinstance(report.longrepr, str):
+            report.longrepr = redact.text(report.longrepr)
     if report.when == "call" and CASE in item.stash:
         report.context_research_case = item.stash[CASE]  # type: ignore[attr-defined]
     return report
@@ -230,6 +234,12 @@ def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: di
     machine_info["driver"] = machine["driver"]
     machine_info["vllm"] = manifest.vllm_version()
     machine_info["model"] = config.stash[SESSION].model.label
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_benchmark_update_json(output_json: dict[str, object]) -> None:
+    """pytest-benchmark's file holds no secret either."""
+    output_json.update(redact.plain(output_json))
 
 
 @pytest.hookimpl(optionalhook=True)

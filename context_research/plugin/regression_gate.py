@@ -10,6 +10,7 @@ import pytest
 from context_research.compare import comparison, verdict
 from context_research.errors import UsageProblem
 from context_research.plugin.session import Session
+from context_research.records import redact
 from context_research.records.files import RunFiles, find_run
 from context_research.report import comparison as comparison_report
 
@@ -26,7 +27,7 @@ class Gate:
         for what, now in (("experiment", chosen.experiment), ("backend", chosen.backend), ("seed", chosen.seed)):
             if (then := getattr(self._earlier.metadata, what)) != now:
                 raise UsageProblem(f"--verdict-against {name}: its {what} is {then}, this run's {now}")
-        sides = (self._earlier.metadata.settings, chosen.model_dump(mode="json"))
+        sides = (self._earlier.metadata.settings, redact.plain(chosen.model_dump(mode="json")))
         before, after = map(comparison.settled, sides)
         comparison.check_same(f"{self._earlier.files.run_id} and this run", before, after, ())
 

@@ -15,7 +15,7 @@ from context_research.hardware.manifest import environment_manifest
 from context_research.plugin.attempts import Attempt
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.session import Session
-from context_research.records import store
+from context_research.records import redact, store
 from context_research.records.case import CaseRecord, FinishedCase
 from context_research.records.files import RunFiles
 from context_research.records.requests import FileRecord
@@ -228,6 +228,8 @@ class Recorder:
         assert self._run is not None  # begun
         assert self._running is not None
         self._running.spend()
+        for log in self.files.logs.rglob("*.log"):  # engines are closed
+            redact.log(log)
         recorded = self._run
         if self._unsaved:
             self._tell(session, self._unsaved)

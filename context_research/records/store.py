@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -16,11 +15,10 @@ from typing import IO, TypeVar
 from pydantic import ValidationError
 
 from context_research.errors import StorageFailure, UsageProblem
-from context_research.records import upgrade
+from context_research.records import redact, upgrade
 from context_research.records.base import SCHEMA_VERSION, Artifact, Record
 
 Kind = TypeVar("Kind", bound=Artifact)
-_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 
 
 LAST_WORDS = 4 << 20
@@ -63,19 +61,23 @@ def write(path: Path, artifact: Artifact) -> None:
 
     Raises ValueError for a number that is none (NaN, ∞), StorageFailure.
     """
-    plain = artifact.model_dump(mode="json", by_alias=True)
-    replace(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    plain = redact.plain(artifact.model_dump(mode="json", by_alias=True))
+    _replace(path, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def replace(path: Path, text: str) -> None:
     """Replace `path` whole with `text`, less any secret in it. Raises StorageFailure."""
+    _replace(path, redact.text(text))
+
+
+def _replace(path: Path, text: str) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not mkstemp: its files are readable by their owner alone, and would stay so.
         scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
             with scratch.open("x", encoding="utf-8") as stream:
-                stream.write(without_secrets(text))
+                stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(scratch, path)  # noqa: PTH105 - one call, on str and Path alike
@@ -92,7 +94,7 @@ def append_lines(path: Path, records: Iterable[Record]) -> None:
         with path.open("ab", buffering=0) as stream:
             before = stream.tell()
             try:
-                left = memoryview(without_secrets(lines).encode())
+                left = memoryview(redact.json_lines(lines).encode())
                 while left:
                     left = left[stream.write(left) :]
                 os.fsync(stream.fileno())
@@ -122,11 +124,3 @@ def read(path: Path, kind: type[Kind]) -> Kind:
         raise UsageProblem(f"{path} is corrupt or from another version: {where}: {first['msg'][:200]}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageProblem(f"{path} is corrupt or from another version: it lacks {error}") from None
-
-
-def without_secrets(text: str) -> str:
-    """`text` without the values of token variables, wherever they got in (a command line), and without URL logins."""
-    for name in _SECRETS:
-        if len(value := os.environ.get(name, "")) >= 6:
-            text = text.replace(value, f"<{name}>")
-    return re.sub(r"(?<=://)[^/@\s\"]+@", "<credentials>@", text)

@@ -15,6 +15,7 @@ from context_research.compare.statistics import PRACTICAL
 from context_research.compare.verdict import PRIMARY, STATISTICS
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
+from context_research.records import redact
 from context_research.records.ab import Arm, PlanRecord, SessionRecord
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
@@ -73,7 +74,7 @@ class Plan(PlanRecord):
 
     def record(self) -> PlanRecord:
         """As it is read back from ab.json."""
-        return PlanRecord.model_validate(self.model_dump(mode="json"))
+        return PlanRecord.model_validate(redact.plain(self.model_dump(mode="json")))
 
 
 def plan(

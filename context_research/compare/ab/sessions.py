@@ -24,7 +24,7 @@ from context_research.compare.ab.plan import Plan
 from context_research.compare.ab.processes import Running
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
-from context_research.records import store
+from context_research.records import redact, store
 from context_research.records.ab import AbRecord, PlanRecord, SessionRecord
 from context_research.records.base import JsonObject
 from context_research.records.files import AbFiles, RunFiles, new_run_id
@@ -232,6 +232,7 @@ class Ab:
 
     def _end(self, one: Running) -> None:
         """Take over a session that has ended. Raises UsageProblem: it failed, or does not count."""
+        redact.log(one.log)
         code, seconds = one.process.returncode, round(time.monotonic() - one.began, 1)
         session = self._change(one.number, status="failed", seconds=seconds)
         files = self._files(session)

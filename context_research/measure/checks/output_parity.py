@@ -22,7 +22,7 @@ from context_research.engines.loop import EventLoop
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.hardware import devices, manifest
 from context_research.models.model import Model
-from context_research.records import store
+from context_research.records import redact, store
 from context_research.records.base import JsonObject
 from context_research.records.reference import OutputRecord, ReferenceRecord
 from context_research.request import Leg, Request, Timeline
@@ -91,7 +91,7 @@ class Kept:
         # vLLM compiles its ranking of log-probabilities when it is first asked: up to ten seconds, and exact outputs
         # need none.
         self._alternatives = None if is_exact(model) else MOST_ALTERNATIVES
-        self._key = _key(requests, settings, model) | {"alternatives": self._alternatives}
+        self._key = redact.plain(_key(requests, settings, model)) | {"alternatives": self._alternatives}
         if engines:
             self._key["engine.class"] = list(engines)
         digest = hashlib.sha256(json.dumps(self._key, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from context_research.compare import comparison
 from context_research.errors import StorageFailure, UsageProblem
-from context_research.records import running, store
+from context_research.records import redact, running, store
 from context_research.records.case import CheckRecord, RoleRecord
 from context_research.records.files import PLANNED, RunFiles, check_run_id, find_run, is_planned, new_run_id
 from context_research.records.running import Running
@@ -178,7 +178,7 @@ def test_no_token_is_ever_written(files, monkeypatch, variable):
 @pytest.mark.parametrize("value", ["", "1", "token"[:5]])
 def test_a_variable_too_short_for_a_token_blanks_nothing(monkeypatch, value):
     monkeypatch.setenv("HF_TOKEN", value)
-    assert store.without_secrets("1 token") == "1 token"
+    assert redact.text("1 token") == "1 token"
 
 
 def runs(outputs, **by_id):

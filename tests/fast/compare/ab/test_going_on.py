@@ -263,3 +263,17 @@ def test_a_metric_that_no_session_has_is_refused_after_the_first(outputs, sessio
     with pytest.raises(UsageProblem, match="--primary latency: no such metric"):
         run(outputs, primary=["latency"])
     assert len(sessions.ran) == 1
+
+
+def test_a_plan_with_a_secret_goes_on_and_its_record_has_none(outputs, sessions):
+    """Its sessions are given it; ab.json is not, and neither is a changed token another plan."""
+    sessions.before = lambda number: 3 if number == 2 else None
+    arms = {"pytest_options": ("--cr-set=engine.args.hf_token=sesame-1",), "pairs": 2}
+    with pytest.raises(UsageProblem):
+        run(outputs, **arms)
+    sessions.before = lambda _: None
+    said = run(outputs, **arms | {"pytest_options": ("--cr-set=engine.args.hf_token=sesame-2",)})
+    assert said[0].startswith("resuming ")
+    assert "--cr-set=engine.args.hf_token=sesame-2" in sessions.ran[-1]["arguments"]
+    assert "sesame" not in "".join(path.read_text() for path in outputs.rglob("ab.json"))
+    assert recorded(outputs)["status"] == "completed"
