@@ -37,6 +37,7 @@ class Leg:
     """What one engine did for one request. Filled while it happens, so that a leg that fails keeps what it got.
 
     `token_times[i]` is when the client had `token_ids[i]`; tokens that arrived in one chunk share a time.
+    `engine_times[i]` is when the engine had made it, by the engine's own account; empty where it doesn't say.
     `queued`, `started` and `first_token` are the engine's own (vLLM's RequestStateStats). `read_started` and
     `read_finished` bound the reading of KV from another engine, as this one's connector saw it.
     """
@@ -46,6 +47,7 @@ class Leg:
     sent: float | None = None
     token_ids: list[int] = field(default_factory=list)
     token_times: list[float] = field(default_factory=list)
+    engine_times: list[float] = field(default_factory=list)
     queued: float | None = None
     started: float | None = None
     first_token: float | None = None

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+from context_research.hardware.processes import Process
 from context_research.request import Leg, Request
 
 MOST_ALTERNATIVES = 100
@@ -29,7 +30,8 @@ class Evidence(StrEnum):
     RESETS = "resets"
     """A prefix cache that can be emptied, and says whether it was."""
     CLOCK = "clock"
-    """The engine's own moments of each request (`Leg.queued`, `started`, `first_token`), on the client's clock."""
+    """The engine's own moments of each request (`Leg.queued`, `started`, `first_token`, `engine_times`), by the clock
+    that the client has."""
     LOG = "log"
     """What the connector writes into the engine's log of the way that KV takes."""
     OUTPUTS = "outputs"
@@ -131,6 +133,10 @@ class Engine(Protocol):
     @property
     def dead(self) -> bool:
         """True once the engine has died; it never recovers, only `close` and a new `start` help."""
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """Its processes on this machine, as they run now. Optional: then nobody can tell whether it was restarted."""
 
     def prepare(self, legs: Sequence[FirstLeg]) -> None:
         """Pre-build sampling parameters for requests about to be sent; replaces earlier ones.

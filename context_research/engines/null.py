@@ -10,6 +10,7 @@ from pathlib import Path
 
 from context_research.engines.base import Counters, Evidence, FirstLeg, KvParameters
 from context_research.hardware.placement import Placement
+from context_research.hardware.processes import Process
 from context_research.request import Leg, Request
 
 _ANSWER = {
@@ -33,6 +34,8 @@ class NullEngine:
         self.capabilities = frozenset[Evidence]()
         self.dead = False
         self._gap = gap
+
+    processes: tuple[Process, ...] = ()
 
     def start(self) -> None: ...
 

@@ -52,6 +52,20 @@ def detect() -> tuple[Device, str]:
     return "cpu", "no NVIDIA driver answers"
 
 
+def named(indices: Iterable[int]) -> list[str]:
+    """These GPUs, indices into the visible ones, as CUDA_VISIBLE_DEVICES names them."""
+    gpus = visible_gpus()
+    return [gpus[index] for index in indices]
+
+
+def lasting_names(kind: Device, indices: Iterable[int]) -> list[str]:
+    """Names that mean one device of this machine, whatever is visible: ``core-0``, a GPU's UUID."""
+    if kind == "cpu":
+        return [f"core-{index}" for index in indices]
+    with nvml() as library:
+        return [] if library is None else [library.nvmlDeviceGetUUID(handle(library, gpu)) for gpu in named(indices)]
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What engines can be placed on. `indices` are CPU cores, or GPUs counted among the visible ones.
@@ -78,7 +92,7 @@ def this_machine(kind: Device) -> Machine:
     gpus, memory = visible_gpus(), tuple[int, ...]()
     with nvml() as library:
         if library is not None:
-            memory = tuple(int(library.nvmlDeviceGetMemoryInfo(_handle(library, name)).total) for name in gpus)
+            memory = tuple(int(library.nvmlDeviceGetMemoryInfo(handle(library, name)).total) for name in gpus)
     return Machine("cuda", tuple(range(len(gpus))), memory)
 
 
@@ -90,14 +104,15 @@ def joules(indices: Iterable[int]) -> float | None:
     with nvml() as library:
         if library is None:
             return None
-        handles = [_handle(library, visible_gpus()[index]) for index in indices]
+        handles = [handle(library, gpu) for gpu in named(indices)]
         used = [
             _or_none(library, library.nvmlDeviceGetTotalEnergyConsumption, handle, scale=1e-3) for handle in handles
         ]
     return None if None in used or not used else float(sum(filter(None, used)))
 
 
-def _handle(library: Any, name: str) -> Any:
+def handle(library: Any, name: str) -> Any:
+    """NVML's handle of a GPU, by index or UUID."""
     return library.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else library.nvmlDeviceGetHandleByUUID(name)
 
 
@@ -139,7 +154,7 @@ def describe() -> Description:
     with nvml() as library:
         if library is None:
             return {"cpu": cpu, "gpus": [], "driver": None, "topology": {}}
-        handles = {name: _handle(library, name) for name in visible_gpus()}
+        handles = {name: handle(library, name) for name in visible_gpus()}
         return {
             "cpu": cpu,
             "gpus": [_gpu(library, name, handle) for name, handle in handles.items()],

@@ -77,6 +77,7 @@ def measure(
             )
             steady.append(repeat)
             whole.append(repeat.with_all())
+    proof.afterwards(batches, timelines)
     asked = sum(request.phase == "measured" for batch in batches for request in batch)
     checks = proof.judge(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)

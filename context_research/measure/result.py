@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from context_research.measure import metrics, utilisation, waterfall
+from context_research.measure.checks import machine
 from context_research.measure.checks.evidence import Proof
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Metric, Repeat
@@ -94,6 +95,7 @@ class CaseResult:
             roles=utilisation.summarize(self.repeats),
             joules=self._joules(),
             client=ClientRecord(lag=_lag(self.proof.client_lag), self_test=_lag(standing.self_test)),
+            machine=machine.record(self.proof.load, self.proof.treatments),
             chunked_share=metrics.chunked_share(measured),
             repeats=tuple(
                 RepeatRecord(

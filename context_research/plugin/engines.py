@@ -10,6 +10,8 @@ import pytest
 from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
 from context_research.engines.base import Engine
+from context_research.hardware.devices import lasting_names
+from context_research.hardware.locks import Hold
 from context_research.hardware.placement import Placement
 from context_research.measure.checks import evidence
 from context_research.models import hub
@@ -30,6 +32,7 @@ class SessionEngines:
         self._topology: Topology | None = None
         self._started_with = ""
         self._backend: Backend = session.backend
+        self._hold: Hold | None = None
         config.pluginmanager.register(self, "context-research-engines")
         # Fixtures are not torn down if another plugin raises at the end of an interrupted session; cleanups run.
         config.add_cleanup(self.close)
@@ -42,9 +45,10 @@ class SessionEngines:
                 self._line.note(f"restarted the engines: {why}")
             return self._topology
         first = self._topology is None
-        self.close()
+        self._stop()
         self._line.note(f"starting {settings.serving.mode} serving, log in {self._session.logs}")
         if first:  # engines on a GPU would be in the way of what is measured here
+            self._hold = self._held(settings)
             session = self._session
             session.standing = evidence.standing(session.model, session.cases, session.files, session.checks)
         self._topology, self._started_with = self._build(settings), wanted
@@ -57,9 +61,21 @@ class SessionEngines:
         return self._backend.make_engine(model, placement, log)
 
     def close(self) -> None:
+        """Close the engines, and let other runs have their devices."""
+        self._stop()
+        if self._hold is not None:
+            self._hold.release()
+
+    def _stop(self) -> None:
         if self._topology is not None:
             self._topology.close()
         self._topology = None
+
+    def _held(self, settings: Settings) -> Hold | None:
+        backend = self._session.backend
+        if settings.machine.share_devices or not backend.needs_own_devices:
+            return None
+        return Hold(lasting_names(settings.device, backend.devices), f"run {self._session.files.run_id}")
 
     def _build(self, settings: Settings) -> Topology:
         backend, model = backend_of(settings), self._session.model_of(settings)

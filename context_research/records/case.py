@@ -122,6 +122,19 @@ class ClientRecord(Record):
     """Against engines that compute nothing."""
 
 
+class MachineLoadRecord(Record):
+    """What else the machine did while the case was measured (hardware/load.py), as shares of that time."""
+
+    others: float
+    stolen: float
+    throttled: float | None
+    load_average: float
+    hot: dict[str, float] = Field(default_factory=dict)
+    foreign: dict[str, list[int]] = Field(default_factory=dict)
+    niceness: dict[str, list[int]] = Field(default_factory=dict)
+    cores: dict[str, list[int]] = Field(default_factory=dict)
+
+
 class RepeatRecord(Record):
     """One measured pass: its window, and what completed in it. Rates are per steady second (docs/metrics.md)."""
 
@@ -161,6 +174,8 @@ class CaseRecord(Record):
     joules: float | None = None
     """Of the GPUs over all passes."""
     client: ClientRecord | None = None
+    machine: MachineLoadRecord | None = None
+    """None where no real engine ran."""
     chunked_share: float | None = None
     """Of the token gaps that are 0, as their tokens came in one chunk."""
     repeats: tuple[RepeatRecord, ...] = ()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from context_research.engines.base import FirstLeg
+from context_research.engines.base import Engine, FirstLeg, KvParameters
 from context_research.engines.vllm import handoff
-from context_research.request import Request, Timeline
+from context_research.request import Leg, Request, Timeline
 from context_research.serving.topology import Topology
 
 
@@ -20,10 +20,33 @@ class Disaggregated(Topology):
 
     async def _route(self, request: Request, timeline: Timeline) -> None:
         with self._engine("prefill") as prefill:
-            first = self._leg(timeline, prefill)
-            await prefill.serve(request, first, output_tokens=1, handoff=handoff.PREFILL_PARAMETERS)
-        parameters = handoff.guarded(first.handoff)
+            parameters = await self._prefill(request, prefill, self._leg(timeline, prefill))
         # Chosen only now: by the load that decode has once the prompt is computed.
         with self._engine("decode") as decode:
-            second = self._leg(timeline, decode)
-            await decode.serve(request, second, output_tokens=request.output_tokens, handoff=parameters)
+            await self._decode(request, decode, self._leg(timeline, decode), parameters)
+
+    async def hand_over(
+        self, request: Request, prefill: Engine, decode: Engine, alternatives: int | None = None
+    ) -> tuple[Leg, Leg]:
+        first, second = Leg(prefill.name, prefill.role), Leg(decode.name, decode.role)
+        parameters = await self._prefill(request, prefill, first, alternatives)
+        await self._decode(request, decode, second, parameters, alternatives)
+        return first, second
+
+    @staticmethod
+    async def _prefill(request: Request, engine: Engine, leg: Leg, alternatives: int | None = None) -> KvParameters:
+        kept = handoff.PREFILL_PARAMETERS
+        await engine.serve(request, leg, output_tokens=1, handoff=kept, **_asked(alternatives))
+        return handoff.guarded(leg.handoff)
+
+    @staticmethod
+    async def _decode(
+        request: Request, engine: Engine, leg: Leg, parameters: KvParameters, alternatives: int | None = None
+    ) -> None:
+        tokens = request.output_tokens
+        await engine.serve(request, leg, output_tokens=tokens, handoff=parameters, **_asked(alternatives))
+
+
+def _asked(alternatives: int | None) -> dict[str, int]:
+    """Nothing where none are: engines that give no log-probabilities need not take the argument."""
+    return {} if alternatives is None else {"alternatives": alternatives}

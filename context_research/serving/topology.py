@@ -111,6 +111,12 @@ class Topology(ABC):
         self._failed_request |= timeline.error is not None
         return timeline
 
+    async def hand_over(
+        self, request: Request, prefill: Engine, decode: Engine, alternatives: int | None = None
+    ) -> tuple[Leg, Leg]:
+        """One request from `prefill` to `decode`, outside of any measurement; what each did. Raises as engines do."""
+        raise NotImplementedError(f"{type(self).__name__} hands nothing over")
+
     @abstractmethod
     async def _route(self, request: Request, timeline: Timeline) -> None:
         """Pass the request through the engines, a `_leg` of `timeline` for each."""

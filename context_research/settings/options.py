@@ -44,6 +44,19 @@ def share(text: str) -> float:
     return value
 
 
+def yes(text: str) -> bool:
+    """``"1"``, ``"true"`` or ``"yes"``; ``"0"``, ``"false"`` or ``"no"``. Raises ValueError for other words."""
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError(f"{text}: expected one of {', '.join(words)}")
+    return words[text.lower()]
+
+
+def whole_share(text: str) -> float:
+    """``"25%"`` or ``"0.25"`` -> 0.25, up to ``"100%"``. Raises ValueError: no number."""
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def prefixed(flag: str) -> str:
     """``--seed`` -> ``--cr-seed``, the name it has everywhere."""
     return PREFIX + flag.removeprefix("--")
@@ -108,6 +121,8 @@ OPTIONS = (
     Option("--request-timeout", "workload.request_timeout_s", "seconds after which a request fails", float, "S"),
     Option("--cache", "workload.cache", "prefix cache that each request meets", cache_state, "cold|warm|primed:0.5"),
     Option("--allow-invalid", "allow_invalid", "validity checks that may fail; shown everywhere", names, "CHECK,CHECK"),
+    Option("--other-load", "machine.other_load", "share of the run's cores that others may have", whole_share, "25%"),
+    Option("--share-devices", "machine.share_devices", "another run may have the same devices", yes, "yes|no"),
     Option("--outputs", "outputs", "folder for runs and reports (default: outputs)", metavar="DIR"),
 )
 

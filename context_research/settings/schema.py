@@ -125,6 +125,14 @@ class Slo(Section):
     tpot: Annotated[Number, Field(gt=0)] | None = None
 
 
+class MachineSettings(Section):
+    """What else may happen on the run's devices. `other_load`: the share of its cores that other processes may have
+    while requests are measured; `share_devices`: another run may have the same devices at the same time."""
+
+    other_load: Annotated[Number, Field(ge=0, le=1)] = 0.25
+    share_devices: Switch = False
+
+
 class EngineSpec(Section):
     """One engine of a serving mode. `devices` and `memory_share` default to an even split of the run's."""
 
@@ -192,6 +200,7 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     workload: Workload
     slo: Slo = Slo()
+    machine: MachineSettings = MachineSettings()
     serving: Serving
     allow_invalid: tuple[str, ...] = ()
     """Names of checks that may fail: for research on broken systems, and shown wherever a figure is."""

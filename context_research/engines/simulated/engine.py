@@ -24,6 +24,7 @@ from context_research.engines.vllm.engine import VllmEngine, described, placed, 
 from context_research.engines.vllm.environment import changed
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.hardware.placement import Placement
+from context_research.hardware.processes import Process
 from context_research.models.capacity import block_tokens, pool_bytes
 from context_research.models.model import Model
 from context_research.request import Leg, Request
@@ -129,6 +130,8 @@ class SimulatedEngine:
         for task in filter(None, (self._driver, *self._tasks)):
             task.cancel()
         self._driver = None
+
+    processes: tuple[Process, ...] = ()
 
     @property
     def dead(self) -> bool:

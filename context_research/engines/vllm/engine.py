@@ -24,6 +24,7 @@ from context_research.engines.vllm.process_lifetime import dies_with_parent
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.hardware.devices import visible_gpus
 from context_research.hardware.placement import Placement
+from context_research.hardware.processes import Process
 from context_research.models.capacity import block_tokens, pool_bytes
 from context_research.models.model import Model
 from context_research.request import Leg, Request
@@ -80,6 +81,7 @@ class VllmEngine:
             try:
                 self._llm = self._launch()
                 self._take_processes(before)
+                self._confine()
             except BaseException as error:  # an interrupt, too, must leave nothing behind
                 self._take_processes(before)
                 self.close()
@@ -211,6 +213,8 @@ class VllmEngine:
                 at, tokens = clock(), output.outputs[0].token_ids
                 leg.token_ids.extend(tokens)
                 leg.token_times.extend((at,) * len(tokens))
+                if (own := output.metrics) is not None:
+                    leg.engine_times.extend((own.last_token_ts,) * len(tokens))
                 if alternatives is not None:
                     leg.alternatives.extend(map(_likeliest, output.outputs[0].logprobs or ()))
         except EngineDeadError:
@@ -249,6 +253,22 @@ class VllmEngine:
         # Python's resource tracker serves every engine of this process and ends with it.
         self._processes = [process for process in started if not _is_resource_tracker(process)]
         self._cores = [process for process in self._processes if _parent(process) == os.getpid()]
+
+    def _confine(self) -> None:
+        """Keep a CPU engine on its own cores, every thread of it.
+
+        Its executor, inside the EngineCore's process, binds nothing; and vLLM's NIXL connector binds that process to
+        the machine's last core (base_worker.py), which is the same one for both engines of a handoff.
+        """
+        if self._settings.device == "cpu":
+            for thread in (thread.id for process in self._cores for thread in process.threads()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(thread, self._placement.devices)
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """Those that compute, as they run now."""
+        return tuple(Process.of(one) for one in self._cores if _runs(one))
 
     def describe(self) -> dict[str, object]:
         return placed(self._settings, self._model, self._placement) | {

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from context_research.engines.base import Counters, Evidence
-from context_research.measure.checks import judge, output_parity
+from context_research.measure.checks import clocks, first_token, judge, kv_probe, machine, output_parity, token_counts
 from context_research.measure.checks.registry import CaseEvidence, Check
 from context_research.models import capacity
 from context_research.records.case import CheckRecord
 from context_research.settings.schema import Settings
+
+_ONE_ENGINE = "aggregated: prefill and decode run on one engine"
 
 
 def _of_handoff(why: str) -> Callable[[Settings], str | None]:
@@ -25,6 +27,27 @@ def _disaggregated(evidence: CaseEvidence) -> CheckRecord:
         capacity.block_tokens(evidence.settings),
         evidence.model.kv_bytes_per_token,
     )
+
+
+def _tokens(evidence: CaseEvidence) -> CheckRecord:
+    handed_over = evidence.settings.serving.handoff is not None
+    return token_counts.judge(evidence.sent, evidence.by_engine, evidence.ours, handed_over)
+
+
+def _clock(evidence: CaseEvidence) -> CheckRecord:
+    closed = evidence.settings.workload.arrivals == "closed"
+    return clocks.judge(evidence.sent, evidence.case.concurrency if closed else None)
+
+
+def _first_token(evidence: CaseEvidence) -> CheckRecord:
+    exact, sampled = output_parity.is_exact(evidence.model), evidence.settings.workload.temperature > 0
+    return first_token.judge(evidence.sent, evidence.looked_up, exact=exact, sampled=sampled)
+
+
+def _kv_not_due(settings: Settings) -> str | None:
+    if settings.model.weights == "dummy":
+        return output_parity.inapplicable(settings)
+    return "no KV is handed over" if settings.serving.handoff is None else None
 
 
 def _cache(evidence: CaseEvidence) -> CheckRecord:
@@ -45,12 +68,13 @@ def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:
 
 
 BUILT_IN = (
-    Check("complete", lambda e: judge.complete(e.asked, e.timelines, e.dead)),
+    Check("complete", lambda e: judge.complete(e.asked, e.timelines, e.dead, e.replaced)),
+    Check("tokens", _tokens, frozenset({Evidence.COUNTS})),
     Check(
         "disaggregated",
         _disaggregated,
         frozenset({Evidence.COUNTS, Evidence.TRANSFERS, Evidence.CACHED_TOKENS}),
-        _of_handoff("aggregated: prefill and decode run on one engine"),
+        _of_handoff(_ONE_ENGINE),
     ),
     Check(
         "transport",
@@ -60,6 +84,12 @@ BUILT_IN = (
     ),
     Check("cache", _cache, frozenset({Evidence.COUNTS, Evidence.CACHED_TOKENS, Evidence.RESETS})),
     Check("client", lambda e: judge.client(e.measured, e.client_lag, e.self_test), frozenset({Evidence.WALL_TIME})),
+    Check("clock", _clock, frozenset({Evidence.CLOCK, Evidence.WALL_TIME})),
+    Check(
+        "machine",
+        lambda e: machine.judge(e.load, e.treatments, e.settings.machine.other_load, e.own_niceness),
+        frozenset({Evidence.WALL_TIME}),
+    ),
     Check(
         "pressure",
         lambda e: judge.pressure(e.counted, e.settings.workload.allow_preemptions),
@@ -70,6 +100,13 @@ BUILT_IN = (
         lambda e: judge.parity(e.sent, e.reference, output_parity.is_exact(e.model)),
         frozenset({Evidence.OUTPUTS, Evidence.RESETS}),
         output_parity.inapplicable,
+    ),
+    Check("first_token", _first_token, frozenset({Evidence.OUTPUTS}), _of_handoff(_ONE_ENGINE)),
+    Check(
+        "kv",
+        lambda e: kv_probe.judge(e.probes, e.model),
+        frozenset({Evidence.ALTERNATIVES, Evidence.OUTPUTS, Evidence.RESETS}),
+        _kv_not_due,
     ),
     Check(
         "window",
@@ -83,3 +120,4 @@ BUILT_IN = (
     ),
 )
 PARITY = next(check for check in BUILT_IN if check.name == "parity")
+KV = next(check for check in BUILT_IN if check.name == "kv")

@@ -6,9 +6,10 @@ Nothing here runs while requests are measured, but for the watch on the event lo
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -22,12 +23,19 @@ from context_research.engines.base import Counters, Engine, Evidence, capabiliti
 from context_research.engines.loop import EventLoop
 from context_research.engines.null import NullEngine
 from context_research.errors import EngineFailure
+from context_research.hardware import load as machine_load
+from context_research.hardware.load import Load, Reading
+from context_research.hardware.processes import Process
 from context_research.measure import client_lag
-from context_research.measure.checks import kv_transport, output_parity
-from context_research.measure.checks.builtin import BUILT_IN, PARITY
+from context_research.measure.checks import first_token, kv_probe, kv_transport, machine, output_parity
+from context_research.measure.checks.builtin import BUILT_IN, KV, PARITY
+from context_research.measure.checks.first_token import LookedUp
+from context_research.measure.checks.kv_probe import Probe
 from context_research.measure.checks.kv_transport import Transport
+from context_research.measure.checks.machine import Treatment
 from context_research.measure.checks.output_parity import NoReference, Reference
 from context_research.measure.checks.registry import CaseEvidence, Check, Given, judge_all, missing
+from context_research.measure.checks.token_counts import Ours
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
 from context_research.models.model import Model
@@ -39,7 +47,7 @@ from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.workload.arrivals import closed_loop
 from context_research.workload.case import Case
-from context_research.workload.prompts import beginnings, requests
+from context_research.workload.prompts import alone, beginnings, requests
 
 _NOT_ASKED = NoReference("n/a", "not asked for")
 _SETTLE_S = 5.0
@@ -63,6 +71,8 @@ class Standing:
     ceiling: float | None = None
     seconds: float = 0.0
     """What this took, the copy ceiling apart."""
+    another: dict[str, float] = field(default_factory=dict)
+    """By model, once it is known: how far another prompt's log-probabilities are (kv_probe.Probe)."""
 
 
 def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
@@ -116,6 +126,17 @@ class Proof:
     """By engine, before the case and after it: whether its prefix cache could be emptied."""
     counted: dict[str, Counters] = field(default_factory=dict)
     """By role: what its engines counted while `counting` was open."""
+    by_engine: dict[str, Counters] = field(default_factory=dict)
+    """By name: what each counted while `counting` was open."""
+    ours: dict[str, Ours] = field(default_factory=dict)
+    """By engine: what was sent to it while it was open that is none of the load."""
+    began_with: dict[str, tuple[Process, ...]] = field(default_factory=dict)
+    """By engine: its processes before the case's first request."""
+    replaced: list[str] = field(default_factory=list)
+    """Engines that have others now, and did not die: somebody restarted them."""
+    probes: list[Probe] = field(default_factory=list)
+    looked_up: list[LookedUp] = field(default_factory=list)
+    load: Load | None = None
     seconds: float = 0.0
     """What gathering and judging took, the parity reference apart."""
     reference_s: float = 0.0
@@ -129,11 +150,15 @@ class Proof:
         At the end every engine reports what it still holds back.
         """
         with self._clocked():
+            self.ours.clear()
             self.resets = self._settle()
             for engine in self.topology.engines:
                 engine.counters.kv_usage_max = 0.0
             before = {engine.name: engine.counters.snapshot() for engine in self.topology.engines}
+        began = self._reading()
         yield
+        if began is not None and (ended := self._reading()) is not None:
+            self.load = machine_load.between(began, ended, self.settings.device, self.topology.backend.devices)
         with self._clocked():
             # Blocks that stay in use are KV that was handed to nobody. A dead engine is for `complete` to tell.
             priced = {e.name: (e.counters.steps, e.counters.extrapolated) for e in self.topology.engines}
@@ -144,8 +169,13 @@ class Proof:
                 # The tick's step is none of the case's: a decode engine computes no other prompt.
                 steps, extrapolated = priced[engine.name]
                 own = replace(engine.counters, steps=steps, extrapolated=extrapolated)
-                counted = own.since(before[engine.name])
+                self.by_engine[engine.name] = counted = own.since(before[engine.name])
                 self.counted[engine.role] = self.counted.get(engine.role, Counters()) + counted
+            self.replaced = [
+                engine.name
+                for engine in self.topology.engines
+                if not engine.dead and _processes(engine) != self.began_with.get(engine.name, ())
+            ]
 
     def prime(self, batch: Sequence[Request]) -> None:
         """Put the declared share of each prompt into the prefix cache of every engine that may compute it.
@@ -155,8 +185,35 @@ class Proof:
         workload = self.settings.workload
         if workload.primed_share:
             for engine, request in product(self.topology.prefillers, beginnings(batch, workload.primed_share)):
-                if not self._loop.run(_done(_served(engine, request), workload.request_timeout_s)):
+                if not self._loop.run(_done(self._serve(engine, request), workload.request_timeout_s)):
                     return
+
+    def afterwards(self, batches: Iterable[Sequence[Request]], timelines: Sequence[Timeline]) -> None:
+        """Serve what tells of the measured requests, once they are over: nothing, where one of them failed."""
+        if any(timeline.error for timeline in timelines):
+            return
+        with self._clocked():
+            if not KV.ruled_out(self.settings, self.given):
+                self.probes = [self._probe(number, *pair) for number, pair in enumerate(kv_probe.pairs(self.topology))]
+            different = first_token.differing([timeline for timeline in timelines if timeline.phase != "warmup"])
+            greedy, exact = self.settings.workload.temperature == 0, output_parity.is_exact(self.model)
+            if different and greedy and not exact and not missing({Evidence.ALTERNATIVES}, self.given):
+                sent = {request.id: request for batch in batches for request in batch}
+                seconds = sum(timeline.finished - timeline.sent for timeline in timelines if timeline.finished)
+                looking = first_token.look_up(
+                    self.topology.prefillers[0], different, sent, seconds, self.settings.workload.request_timeout_s
+                )
+                self.looked_up = self._loop.run(looking)
+
+    def _probe(self, number: int, prefill: Engine, decode: Engine) -> Probe:
+        tokens = min(kv_probe.TOKENS, self.settings.workload.output_tokens)
+        request, other = alone(self.case, self.model.vocabulary, number, tokens)
+        known, timeout_s = self.standing.another.get(self.model.label), self.settings.workload.request_timeout_s
+        probing = kv_probe.probe(self.topology, prefill, decode, request, timeout_s, None if known else other)
+        found = self._loop.run(probing)
+        if found.another is not None:
+            self.standing.another[self.model.label] = found.another
+        return replace(found, another=self.standing.another.get(self.model.label))
 
     @property
     def settings(self) -> Settings:
@@ -190,8 +247,26 @@ class Proof:
                 self_test=self.standing.self_test,
                 transport=self._transport(),
                 reference=self.reference,
+                by_engine=self.by_engine,
+                ours=self.ours,
+                replaced=self.replaced,
+                probes=self.probes,
+                looked_up=self.looked_up,
+                load=self.load,
+                treatments=self.treatments,
+                own_niceness=os.getpriority(os.PRIO_PROCESS, 0),
             )
             return judge_all(self.standing.checks, evidence)
+
+    @property
+    def treatments(self) -> dict[str, Treatment]:
+        """How the operating system treats each engine."""
+        return machine.treatments(self.topology.engines, self.topology.backend.placements, self.settings.device)
+
+    def _reading(self) -> Reading | None:
+        if Evidence.WALL_TIME not in self.given.backend:
+            return None
+        return machine_load.read(self.settings.device, self.topology.backend.devices)
 
     def _transport(self) -> Transport | None:
         if self.standing.ceiling is None:
@@ -205,7 +280,23 @@ class Proof:
         A tick first: an engine frees KV that was fetched, and reports what expired, only in its next step.
         """
         can = [engine for engine in self.topology.engines if Evidence.RESETS in self.given.by_engine[engine.name]]
-        return {engine.name: self._loop.run(_settled(engine)) for engine in can}
+        return {engine.name: self._loop.run(self._settled(engine)) for engine in can}
+
+    async def _settled(self, engine: Engine) -> bool:
+        async def empty() -> None:
+            while not engine.dead:
+                await self._serve(engine, _TICK)
+                if await engine.reset_prefix_cache():
+                    return
+                await asyncio.sleep(0.02)
+            raise EngineFailure(f"engine {engine.name!r} died")
+
+        return await _done(empty(), _SETTLE_S)
+
+    async def _serve(self, engine: Engine, request: Request) -> None:
+        """One token of a request that is none of the load."""
+        self.ours[engine.name] = self.ours.get(engine.name, Ours()).with_one(len(request.prompt))
+        await engine.serve(request, Leg(engine.name), output_tokens=1, handoff=None)
 
     @property
     def _loop(self) -> EventLoop:
@@ -226,7 +317,8 @@ def begun(case: Case, model: Model, topology: Topology, standing: Standing, batc
 
     Raises UsageProblem for a kept reference that is corrupt or foreign.
     """
-    proof = Proof(case, model, topology, standing, _given(topology))
+    processes = {engine.name: _processes(engine) for engine in topology.engines}
+    proof = Proof(case, model, topology, standing, _given(topology), began_with=processes)
     began = time.perf_counter()
     proof.reference = _reference(proof, batch)
     if topology.backend.measured:
@@ -260,18 +352,6 @@ def _reference(proof: Proof, batch: Sequence[Request]) -> Reference | NoReferenc
         return kept.read()
 
 
-async def _settled(engine: Engine) -> bool:
-    async def empty() -> None:
-        while not engine.dead:
-            await _served(engine, _TICK)
-            if await engine.reset_prefix_cache():
-                return
-            await asyncio.sleep(0.02)
-        raise EngineFailure(f"engine {engine.name!r} died")
-
-    return await _done(empty(), _SETTLE_S)
-
-
 async def _done(work: Coroutine[Any, Any, None], timeout_s: float) -> bool:
     """Whether the work ended in time and well; what an engine raises is not this module's to judge."""
     try:
@@ -282,5 +362,7 @@ async def _done(work: Coroutine[Any, Any, None], timeout_s: float) -> bool:
     return True
 
 
-async def _served(engine: Engine, request: Request) -> None:
-    await engine.serve(request, Leg(engine.name), output_tokens=1, handoff=None)
+def _processes(engine: Engine) -> tuple[Process, ...]:
+    """Nothing of an engine that doesn't name its own."""
+    processes: tuple[Process, ...] = getattr(engine, "processes", ())
+    return processes

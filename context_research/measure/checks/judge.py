@@ -12,8 +12,8 @@ from statistics import median
 from context_research.engines.base import Counters
 from context_research.measure import metrics, waterfall
 from context_research.measure.checks.kv_transport import Transport
-from context_research.measure.checks.output_parity import NoReference, Reference, first_difference
-from context_research.measure.checks.registry import judged, not_applicable
+from context_research.measure.checks.outcomes import judged, not_applicable, not_provable
+from context_research.measure.checks.output_parity import NoReference, Reference, alike, first_difference
 from context_research.measure.client_lag import Lag
 from context_research.measure.intervals import covered
 from context_research.measure.metrics import Repeat
@@ -32,16 +32,20 @@ _FULL_LOAD = 0.9
 """Of the window: the least time in which every slot must have a request in flight."""
 
 
-def complete(asked: int, timelines: Sequence[Timeline], dead: Sequence[str]) -> CheckRecord:
+def complete(
+    asked: int, timelines: Sequence[Timeline], dead: Sequence[str], replaced: Sequence[str] = ()
+) -> CheckRecord:
     """Every request finished, without error, with exactly the tokens asked for, and every engine outlived them.
 
-    `timelines` are all that were sent; `asked` counts the measured ones. `dead` names engines.
+    `timelines` are all that were sent; `asked` counts the measured ones. `dead` names engines; `replaced` those whose
+    processes are others than at the case's start.
     """
     done = sum(timeline.complete for timeline in timelines if timeline.phase == "measured")
     evidence = f"{done} of {asked} requests finished with the asked tokens"
     errors = Counter(timeline.error or "cut short" for timeline in timelines if not timeline.complete)
     # A request that noticed has named its engine already.
     errors |= {f"engine {name!r} died": 1 for name in dead if not any(f"{name!r} died" in error for error in errors)}
+    errors |= {f"engine {name!r} was restarted during the case": 1 for name in replaced if name not in dead}
     if missing := asked - sum(timeline.phase == "measured" for timeline in timelines):
         errors[f"{missing} never sent"] = 1
     for error, count in errors.most_common(3):
@@ -178,13 +182,23 @@ def parity(timelines: Sequence[Timeline], reference: Reference | NoReference, ex
     compared = [t for t in timelines if t.prompt_sha256 in reference.outputs and t.complete]
     if not compared:
         return not_applicable("parity", "no request of the sample finished")
+    if alike(reference.outputs.values()):
+        told = f"{reference.origin} gave all {len(reference.outputs)} sampled prompts the same tokens"
+        return not_provable("parity", f"{told}: they depend on none, so that they prove nothing")
     found = {t.request: first_difference(reference.outputs[t.prompt_sha256], t, exact) for t in compared}
     wrong = {request: difference for request, difference in found.items() if difference and not difference.tie}
     ties = [difference for difference in found.values() if difference and difference.tie]
-    evidence = f"{len(compared) - len(wrong)} of {len(compared)} sampled requests have the tokens of {reference.origin}"
+    same = sum(d.position if (d := found[t.request]) else len(t.token_ids) for t in compared)
+    evidence = (
+        f"{same} of {sum(len(t.token_ids) for t in compared)} tokens of {len(compared)} sampled requests are those of "
+        f"{reference.origin}"
+    )
     if ties:
         positions, widest = ", ".join(str(tie.position) for tie in ties), max(ties, key=lambda tie: tie.gap)
-        evidence += f", {len(ties)} of them up to a near-tie (at token {positions}; the widest {widest.how})"
+        evidence += f"; {len(ties)} of them differ by a near-tie (token {positions}; the widest {widest.how})"
+        evidence += ", and what follows can't be compared"
+    if not same and not wrong:
+        return not_provable("parity", evidence)
     for request, difference in list(wrong.items())[:2]:
         evidence += f"; {request}: {difference.told}"
     return judged("parity", not wrong, evidence)

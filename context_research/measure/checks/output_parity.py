@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -154,6 +154,12 @@ class Difference:
     @property
     def told(self) -> str:
         return f"{self.what} ({self.how})" if self.how else self.what
+
+
+def alike(outputs: Iterable[OutputRecord]) -> bool:
+    """Whether several prompts all have the same greedy tokens: then these depend on none of them."""
+    tokens = [output.token_ids for output in outputs]
+    return len(tokens) > 1 and len(set(tokens)) == 1
 
 
 def first_difference(expected: OutputRecord, timeline: Timeline, exact: bool) -> Difference | None:

@@ -15,8 +15,16 @@ from dataclasses import dataclass, field
 
 from context_research.engines.base import Counters, Evidence
 from context_research.errors import UsageProblem
+from context_research.hardware.load import Load
+from context_research.measure.checks.first_token import LookedUp
+from context_research.measure.checks.kv_probe import Probe
 from context_research.measure.checks.kv_transport import Transport
+from context_research.measure.checks.machine import Treatment
+from context_research.measure.checks.outcomes import judged as judged
+from context_research.measure.checks.outcomes import not_applicable as not_applicable
+from context_research.measure.checks.outcomes import not_provable as not_provable
 from context_research.measure.checks.output_parity import NoReference, Reference
+from context_research.measure.checks.token_counts import Ours
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Repeat
 from context_research.models.model import Model
@@ -28,18 +36,6 @@ from context_research.workload.case import Case
 
 STATUSES: tuple[Status, ...] = ("fail", "not provable", "pass", "n/a")
 """From that which a reader must see first."""
-
-
-def judged(name: str, good: bool, evidence: str) -> CheckRecord:
-    return CheckRecord(check=name, status="pass" if good else "fail", evidence=evidence)
-
-
-def not_applicable(name: str, why: str) -> CheckRecord:
-    return CheckRecord(check=name, status="n/a", evidence=why)
-
-
-def not_provable(name: str, why: str) -> CheckRecord:
-    return CheckRecord(check=name, status="not provable", evidence=why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +62,11 @@ class CaseEvidence:
 
     `timelines` are all that were sent, the warm-up's too; `steady` hold the requests of the measured windows, `whole`
     the same passes with ramp and drain. `asked` counts the measured requests. `counted` are the engines' counts by
-    role, from the first measured pass to the last; `faults` what went wrong with transfers, on all engines. `resets`:
-    whether each engine's prefix cache could be emptied, before and afterwards. `dead` names engines.
+    role, from the first measured pass to the last; `by_engine` the same of each engine, and `ours` the requests that
+    checks sent it meanwhile; `faults` what went wrong with transfers, on all engines. `resets`: whether each engine's
+    prefix cache could be emptied, before and afterwards. `dead` names engines, `replaced` those whose processes are
+    not the ones that the case began with. `probes` are of requests that were served alone afterwards, `looked_up` of
+    those whose first tokens differed. `load` is what else the machine did, `treatments` how it treats each engine.
     """
 
     case: Case
@@ -85,6 +84,14 @@ class CaseEvidence:
     self_test: Lag | None
     transport: Transport | None
     reference: Reference | NoReference
+    by_engine: Mapping[str, Counters] = field(default_factory=dict)
+    ours: Mapping[str, Ours] = field(default_factory=dict)
+    replaced: Sequence[str] = ()
+    probes: Sequence[Probe] = ()
+    looked_up: Sequence[LookedUp] = ()
+    load: Load | None = None
+    treatments: Mapping[str, Treatment] = field(default_factory=dict)
+    own_niceness: int = 0
 
     @property
     def settings(self) -> Settings:

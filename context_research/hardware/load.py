@@ -1,0 +1,145 @@
+"""What else a machine did while requests were measured: who had its cores, who was throttled.
+
+Read before and after, never in between. From /proc and cgroups (psutil), and NVML.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from context_research.hardware import devices
+from context_research.hardware.processes import Process
+from context_research.settings.schema import Device
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Sums since some fixed moment, in seconds: differences count.
+
+    `busy`: of the run's cores together, other machines' time on them (`stolen`) too. `own`: CPU time of this process
+    and of all that it started. `throttled`: how long a cgroup's quota held them up. `hot`: by GPU, how long it was
+    slowed by heat. None: nobody tells.
+    """
+
+    at: float
+    busy: float
+    stolen: float
+    own: Mapping[Process, float]
+    throttled: float | None
+    hot: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Between two readings, as shares of the time (of the run's cores: `others` and `stolen`).
+
+    `average` is the load average of the last minute; `foreign`: by GPU, processes on it that are none of ours.
+    """
+
+    seconds: float
+    others: float
+    stolen: float
+    throttled: float | None
+    hot: Mapping[str, float]
+    average: float
+    foreign: Mapping[str, tuple[int, ...]]
+
+
+def read(kind: Device, used: Sequence[int]) -> Reading:
+    """Of the cores or GPUs `used`; a GPU run's client may be on any core."""
+    cores = psutil.cpu_times(percpu=True)
+    chosen = [cores[core] for core in used if core < len(cores)] if kind == "cpu" else cores
+    return Reading(
+        time.perf_counter(),
+        sum(sum(core[:8]) - core.idle - getattr(core, "iowait", 0.0) for core in chosen),
+        sum(getattr(core, "steal", 0.0) for core in chosen),
+        dict(_own()),
+        _throttled(),
+        _hot(used) if kind == "cuda" else {},
+    )
+
+
+def between(first: Reading, last: Reading, kind: Device, used: Sequence[int]) -> Load:
+    """What happened from one reading to the other."""
+    seconds = max(last.at - first.at, 1e-9)
+    capacity = seconds * (len(used) if kind == "cpu" else os.cpu_count() or 1)
+    own = sum(spent - first.own.get(process, 0.0) for process, spent in last.own.items())
+    stolen = last.stolen - first.stolen
+    held = None if first.throttled is None or last.throttled is None else last.throttled - first.throttled
+    return Load(
+        seconds,
+        max(0.0, last.busy - first.busy - stolen - own) / capacity,
+        max(0.0, stolen) / capacity,
+        None if held is None else held / seconds,
+        {gpu: (slowed - first.hot[gpu]) / seconds for gpu, slowed in last.hot.items() if gpu in first.hot},
+        os.getloadavg()[0],
+        _foreign(used, {process.pid for process in last.own}) if kind == "cuda" else {},
+    )
+
+
+def _own() -> Iterable[tuple[Process, float]]:
+    me = psutil.Process()
+    for process in (me, *me.children(recursive=True)):
+        try:
+            spent = process.cpu_times()
+            yield Process.of(process), spent.user + spent.system
+        except psutil.Error:
+            continue
+
+
+def _throttled() -> float | None:
+    """Seconds, of this process's cgroup: version 2's `throttled_usec`, version 1's `throttled_time` (nanoseconds)."""
+    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for folder in (path.lstrip("/"), ""):  # in a container its own cgroup is often mounted as the root
+            try:
+                told = (_CGROUPS / ("cpu" if controllers else "") / folder / "cpu.stat").read_text(encoding="utf-8")
+            except OSError:
+                continue
+            counts = dict(entry.split() for entry in told.splitlines())
+            if "throttled_usec" in counts:
+                return int(counts["throttled_usec"]) / 1e6
+            if "throttled_time" in counts:
+                return int(counts["throttled_time"]) / 1e9
+    return None
+
+
+def _hot(used: Iterable[int]) -> dict[str, float]:
+    with devices.nvml() as library:
+        return (
+            {}
+            if library is None
+            else {gpu: slowed for gpu in devices.named(used) if (slowed := _heat(library, gpu)) is not None}
+        )
+
+
+def _heat(library: Any, gpu: str) -> float | None:
+    try:
+        told = library.nvmlDeviceGetViolationStatus(devices.handle(library, gpu), library.NVML_PERF_POLICY_THERMAL)
+    except library.NVMLError:
+        return None
+    return float(told.violationTime) / 1e9
+
+
+def _foreign(used: Iterable[int], own: set[int]) -> dict[str, tuple[int, ...]]:
+    """Only processes that are seen here: a container's GPU may name those of another, or ours by other ids."""
+    found: dict[str, tuple[int, ...]] = {}
+    with devices.nvml() as library:
+        for gpu in devices.named(used) if library is not None else ():
+            try:
+                running = library.nvmlDeviceGetComputeRunningProcesses(devices.handle(library, gpu))
+            except library.NVMLError:
+                continue
+            found[gpu] = tuple(sorted(one.pid for one in running if one.pid not in own and psutil.pid_exists(one.pid)))
+    return {gpu: pids for gpu, pids in found.items() if pids}
