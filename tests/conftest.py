@@ -20,6 +20,10 @@ TIERS = {
 }
 
 
+# The tests' runs share this machine with each other; what they measure is of no account.
+os.environ.update(CONTEXT_RESEARCH_OTHER_LOAD="100%", CONTEXT_RESEARCH_SHARE_DEVICES="yes")
+
+
 def pytest_configure(config):
     for name in TIERS.keys() - MARKERS.keys():  # the plugin has `gpu` too, and it means the same
         config.addinivalue_line("markers", f"{name}: {TIERS[name]}")

@@ -6,19 +6,16 @@ A pair that a defect breaks is restarted by the next test that needs it; `disagg
 import asyncio
 import gc
 import os
-import signal
 import time
 from contextlib import closing
+from functools import partial
 
 import pytest
 
 from context_research.engines.vllm import handoff
-from context_research.measure.case import measure
 from context_research.measure.checks import evidence
-from context_research.models import hub
-from context_research.records.files import RunFiles
-from context_research.workload.case import point
 from tests.support.engines import Changed, start
+from tests.support.planted import failed, judged, kill, swapping, with_engines
 from tests.support.settings import small
 
 CASE = (300, 2)
@@ -27,20 +24,8 @@ CASE = (300, 2)
 
 @pytest.fixture
 def judge(tmp_path):
-    """Runs a small case and returns its result; the parity reference is made anew."""
-
-    def run(topology, chosen=None, case=CASE):
-        chosen = chosen or small()
-        model = hub.resolve(chosen.model)
-        at = point(chosen, *case)
-        standing = evidence.standing(model, [at], RunFiles(tmp_path, "planted"))
-        return measure(at, model, topology, standing)
-
-    return run
-
-
-def failed(result):
-    return {check.check: check.evidence for check in result.checks if check.status == "fail"}
+    """Measures a small case on a topology; the parity reference is made anew."""
+    return partial(judged, tmp_path)
 
 
 def failed_twice(judge, *run):
@@ -63,15 +48,6 @@ def pair(victim):
     """`victim`, whole again."""
     victim.revive()
     return victim
-
-
-def with_engines(topology, *engines, timeout_s=20):
-    return type(topology)(topology.backend, engines, timeout_s)
-
-
-def kill(engine):
-    for process in engine._cores:
-        os.kill(process.pid, signal.SIGKILL)
 
 
 CLEAN_RUNS = int(os.environ.get("CLEAN_RUNS", "3"))
@@ -106,27 +82,8 @@ def test_a_decode_leg_without_parameters_is_caught(disaggregated, judge, monkeyp
     assert "0 of " in found["disaggregated"]
 
 
-def swapping(topology):
-    """Two requests of one length get each other's KV: every count is right, and every token is wrong."""
-    waiting = []
-
-    class Decode(Changed):
-        async def serve(self, request, leg, *, handoff, **options):
-            if handoff and waiting:
-                other, partner = waiting.pop()
-                partner.set_result(handoff)
-                handoff = other
-            elif handoff:
-                mine = asyncio.get_running_loop().create_future()
-                waiting.append((handoff, mine))
-                handoff = await mine
-            await self._engine.serve(request, leg, handoff=handoff, **options)
-
-    return with_engines(topology, topology.of_role("prefill")[0], Decode(topology.of_role("decode")[0]))
-
-
 def test_another_requests_kv_is_caught(disaggregated, judge):
-    assert set(failed(judge(swapping(disaggregated)))) - {"client"} == {"parity"}
+    assert set(failed(judge(swapping(disaggregated)))) - {"client"} == {"parity", "first_token"}
 
 
 def test_another_requests_kv_is_caught_in_sixteen_bits_too(tmp_path, judge):
@@ -134,7 +91,7 @@ def test_another_requests_kv_is_caught_in_sixteen_bits_too(tmp_path, judge):
     chosen = small(model__dtype="bfloat16")
     with closing(start(chosen, tmp_path)) as topology:
         assert set(failed(judge(topology, chosen))) - {"client"} == set()
-        assert set(failed(judge(swapping(topology), chosen))) - {"client"} == {"parity"}
+        assert set(failed(judge(swapping(topology), chosen))) - {"client"} == {"parity", "first_token"}
 
 
 def test_an_expired_lease_is_caught(pair, judge):

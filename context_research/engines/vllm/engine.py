@@ -8,7 +8,7 @@ import difflib
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,24 @@ class VllmEngine:
         if self._settings.device == "cpu":
             # vLLM's CPU platform sets spawn inside create_engine_config; fork starts in 2 s instead of 13.
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
-        return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
+        with self._threads():
+            return AsyncLLM.from_vllm_config(self._config, stat_loggers=[stats.logger_class(self.counters)])
+
+    @contextlib.contextmanager
+    def _threads(self) -> Iterator[None]:
+        """While open, torch has one thread for each core of a CPU engine, which a forked EngineCore inherits.
+
+        OMP_NUM_THREADS is read once, when torch is imported: a conftest.py may have done that before us.
+        """
+        import torch
+
+        before = torch.get_num_threads()
+        if self._settings.device == "cpu":
+            torch.set_num_threads(len(self._placement.devices))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def resolve(self) -> Any:
         """vLLM's configuration of this engine. Raises UsageProblem for an engine argument that may not be given."""

@@ -43,7 +43,7 @@ def judge(timelines: Sequence[Timeline], in_flight: int | None) -> CheckRecord:
         f"{len(delays)} tokens came {_ms(delays.min())} to {_ms(delays.max())} after the engine had them, "
         f"a tenth within {_ms(quick)} (at most {_ms(allowed)}); {late} of {len(behind)} after the engine's next one"
     )
-    problems = list(_disordered(timelines))
+    problems = list[str]()
     if delays.min() < -READING:
         problems.append("a token was at the client before its engine had it")
     if quick > allowed:
@@ -52,6 +52,7 @@ def judge(timelines: Sequence[Timeline], in_flight: int | None) -> CheckRecord:
         problems.append("tokens are late by more than a step")
     if in_flight is not None and (held := _most(timelines)) > in_flight:
         problems.append(f"{held} requests were in flight at once, where the load has {in_flight}")
+    problems += _disordered(timelines)
     return judged("clock", not problems, "; ".join([evidence, *problems[:3]]))
 
 

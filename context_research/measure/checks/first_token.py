@@ -22,9 +22,10 @@ LOOKUPS = 4
 """Differing requests that are looked up in any case; more of them as long as that takes `LOOKUP_SHARE`."""
 LOOKUP_SHARE = 0.01
 """Of the case's measured time."""
-SOUND_SHARE = 0.1
-"""Of sampled first tokens: more than differ in sound 16-bit engines, where no near-tie can be told."""
-FALSE_ALARMS = 1e-6
+SOUND_SHARE = 0.05
+"""Of first tokens: more than differ in sound 16-bit engines."""
+FALSE_ALARMS = 1e-5
+"""Of sound cases, were it that many: more that differ can't all be near-ties."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,10 @@ def judge(timelines: Sequence[Timeline], looked_up: Sequence[LookedUp], *, exact
     told = f"{evidence}; not {different[0].request}"
     if exact:
         return judged("first_token", False, told)
+    if _tail(len(different), count, SOUND_SHARE) < FALSE_ALARMS:
+        return judged("first_token", False, f"{told}: too many for near-ties, which turn at most {SOUND_SHARE:.0%}")
     if sampled:
-        good = _tail(len(different), count, SOUND_SHARE) >= FALSE_ALARMS
-        return judged("first_token", good, f"{told}; of {SOUND_SHARE:.0%} of sampled tokens near-ties may turn")
+        return judged("first_token", True, f"{told}: no more than near-ties may turn ({SOUND_SHARE:.0%})")
     return _by_near_ties(different, looked_up, evidence)
 
 

@@ -253,14 +253,32 @@ def test_parity_names_what_differs():
 def test_a_token_that_is_not_listed_is_less_likely_than_all_that_are():
     """Seen on an H200: with five listed, all five within 0.125 nats, the sixth was called a wrong token."""
     assert parity([4, 6], exact=False).evidence.endswith("r: token 0 is 4, not 5 (more than 0.8 nats less likely)")
-    even = Reference({"0": output([5], [{"5": -1.0, "6": -1.05, "7": -1.1}])}, "X")
-    assert judge.parity([timeline([1.0], token_ids=[8])], even, False).status == "pass"
+    even = Reference({"0": output([5, 5], [{"5": -1.0, "6": -1.05, "7": -1.1}] * 2)}, "X")
+    assert judge.parity([timeline([1.0, 2.0], token_ids=[8, 9])], even, False).status == "not provable"
 
 
 def test_parity_tells_of_near_ties():
-    assert "1 of 1" in parity([5, 7], exact=False).evidence
     told = parity([5, 7], exact=False).evidence
-    assert told.endswith("1 of them up to a near-tie (at token 1; the widest 0.75 nats less likely)")
+    assert told.startswith("1 of 2 tokens of 1 sampled requests are those of ")
+    assert "1 of them differ by a near-tie (token 1; the widest 0.75 nats less likely)" in told
+    assert told.endswith("what follows can't be compared")
+
+
+def test_parity_of_outputs_that_all_differ_at_once_proves_nothing():
+    """Near-ties each: not a token has been compared."""
+    even = Reference({"0": output([5, 5], [{"5": -1.0, "6": -1.05}] * 2)}, "X")
+    check = judge.parity([timeline([1.0, 2.0], token_ids=[6, 9])], even, False)
+    assert (check.status, check.evidence.partition(";")[0]) == (
+        "not provable",
+        "0 of 2 tokens of 1 sampled requests are those of X",
+    )
+
+
+def test_parity_with_a_reference_that_depends_on_no_prompt_proves_nothing():
+    alike = Reference({"0": output([5, 7], []), "1": output([5, 7], [])}, "X")
+    check = judge.parity([timeline([1.0, 2.0], token_ids=[5, 7])], alike, True)
+    assert check.status == "not provable"
+    assert "X gave all 2 sampled prompts the same tokens" in check.evidence
 
 
 def test_parity_is_what_its_lack_of_a_reference_makes_of_it():

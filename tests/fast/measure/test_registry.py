@@ -6,6 +6,7 @@ import pytest
 
 from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence
 from context_research.errors import UsageProblem
+from context_research.hardware.load import Load
 from context_research.measure.checks.builtin import BUILT_IN, PARITY
 from context_research.measure.checks.output_parity import NoReference
 from context_research.measure.checks.registry import (
@@ -58,6 +59,8 @@ def evidence(given=WHOLE, settings=None, **values):
         "self_test": None,
         "transport": None,
         "reference": NoReference("n/a", "not asked for"),
+        "by_engine": {"a": Counters(generated=2, prompt_computed=8)},
+        "load": Load(1.0, 0.0, 0.0, None, {}, 0.5, {}),
     }
     return CaseEvidence(**(known | values))
 
@@ -74,15 +77,15 @@ def without(given, *kinds):
 
 def test_the_order_is_the_registrys():
     assert list(statuses(WHOLE)) == [
-        *("complete", "disaggregated", "transport", "cache", "client"),
-        *("pressure", "parity", "window", "waterfall"),
+        *("complete", "tokens", "disaggregated", "transport", "cache", "client", "clock", "machine"),
+        *("pressure", "parity", "first_token", "kv", "window", "waterfall"),
     ]
 
 
 def test_with_all_evidence_everything_is_judged_that_arises():
     found = statuses(WHOLE)
     assert {name for name, status in found.items() if status == "n/a"} == {
-        *("disaggregated", "transport"),  # one engine
+        *("disaggregated", "transport", "first_token", "kv"),  # one engine
         "parity",  # no reference was asked for
         "waterfall",  # a short prompt
     }
@@ -92,13 +95,14 @@ def test_with_all_evidence_everything_is_judged_that_arises():
 @pytest.mark.parametrize(
     ("kind", "checks"),
     [
-        (Evidence.COUNTS, {"disaggregated", "cache", "pressure"}),
+        (Evidence.COUNTS, {"tokens", "disaggregated", "cache", "pressure"}),
         (Evidence.TRANSFERS, {"disaggregated", "transport"}),
         (Evidence.CACHED_TOKENS, {"disaggregated", "cache"}),
-        (Evidence.RESETS, {"cache", "parity"}),
-        (Evidence.CLOCK, {"waterfall"}),
+        (Evidence.RESETS, {"cache", "parity", "kv"}),
+        (Evidence.CLOCK, {"clock", "waterfall"}),
         (Evidence.LOG, {"transport"}),
-        (Evidence.OUTPUTS, {"parity"}),
+        (Evidence.OUTPUTS, {"parity", "first_token", "kv"}),
+        (Evidence.ALTERNATIVES, {"kv"}),
     ],
 )
 def test_without_its_evidence_a_check_is_not_provable_and_never_passes(kind, checks):
@@ -166,7 +170,9 @@ def test_allow_invalid_names_checks():
     check_allowed(resolved(allow_invalid=["parity", "fine"]), extended(BUILT_IN, [FINE]))
     with pytest.raises(UsageProblem) as problem:
         check_allowed(resolved(allow_invalid=["parity", "fine"]), BUILT_IN)
-    assert str(problem.value).startswith("test: allow_invalid: unknown check 'fine'; one of complete, disaggregated, ")
+    assert str(problem.value).startswith(
+        "test: allow_invalid: unknown check 'fine'; one of complete, tokens, disaggregated, "
+    )
     assert "\n" not in str(problem.value)
 
 
