@@ -7,7 +7,7 @@ import pytest
 from tests.support.suite import ROOT
 
 TESTS = ROOT / "tests"
-OTHERS = {"faulty_nixl.py", "late_nixl.py", "slow_nixl.py", "stalls.py", "scheduler_parity.py"}
+OTHERS = {"late_nixl.py", "slow_nixl.py", "stalls.py", "scheduler_parity.py"}
 """Of tests/support: what engines or sessions are given, and a program."""
 FILES = sorted(path for path in TESTS.rglob("*.py") if "support" not in path.parts)
 

@@ -29,7 +29,9 @@ def faulty(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("faulty")
     fault = folder / "fault"
     fault.touch()
-    chosen = small(model__dtype=request.param, serving__handoff__connector_module="tests.support.faulty_nixl")
+    chosen = small(
+        model__dtype=request.param, serving__handoff__connector_module="benchmarks.studies.proof.damaging_nixl"
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CONTEXT_RESEARCH_TEST_FAULT", str(fault))  # read by that connector
         with closing(start(chosen, folder)) as topology:
