@@ -132,7 +132,10 @@ class Engine(Protocol):
 
     @property
     def dead(self) -> bool:
-        """True once the engine has died; it never recovers, only `close` and a new `start` help."""
+        """True once the engine has died; it never recovers, only `close` and a new `start` help.
+
+        `died_of`, optional: of what, in one line.
+        """
 
     @property
     def processes(self) -> tuple[Process, ...]:

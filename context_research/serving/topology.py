@@ -107,7 +107,7 @@ class Topology(ABC):
                 )
         if timeline.error and (dead := [engine for engine in self.engines if engine.dead]):
             # Its peer may be the one that noticed, and only say "error".
-            timeline.error = "; ".join(f"{engine.role} engine {engine.name!r} died" for engine in dead)
+            timeline.error = "; ".join(map(_died, dead))
         self._failed_request |= timeline.error is not None
         return timeline
 
@@ -166,3 +166,9 @@ class Topology(ABC):
         name = next((leg.engine for leg in reversed(timeline.legs) if leg.sent is not None), None)
         engine = next((engine for engine in self.engines if engine.name == name), self.prefillers[0])
         return f"on {engine.role} engine {engine.name!r}"
+
+
+def _died(engine: Engine) -> str:
+    """That it died, and of what where it says so."""
+    told = f"{engine.role} engine {engine.name!r} died"
+    return f"{told}: {why}" if (why := getattr(engine, "died_of", None)) else told

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 
 import psutil
 import pytest
@@ -107,7 +108,7 @@ def kill(serving, concurrency):
     result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines_random(
         [
-            "*p64-c1: complete: * requests finished*decode engine 'decode' died*",
+            "*p64-c1: complete: * requests finished*decode engine 'decode' died: its process was ended by SIGKILL*",
             "*p64-c2: complete: * requests finished*prefill engine 'prefill' died*",
             "restarted the engines: decode had died",
             "restarted the engines: prefill had died",
@@ -122,6 +123,33 @@ def kill(serving, concurrency):
     assert not list((suite.path / ".benchmarks").glob("*/*.json")), (
         "an invalid run has no rows, not even its sound case's"
     )
+
+
+BREAKS = """
+from vllm.v1.core.sched.scheduler import Scheduler
+class Breaks(Scheduler):
+    def schedule(self, *arguments, **more):
+        if self.waiting:
+            raise RuntimeError("no page for block 7")
+        return super().schedule(*arguments, **more)
+"""
+
+
+def test_an_engine_that_dies_at_its_first_step_is_quoted(suite, monkeypatch):
+    """It was "died", and nothing more."""
+    (suite.path / "breaks.py").write_text(BREAKS)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{suite.path}")
+    suite.outside(*LONG, "--concurrency=1", "--set=engine.args.scheduler_cls=breaks.Breaks")
+    (case,) = summary(suite.run)["cases"]
+    assert "aggregated engine 'aggregated' died: RuntimeError: no page for block 7" in case["failure"]
+
+
+def test_a_start_without_descriptors_names_them(suite):
+    """It was vLLM's "See root cause above"."""
+    command = f"ulimit -n 64; exec {' '.join(suite.command)} {' '.join(LONG)}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == pytest.ExitCode.INTERRUPTED
+    assert "Too many open files" in metadata(suite.run)["reason"]
 
 
 def test_an_engine_that_cannot_start_is_quoted_and_ends_the_run(suite):

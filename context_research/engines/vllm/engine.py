@@ -67,6 +67,8 @@ class VllmEngine:
         self._processes: list[psutil.Process] = []
         self._cores: list[psutil.Process] = []
         self._start_s = 0.0
+        self._said = 0
+        """Bytes of the log that are of earlier starts."""
         self._recorded = False
         self._prepared: dict[str, tuple[FirstLeg, Any]] = {}
         """Sampling parameters by request id, with what they were made for."""
@@ -74,7 +76,7 @@ class VllmEngine:
     def start(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("engines start on the main thread: forked children die with the thread that made them")
-        said = self.log.stat().st_size if self.log.exists() else 0
+        self._said = self.log.stat().st_size if self.log.exists() else 0
         began, before = time.perf_counter(), set(psutil.Process().children(recursive=True))
         steps = {step_records.PATH: str(step_records.path_of(self.log).absolute())}
         with dies_with_parent() as parent, logs.to_file(self.log), changed({**self.environment(), **parent, **steps}):
@@ -87,7 +89,7 @@ class VllmEngine:
                 self.close()
                 if isinstance(error, UsageProblem) or not isinstance(error, Exception):
                     raise
-                reason = logs.reason(error, self.log, said)
+                reason = logs.reason(error, self.log, self._said)
                 raise EngineFailure(f"vLLM engine {self.name!r} could not start: {reason}") from None
         self._start_s = time.perf_counter() - began
 
@@ -235,7 +237,7 @@ class VllmEngine:
                 if alternatives is not None:
                     leg.alternatives.extend(map(_likeliest, output.outputs[0].logprobs or ()))
         except EngineDeadError:
-            raise EngineFailure(f"{self.role} engine {self.name!r} died") from None
+            raise EngineFailure(f"{self.role} engine {self.name!r} died: {self.died_of}") from None
         if output is not None:
             _finish(leg, output)
 
@@ -245,12 +247,18 @@ class VllmEngine:
         try:
             return bool(await self._llm.reset_prefix_cache())
         except EngineDeadError:
-            raise EngineFailure(f"{self.role} engine {self.name!r} died") from None
+            raise EngineFailure(f"{self.role} engine {self.name!r} died: {self.died_of}") from None
 
     @property
     def dead(self) -> bool:
         # Of its processes the EngineCore, our own child, decides: vLLM's helpers may end at any time.
         return self._llm is None or bool(self._llm.errored) or not all(map(_runs, self._cores))
+
+    @property
+    def died_of(self) -> str:
+        """What the log says of a death, or the process's exit code."""
+        ended = next(filter(None, map(logs.ended_by, _exit_codes(self._llm))), None)
+        return logs.last_error(self.log, self._said) or ended or f"its log ({self.log}) does not say of what"
 
     def close(self) -> None:
         llm, self._llm = self._llm, None
@@ -367,6 +375,12 @@ def _plain(config: object) -> dict[str, object]:
         for name, value in fields.items()
         if not name.startswith("_") and not name.endswith("token") and not isinstance(value, _NESTED)
     }
+
+
+def _exit_codes(llm: Any) -> list[int | None]:
+    with contextlib.suppress(AttributeError):  # vLLM's own, and not its interface
+        return [process.exitcode for process in llm.engine_core.resources.engine_manager.processes]
+    return []
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,25 @@ from typing import TextIO
 from context_research.records import store
 
 _REASON = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception)): (.+)")
-_UNHELPFUL = ("Engine core initialization failed", "EngineCore failed to start", "WorkerProc initialization failed")
+_NATIVE = re.compile(
+    r"(?:terminate called after throwing|what\(\):|Fatal Python error:|Segmentation fault).*|.*Aborted:.*"
+)
+"""What native code says last."""
+_UNHELPFUL = (
+    "See root cause above",
+    "EngineCore encountered an issue",
+    "Engine core initialization failed",
+    "EngineCore failed to start",
+    "WorkerProc initialization failed",
+    "KeyboardInterrupt",
+    "SystemExit",
+)
+_CODES = re.compile(r"'\w+': (-?\d+)")
+"""vLLM's "Failed core proc(s): {'EngineCore_DP0': -9}"."""
+_HINTS = {
+    "SIGKILL": " (the kernel does that to the largest process where memory runs out: dmesg says so)",
+    "SIGBUS": " (is /dev/shm full?)",
+}
 
 
 @contextmanager
@@ -62,9 +81,25 @@ def reason(error: BaseException, log: Path, since: int = 0) -> str:
     own = " ".join(str(error).split())
     if own and not any(text in own for text in _UNHELPFUL):
         return f"{type(error).__name__}: {own[:500]}"
+    ended = [ended_by(int(code)) for code in _CODES.findall(own)]
+    return last_error(log, since) or ", ".join(filter(None, ended)) or own or type(error).__name__
+
+
+def last_error(log: Path, since: int = 0) -> str | None:
+    """The last error in an engine's log that says what happened; None where there is none."""
     lines = log.read_bytes()[since:].decode(errors="replace").splitlines() if log.is_file() else []
     for line in reversed(lines):
         found = _REASON.search(line)
         if found and not any(text in line for text in _UNHELPFUL):
             return f"{found[1]}: {found[2][:500]}"
-    return own or type(error).__name__
+        if native := _NATIVE.search(line):
+            return native[0].strip()[:500]
+    return None
+
+
+def ended_by(code: int | None) -> str | None:
+    """What a process's exit code says, where it did not end by itself."""
+    if code is None or code >= 0:
+        return None
+    name = signal.Signals(-code).name
+    return f"its process was ended by {name}" + _HINTS.get(name, "")

@@ -25,6 +25,30 @@ PREFIX = "(EngineCore pid=17) ERROR 11-23 14:05:01 [core.py:842] "
         ),
         pytest.param(ValueError(""), ["OSError: from the log"], "OSError: from the log", id="no-message"),
         pytest.param(ValueError(""), [], "ValueError", id="nothing-at-all"),
+        pytest.param(
+            START,
+            ["OSError: [Errno 24] Too many open files", "SomeError: See root cause above."],
+            "OSError: [Errno 24] Too many open files",
+            id="not-what-points-elsewhere",
+        ),
+        pytest.param(
+            START,
+            [
+                PREFIX + "RuntimeError: no page",
+                "vllm.EngineDeadError: EngineCore encountered an issue. See stack trace",
+            ],
+            "RuntimeError: no page",
+            id="not-what-vllm-says-of-a-death",
+        ),
+        pytest.param(
+            START, ["terminate called after throwing 'x'"], "terminate called after throwing 'x'", id="native"
+        ),
+        pytest.param(
+            RuntimeError("Engine core initialization failed. Failed core proc(s): {'EngineCore_DP0': -9}"),
+            [],
+            logs.ended_by(-9),
+            id="killed",
+        ),
         pytest.param(START, ["all is well", "ERROR: no class"], str(START), id="nothing-in-the-log"),
     ],
 )
@@ -63,3 +87,9 @@ def test_output_comes_back_after_an_error(tmp_path, capfd):
         raise ValueError("mine")
     os.write(1, b"after\n")
     assert capfd.readouterr().out == "after\n"
+
+
+def test_a_process_that_ended_by_a_signal_is_named_with_what_that_mostly_means():
+    assert logs.ended_by(-9).startswith("its process was ended by SIGKILL (the kernel")
+    assert logs.ended_by(-7) == "its process was ended by SIGBUS (is /dev/shm full?)"
+    assert [logs.ended_by(code) for code in (0, 1, None)] == [None] * 3
