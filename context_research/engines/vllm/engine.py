@@ -257,8 +257,7 @@ class VllmEngine:
     @property
     def died_of(self) -> str:
         """What the log says of a death, or the process's exit code."""
-        ended = next(filter(None, map(logs.ended_by, _exit_codes(self._llm))), None)
-        return logs.last_error(self.log, self._said) or ended or f"its log ({self.log}) does not say of what"
+        return logs.death(self.log, self._said, _exit_codes(self._llm)) or f"its log ({self.log}) does not say of what"
 
     def close(self) -> None:
         llm, self._llm = self._llm, None

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -81,13 +81,16 @@ def reason(error: BaseException, log: Path, since: int = 0) -> str:
     own = " ".join(str(error).split())
     if own and not any(text in own for text in _UNHELPFUL):
         return f"{type(error).__name__}: {own[:500]}"
-    ended = [ended_by(int(code)) for code in _CODES.findall(own)]
-    return last_error(log, since) or ", ".join(filter(None, ended)) or own or type(error).__name__
+    return death(log, since, map(int, _CODES.findall(own))) or own or type(error).__name__
 
 
-def last_error(log: Path, since: int = 0) -> str | None:
-    """The last error in an engine's log that says what happened; None where there is none."""
-    lines = log.read_bytes()[since:].decode(errors="replace").splitlines() if log.is_file() else []
+def death(log: Path, since: int, codes: Iterable[int | None]) -> str | None:
+    """What an engine died of: the last error in its log that says so, else its processes' exit codes; None: neither."""
+    lines = log.read_bytes()[since:].decode(errors="replace").split("\n") if log.is_file() else []
+    return _last_error(lines) or next(filter(None, (_ended_by(code, lines) for code in codes)), None)
+
+
+def _last_error(lines: Sequence[str]) -> str | None:
     for line in reversed(lines):
         found = _REASON.search(line)
         if found and not any(text in line for text in _UNHELPFUL):
@@ -97,9 +100,10 @@ def last_error(log: Path, since: int = 0) -> str | None:
     return None
 
 
-def ended_by(code: int | None) -> str | None:
-    """What a process's exit code says, where it did not end by itself."""
+def _ended_by(code: int | None, lines: Sequence[str]) -> str | None:
+    """What a process's exit code says, where it did not end by itself. An abort's reason is the last thing said."""
     if code is None or code >= 0:
         return None
-    name = signal.Signals(-code).name
-    return f"its process was ended by {name}" + _HINTS.get(name, "")
+    name, last = signal.Signals(-code).name, next((line for line in reversed(lines) if line.strip()), "")
+    said = f", which last said: {last.strip()[:300]}" if name == "SIGABRT" and last else ""
+    return f"its process was ended by {name}{_HINTS.get(name, '')}{said}"

@@ -1,4 +1,5 @@
 import os
+from fnmatch import fnmatchcase
 
 import pytest
 
@@ -43,13 +44,6 @@ PREFIX = "(EngineCore pid=17) ERROR 11-23 14:05:01 [core.py:842] "
         pytest.param(
             START, ["terminate called after throwing 'x'"], "terminate called after throwing 'x'", id="native"
         ),
-        pytest.param(
-            RuntimeError("Engine core initialization failed. Failed core proc(s): {'EngineCore_DP0': -9}"),
-            [],
-            logs.ended_by(-9),
-            id="killed",
-        ),
-        pytest.param(START, ["all is well", "ERROR: no class"], str(START), id="nothing-in-the-log"),
     ],
 )
 def test_reason(tmp_path, error, lines, told):
@@ -89,7 +83,21 @@ def test_output_comes_back_after_an_error(tmp_path, capfd):
     assert capfd.readouterr().out == "after\n"
 
 
-def test_a_process_that_ended_by_a_signal_is_named_with_what_that_mostly_means():
-    assert logs.ended_by(-9).startswith("its process was ended by SIGKILL (the kernel")
-    assert logs.ended_by(-7) == "its process was ended by SIGBUS (is /dev/shm full?)"
-    assert [logs.ended_by(code) for code in (0, 1, None)] == [None] * 3
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        pytest.param(-9, "its process was ended by SIGKILL (the kernel does that *)", id="killed"),
+        pytest.param(-7, "its process was ended by SIGBUS (is /dev/shm full?)", id="bus"),
+        pytest.param(-6, "its process was ended by SIGABRT, which last said: Too many open files (epoll)", id="abort"),
+    ],
+)
+def test_a_process_that_ended_by_a_signal_is_named_with_what_that_mostly_means(tmp_path, code, told):
+    log = tmp_path / "engine.log"
+    log.write_text("all is well\nToo many open files (epoll)\n")
+    assert fnmatchcase(logs.death(log, 0, [0, None, code]), told)
+    start = RuntimeError(f"Engine core initialization failed. Failed core proc(s): {{'EngineCore_DP0': {code}}}")
+    assert fnmatchcase(logs.reason(start, log), told)
+
+
+def test_where_neither_log_nor_exit_code_tells_there_is_nothing(tmp_path):
+    assert logs.death(tmp_path / "none.log", 0, [0, 1, None]) is None
