@@ -182,7 +182,7 @@ def of_ab(files: AbFiles) -> Comparison:
         own = tuple(runs[pair, arm] for pair in whole)
         units = tuple({name: case.metrics for name, case in run.cases.items()} for run in own)
         sides.append(Side(label, own, units, False))
-    same = plan.settings["baseline"] == plan.settings["candidate"]
+    same = plan.settings.get("baseline") == plan.settings.get("candidate")
     return Comparison(
         files.ab_id, "session", sides[0], sides[1], files.report, differing, same, tuple(unproven), plan.pairs
     )
@@ -237,17 +237,20 @@ FROM_RUNS = (
 """The facts that only a run knows."""
 
 
-def settled(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that are in the settings, before anything has run."""
-    workload = {"arrivals": "closed"} | settings["workload"]  # older runs could be of no other kind
-    return {
-        **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
-        "device": settings["device"],
-        **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
-        **{f"workload.{key}": value for key, value in workload.items() if key != "request_timeout_s"},
-        "slo": {name: limit for name, limit in settings.get("slo", {}).items() if limit is not None},
-        "axes": settings.get("axes", {}),
-    }
+def settled(settings: Mapping[str, Any], whose: str = "this plan") -> dict[str, Any]:
+    """The facts that are in the settings, before anything has run. Raises UsageProblem: they are not ours."""
+    try:
+        workload = {"arrivals": "closed"} | settings["workload"]  # older runs could be of no other kind
+        return {
+            **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
+            "device": settings["device"],
+            **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
+            **{f"workload.{key}": value for key, value in workload.items() if key != "request_timeout_s"},
+            "slo": {name: limit for name, limit in settings.get("slo", {}).items() if limit is not None},
+            "axes": settings.get("axes", {}),
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageProblem(f"the settings of {whose} are corrupt or from another version: {error}") from None
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -256,7 +259,7 @@ def facts(run: Run) -> dict[str, Any]:
     How an engine uses the resources (chunk size, CUDA graphs, engines and their roles) is what arms may differ in.
     """
     record = run.metadata
-    return settled(record.settings) | {
+    return settled(record.settings, f"run {run.files.run_id}") | {
         **{f"model.{key}": getattr(record.model, key) for key in ("name", "weights", "revision", "hash")},
         "device": record.device,
         **named(record.backend).labels.facts(record),
@@ -274,8 +277,11 @@ def facts(run: Run) -> dict[str, Any]:
 
 def _resolved(record: RunRecord, group: str, key: str) -> Any:
     """What vLLM made of a setting: the engines' common value, or all of them."""
-    found = {engine.resolved(group, key) for engine in record.engines}
-    return found.pop() if len(found) == 1 else sorted(found, key=str)
+    found: list[Any] = []
+    for engine in record.engines:
+        if (value := engine.resolved(group, key)) not in found:
+            found.append(value)
+    return found[0] if len(found) == 1 else sorted(found, key=str)
 
 
 def manifest_differences(baseline: Run, candidate: Run) -> list[tuple[str, Any, Any]]:

@@ -5,7 +5,6 @@ Moments are seconds since the case's start. What measuring a run gave, reading t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from hashlib import sha256
 from itertools import islice
@@ -15,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from context_research.errors import UsageProblem
-from context_research.records import upgrade
+from context_research.records import store, upgrade
 from context_research.records.base import Count, Record
 from context_research.request import Leg, Phase, Timeline
 from context_research.settings.schema import Slo
@@ -178,16 +177,15 @@ def read(path: Path, count: int | None = None) -> Iterator[WindowRecord | Reques
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(islice(lines, count), 1):
-                plain = json.loads(line)
                 try:
-                    yield _LINE.validate_python(upgrade.request_line(plain))
-                except (ValidationError, KeyError, TypeError, AttributeError) as error:
+                    yield _LINE.validate_python(upgrade.request_line(store.loads(line)))
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
                     told = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
                     raise UsageProblem(f"{path} is corrupt or from another version: line {number}: {told}") from None
     except OSError as error:
         raise UsageProblem(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
-        raise UsageProblem(f"{path} is corrupt, no JSON lines ({error})") from None
+        raise UsageProblem(f"{path} is corrupt, no text ({error})") from None
 
 
 def _since(moment: float | None, origin: float) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -106,7 +106,7 @@ def append_lines(path: Path, records: Iterable[Record]) -> None:
 def read(path: Path, kind: type[Kind]) -> Kind:
     """The artifact in `path`, upgraded. Raises UsageProblem: missing, no JSON, not what its record says."""
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else f"corrupt, no valid JSON ({error})"
         raise UsageProblem(f"cannot read {path}: {told}") from None
@@ -124,3 +124,25 @@ def read(path: Path, kind: type[Kind]) -> Kind:
         raise UsageProblem(f"{path} is corrupt or from another version: {where}: {first['msg'][:200]}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageProblem(f"{path} is corrupt or from another version: it lacks {error}") from None
+
+
+def loads(text: str) -> Any:
+    """JSON as we write it. Raises ValueError: no JSON, nested too deeply, a number that no figure of ours can be.
+
+    Python takes NaN and ∞ for JSON; of 1e308 and 1e-308 a ratio would be ∞, and no axis has room for them.
+    """
+    try:
+        return json.loads(text, parse_float=_figure, parse_int=_integer, parse_constant=_figure)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _figure(text: str) -> float:
+    value = float(text)
+    if value and not 1e-30 <= abs(value) <= 1e30:
+        raise ValueError(f"{text[:40]} is no figure")
+    return value
+
+
+def _integer(text: str) -> int:
+    return int(text) if len(text) < 30 else int(_figure(text))

@@ -19,7 +19,7 @@ from context_research.models.capacity import (
 )
 from context_research.models.model import Model
 from context_research.settings.schema import Settings
-from context_research.workload.prompts import in_a_pass
+from context_research.workload.prompts import pass_length
 
 _GIB = 1 << 30
 
@@ -90,7 +90,7 @@ def _share(settings: Settings, placement: Placement, load: Load) -> Load:
 def _check_pool(settings: Settings, model: Model, placement: Placement, pool: int, load: Load) -> None:
     """Refuse a load that does not fit in a pool, less the one block that vLLM keeps for itself (its null block)."""
     need = load_bytes(settings, model, placement, load) + block_tokens(settings) * model.kv_bytes_per_token
-    kept = primed_bytes(settings, model, placement, load, len(in_a_pass(settings.workload, load.concurrency)))
+    kept = primed_bytes(settings, model, placement, load, pass_length(settings.workload, load.concurrency))
     if need + kept > pool:
         told = f" + {kept / _GIB:.2f} GiB for a pass's prompts in the cache" if kept else ""
         raise UsageProblem(

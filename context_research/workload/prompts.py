@@ -65,10 +65,18 @@ def alone(case: Case, vocabulary: int, number: int, output_tokens: int) -> list[
 
 def in_a_pass(workload: Workload, concurrency: int) -> list[Phase]:
     """The phases of a repeat's requests, in the order of arrival."""
+    return [phase for phase, count in _counts(workload, concurrency).items() for _ in range(count)]
+
+
+def pass_length(workload: Workload, concurrency: int) -> int:
+    """How many requests a repeat has."""
+    return sum(_counts(workload, concurrency).values())
+
+
+def _counts(workload: Workload, concurrency: int) -> dict[Phase, int]:
     ramp, drain = (0, 0) if concurrency == 1 else (concurrency, concurrency - 1)
     measured = max(workload.requests, concurrency)  # fewer would be no load of that concurrency
-    phases: list[tuple[Phase, int]] = [("ramp", ramp), ("measured", measured), ("drain", drain)]
-    return [phase for phase, count in phases for _ in range(count)]
+    return {"ramp": ramp, "measured": measured, "drain": drain}
 
 
 def beginnings(batch: Sequence[Request], share: float) -> list[Request]:

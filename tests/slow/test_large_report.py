@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 from context_research.records import store
+from context_research.records.files import RunFiles
 from tests.support import made_runs
+from tests.support.artifacts import keep, plain
 from tests.support.timelines import timeline
 
 TIMESTAMPS = 1_000_000
@@ -39,8 +41,15 @@ def _enlarge(outputs):
             served.append(timeline(times, request=f"{case}-{number}", scheduled=due, token_ids=[1] * TOKENS, **first))
             due = times[-1]
         store.append_lines(made, made_runs.lines(case, served))
-    for path in outputs.glob("runs/*/requests.jsonl"):
-        shutil.copy(made, path)
+    runs = [RunFiles(outputs, path.name) for path in outputs.glob("runs/*")]
+    for files in runs:
+        shutil.copy(made, files.requests)
+    first = plain(made_runs.rehashed(runs[0]).summary("e0"), "summary")
+    sent = {case["name"]: case["sent_sha256"] for case in first["cases"]}
+    for files in runs[1:]:
+        own = plain(files.summary("e0"), "summary") | {"requests_file": first["requests_file"]}
+        own["cases"] = [case | {"sent_sha256": sent[case["name"]]} for case in own["cases"]]
+        keep(files.summary("e0"), "summary", own)
     return SESSIONS * len(CASES) * each * TOKENS
 
 

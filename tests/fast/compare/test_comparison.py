@@ -71,6 +71,13 @@ def test_other_checks_are_no_obstacle(tmp_path, status):
             lambda _: json.dumps({"schema_version": 3}), "has schema version 3", id="of a shape of the future"
         ),
         pytest.param(lambda _: "[]", "is corrupt or from another version: the whole", id="another shape"),
+        *(
+            pytest.param(
+                lambda text, number=number: text.replace(": 0,", f": {number},", 1), "no figure", id=number[:9]
+            )
+            for number in ("NaN", "-Infinity", "1e308", "1e-308", "9" * 400)
+        ),
+        pytest.param(lambda _: "[" * 100_000, "nested too deeply", id="nested"),
     ],
 )
 def test_an_artifact_that_cannot_be_read_is_named(tmp_path, which, change, told):
@@ -80,12 +87,56 @@ def test_an_artifact_that_cannot_be_read_is_named(tmp_path, which, change, told)
     assert str(path) in refused(told, load, files)
 
 
-@pytest.mark.parametrize("lines", [None, "{", '{"case": "p64-c1"}\n', '{"case": "p64-c1", "new": 1}\n'])
+@pytest.mark.parametrize(
+    "lines",
+    [None, "{", '{"case": "p64-c1"}\n', '{"case": "p64-c1", "new": 1}\n', "5\n", "null\n", "[]\n", "NaN\n", "\n"],
+)
 def test_requests_that_cannot_be_read_are_named(tmp_path, lines):
     one, other = made_runs.pair(tmp_path)
     two, path = of_runs(one, other), one.files.requests
     path.unlink() if lines is None else path.write_text(lines)
     refused(str(path), two.baseline.observed)
+
+
+WRONG = [
+    *({"token_times": value} for value in (None, 5, "x", ["x"], [None], [[1.0]], {"a": 1})),
+    *({"legs": value} for value in (None, [5], [{}], "x", {"engine": 1})),
+    *({"repeat": "x"}, {"scheduled": None}, {"case": 5}, {"phase": "later"}, {"waterfall": [1]}, {"kind": "other"}),
+    {"token_times": [1e308]},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_a_wrong_type_in_a_request_is_named_with_its_line(tmp_path, wrong):
+    one, other = made_runs.pair(tmp_path)
+    two, path = of_runs(one, other), one.files.requests
+    lines = path.read_text().splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | wrong)
+    path.write_text("\n".join(lines) + "\n")
+    refused(f"{path} is corrupt or from another version: line 3: ", two.baseline.observed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": {}},
+        {"settings.model": 5},
+        {"settings.engine": []},
+        {"settings.workload": None},
+        {"settings.slo": 1},
+    ],
+    ids=str,
+)
+def test_settings_that_are_none_of_ours_are_named(tmp_path, changes):
+    one, other = made_runs.loaded(tmp_path, "r1"), made_runs.loaded(tmp_path, "r2", changes=changes)
+    refused("the settings of run r2 are corrupt or from another version: ", check_comparable, one, other)
+
+
+def test_a_list_in_vllm_s_configuration_is_compared_like_a_value(tmp_path):
+    listed = {"engines.0.vllm_config.cache.block_size": [16]}
+    one, other = (made_runs.loaded(tmp_path, name, changes=listed) for name in ("r1", "r2"))
+    assert check_comparable(one, other) == {}
+    refused("engine.block_size: 128 / [16]", check_comparable, made_runs.loaded(tmp_path, "r3"), other)
 
 
 # What must be alike

@@ -376,3 +376,10 @@ def test_two_h200s_take_all_of_e0_and_one_is_refused_in_one_line(machine, mode, 
     with pytest.raises(UsageProblem, match=r"devices \[1\] are not here: the GPUs of this machine are \[0\]") as told:
         dry_run(mode, 1024, 1)
     assert "\n" not in str(told.value)
+
+
+def test_more_requests_than_memory_could_hold_are_counted_and_not_made(tiny):
+    """A list of them would take the machine's memory before the case is refused."""
+    many = chosen(workload__requests=10**15, workload__cache="warm")
+    with pytest.raises(UsageProblem, match="for a pass's prompts in the cache"):
+        check_fit(many, tiny, placed(many, (0, 1)), [Load(1024, 16, 1)])
