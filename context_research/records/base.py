@@ -18,7 +18,7 @@ JsonObject = dict[str, JsonValue]
 class Record(BaseModel):
     """A part of an artifact. Unknown keys are errors, so that a file of another meaning is not taken for ours."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class Artifact(Record):
