@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from context_research import signals
-from context_research.errors import StorageFailure
+from context_research.errors import StorageFailure, UsageProblem
 from context_research.hardware.manifest import environment_manifest
 from context_research.plugin.attempts import Attempt
 from context_research.plugin.benchmark_rows import RowSink
@@ -212,8 +212,8 @@ class Recorder:
             self._because(why)
         try:
             self._add_unrepeated()
-            changes = {"exit_status": int(session.exitstatus), "finished": store.now()}
-            self._insist(lambda: self._write(status=self._status(session), **changes))
+            changes = {"status": self._status(session), "exit_status": int(session.exitstatus)}
+            self._insist(lambda: self._write(**changes, finished=store.now()))
             self._report(session)
         except StorageFailure as failure:  # what there is says `running`, and its lock is free: it is known to be dead
             self._tell(session, str(failure))
@@ -236,9 +236,9 @@ class Recorder:
         try:
             sections.keep(self.files, self._added_sections(session))
             run.write(self.files)
-        except StorageFailure as failure:
-            again = f"context-research report {self._run.run_id}"
-            self._tell(session, f"no report: {failure}; once there is space, `{again}` makes it")
+        except Exception as failure:  # also what drawing may raise: the figures are on disk, and count
+            told = str(failure) if isinstance(failure, UsageProblem) else f"{type(failure).__name__}: {failure}"
+            self._tell(session, f"no report: {told}; later `context-research report {self._run.run_id}` makes it")
             self._running.spend()
         session.config.hook.pytest_context_research_run_finished(run_folder=self.files.folder, session=session)
         if recorded != (now := self._run.model_copy(update={"exit_status": int(session.exitstatus)})):

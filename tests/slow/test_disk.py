@@ -86,6 +86,13 @@ def test_a_disk_that_fills_up_before_the_report_costs_the_report_alone(on_small_
     assert (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").exists()
 
 
+def test_a_disk_that_fills_up_after_the_last_case_costs_nothing(on_small_disk, suite):
+    ended = on_small_disk("def pytest_sessionfinish():\n    fill()\n")
+    assert ended.returncode == 0
+    assert (metadata(suite.run)["status"], len(summary(suite.run)["cases"])) == ("completed", 3)
+    assert (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").exists()
+
+
 def test_a_disk_that_is_full_is_refused_before_anything_starts(on_small_disk, suite):
     ended = on_small_disk("", size="2M")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
