@@ -51,16 +51,14 @@ def requests(case: Case, vocabulary: int, repeat: int | None) -> list[Request]:
     return made
 
 
-def alone(case: Case, vocabulary: int, number: int, output_tokens: int) -> list[Request]:
+def alone(case: Case, vocabulary: int, number: int, output_tokens: int) -> tuple[Request, Request]:
     """Two greedy requests of the case's length that are in none of its passes; their prompts share the last token."""
     rng, length = np.random.default_rng(case.seed(f"alone{number}")), case.prompt_tokens
     first, second = rng.integers(min(RESERVED_IDS, vocabulary - 1), vocabulary, size=(2, length)).tolist()
     second[-1] = first[-1]
     name = f"{case.settings.experiment}-{case.name}-alone{number}"
-    return [
-        Request(id=f"{name}{which}", prompt=prompt, output_tokens=output_tokens, seed=0, temperature=0.0, sha256="")
-        for which, prompt in (("", first), ("-other", second))
-    ]
+    made = Request(id=name, prompt=first, output_tokens=output_tokens, seed=0, temperature=0.0, sha256="")
+    return made, replace(made, id=f"{name}-other", prompt=second)
 
 
 def in_a_pass(workload: Workload, concurrency: int) -> list[Phase]:

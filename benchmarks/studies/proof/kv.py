@@ -23,7 +23,7 @@ from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
 from context_research.measure.case import measure
 from context_research.measure.checks import first_token, kv_probe
-from context_research.measure.checks.evidence import Standing, begun
+from context_research.measure.checks.evidence import Proof, Standing, begun
 from context_research.models import hub
 from context_research.models.model import Model
 from context_research.request import Timeline
@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt-lengths", default="513", help="tokens (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=6, help="of each length and fault (default: %(default)s)")
-    parser.add_argument("--concurrency", default="4", help="in flight, for first tokens (default: %(default)s)")
+    parser.add_argument("--loads", default="513x4", help="prompt tokens × in flight, for first tokens (%(default)s)")
     parser.add_argument("--requests", type=int, default=64, help="of each load (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting, as pytest's --set")
     asked = parser.parse_args()
@@ -54,8 +54,8 @@ def main() -> None:
     model = hub.resolve(settings.model)
     with tempfile.TemporaryDirectory() as folder, _running(settings, model, Path(folder)) as (topology, fault):
         print(_distances(settings, model, topology, fault, lengths, asked.prompts), flush=True)
-        levels = [int(text) for text in asked.concurrency.split(",")]
-        print(_loads(settings, model, topology, lengths, levels))
+        loads = [tuple(map(int, text.split("x"))) for text in asked.loads.split(",")]
+        print(_loads(settings, model, topology, loads))
 
 
 def _settings(given: list[str], count: int) -> Settings:
@@ -88,51 +88,59 @@ def _distances(
     for length in lengths:
         case = point(settings, length, 1)
         proof = begun(case, model, topology, Standing(), [])
+
+        def emptied(proof: Proof = proof) -> None:
+            with proof.counting([]):
+                pass
+
+        ways, another = list[float](), list[float]()
+        for number in range(prompts):
+            emptied()
+            prefill, decode = next(kv_probe.pairs(topology))
+            both = alone(case, model.vocabulary, number, kv_probe.TOKENS)
+            known = topology.backend.loop.run(kv_probe.measure(prefill, decode, *both, 60.0))
+            ways.append(known.ways)
+            another.append(known.another)
+        rows += [[length, "one engine's two ways", *_spread(ways)], [length, "another prompt", *_spread(another)]]
         for damage in FAULTS:
             fault.write_text(damage, encoding="utf-8")
             found = []
             for number in range(prompts):
-                with proof.counting([]):  # empties every prefix cache
-                    pass
-                found.append(_probe(case, model, topology, number))
-            distances, noise = [each.distance for each in found], [each.noise for each in found]
-            another = [each.another for each in found if each.another is not None]
-            rows.append([length, damage or "sound", *_spread(distances), *_spread(noise), *_spread(another)[:1]])
-    fault.write_text("", encoding="utf-8")
-    heads = ["prompt", "fault", "distance min", "median", "max", "own two ways min", "median", "max", "another min"]
-    return tabulate(rows, heads, floatfmt=".4f")
+                emptied()
+                found.append(_distance(case, model, topology, number))
+            rows.append([length, damage or "sound handoff", *_spread(found)])
+        fault.write_text("", encoding="utf-8")
+    return tabulate(rows, ["prompt", "distance in nats", "least", "median", "most"], floatfmt=".4f")
 
 
-def _probe(case: Case, model: Model, topology: Topology, number: int) -> kv_probe.Probe:
-    request, other = alone(case, model.vocabulary, number, kv_probe.TOKENS)
+def _distance(case: Case, model: Model, topology: Topology, number: int) -> float:
+    request, _ = alone(case, model.vocabulary, number, kv_probe.TOKENS)
     prefill, decode = next(kv_probe.pairs(topology))
-    found = topology.backend.loop.run(kv_probe.probe(topology, prefill, decode, request, 60.0, other))
+    known = kv_probe.Yardstick(0.0, 0.0)
+    found = topology.backend.loop.run(kv_probe.probe(topology, prefill, decode, request, known, 60.0))
     if found.error:
         raise SystemExit(found.error)
-    return found
+    return found.distance
 
 
-def _loads(settings: Settings, model: Model, topology: Topology, lengths: list[int], levels: list[int]) -> str:
+def _loads(settings: Settings, model: Model, topology: Topology, loads: list[tuple[int, ...]]) -> str:
     rows = []
-    for length in lengths:
-        for level in levels:
-            for temperature in (0.0, 0.8):
-                own = settings.model_copy(
-                    update={"workload": settings.workload.model_copy(update={"temperature": temperature})}
-                )
-                case = point(own, length, level)
-                result = measure(case, model, topology)
-                sent = [each for each in result.timelines if each.phase != "warmup"]
-                different = first_token.differing(sent)
-                gaps = _gaps(case, model, topology, different) if temperature == 0 else []
-                legs = [leg for each in sent for leg in each.legs if leg.engine_times]
-                delays = np.concatenate([np.subtract(leg.token_times, leg.engine_times) for leg in legs]) * 1e3
-                behind = np.concatenate([np.subtract(leg.token_times[:-1], leg.engine_times[1:]) for leg in legs]) * 1e3
-                shares = [np.quantile(delays, q) for q in (0.1, 0.5, 0.99)]
-                late = float((behind > 1).mean()) if len(behind) else 0.0
-                rows.append(
-                    [length, level, temperature, len(sent), len(different), max(gaps, default=0.0), *shares, late]
-                )
+    for length, level in loads:
+        for temperature in (0.0, 0.8):
+            own = settings.model_copy(
+                update={"workload": settings.workload.model_copy(update={"temperature": temperature})}
+            )
+            case = point(own, length, level)
+            result = measure(case, model, topology)
+            sent = [each for each in result.timelines if each.phase != "warmup"]
+            different = first_token.differing(sent)
+            gaps = _gaps(case, model, topology, different) if temperature == 0 else []
+            legs = [leg for each in sent for leg in each.legs if leg.engine_times]
+            delays = np.concatenate([np.subtract(leg.token_times, leg.engine_times) for leg in legs]) * 1e3
+            behind = np.concatenate([np.subtract(leg.token_times[:-1], leg.engine_times[1:]) for leg in legs]) * 1e3
+            shares = [np.quantile(delays, q) for q in (0.1, 0.5, 0.99)]
+            late = float((behind > 1).mean()) if len(behind) else 0.0
+            rows.append([length, level, temperature, len(sent), len(different), max(gaps, default=0.0), *shares, late])
     heads = ["prompt", "in flight", "temperature", "requests", "first tokens differ", "widest gap (nats)"]
     return tabulate(rows, [*heads, "delay p10 (ms)", "p50", "p99", "share after next"], floatfmt=".3f")
 

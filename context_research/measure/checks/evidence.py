@@ -30,7 +30,7 @@ from context_research.measure import client_lag
 from context_research.measure.checks import first_token, kv_probe, kv_transport, machine, output_parity
 from context_research.measure.checks.builtin import BUILT_IN, KV, PARITY
 from context_research.measure.checks.first_token import LookedUp
-from context_research.measure.checks.kv_probe import Probe
+from context_research.measure.checks.kv_probe import Probe, Yardstick
 from context_research.measure.checks.kv_transport import Transport
 from context_research.measure.checks.machine import Treatment
 from context_research.measure.checks.output_parity import NoReference, Reference
@@ -71,8 +71,8 @@ class Standing:
     ceiling: float | None = None
     seconds: float = 0.0
     """What this took, the copy ceiling apart."""
-    another: dict[str, float] = field(default_factory=dict)
-    """By model, once it is known: how far another prompt's log-probabilities are (kv_probe.Probe)."""
+    yardsticks: dict[str, Yardstick | str] = field(default_factory=dict)
+    """By model and pair of engines, once it was measured; or why it could not be."""
 
 
 def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
@@ -206,14 +206,31 @@ class Proof:
                 self.looked_up = self._loop.run(looking)
 
     def _probe(self, number: int, prefill: Engine, decode: Engine) -> Probe:
+        request, _ = self._alone(number)
+        known = self.standing.yardsticks.get(self._pair(prefill, decode), "its yardstick was not measured")
+        if isinstance(known, str):
+            return Probe(prefill.name, decode.name, error=known)
+        timeout_s = self.settings.workload.request_timeout_s
+        return self._loop.run(kv_probe.probe(self.topology, prefill, decode, request, known, timeout_s))
+
+    def _measure_yardsticks(self) -> None:
+        """Once a run and pair of engines, before its first case."""
+        self._settle()
+        for number, (prefill, decode) in enumerate(kv_probe.pairs(self.topology)):
+            if (pair := self._pair(prefill, decode)) not in self.standing.yardsticks:
+                timeout_s = self.settings.workload.request_timeout_s
+                measuring = kv_probe.measure(prefill, decode, *self._alone(number), timeout_s)
+                try:
+                    self.standing.yardsticks[pair] = self._loop.run(measuring)
+                except Exception as error:  # the case will find out, too, and the check says so
+                    self.standing.yardsticks[pair] = f"no yardstick: {type(error).__name__}: {error}"
+
+    def _alone(self, number: int) -> tuple[Request, Request]:
         tokens = min(kv_probe.TOKENS, self.settings.workload.output_tokens)
-        request, other = alone(self.case, self.model.vocabulary, number, tokens)
-        known, timeout_s = self.standing.another.get(self.model.label), self.settings.workload.request_timeout_s
-        probing = kv_probe.probe(self.topology, prefill, decode, request, timeout_s, None if known else other)
-        found = self._loop.run(probing)
-        if found.another is not None:
-            self.standing.another[self.model.label] = found.another
-        return replace(found, another=self.standing.another.get(self.model.label))
+        return alone(self.case, self.model.vocabulary, number, tokens)
+
+    def _pair(self, prefill: Engine, decode: Engine) -> str:
+        return f"{self.model.label} {prefill.name} {decode.name}"
 
     @property
     def settings(self) -> Settings:
@@ -320,6 +337,8 @@ def begun(case: Case, model: Model, topology: Topology, standing: Standing, batc
     processes = {engine.name: _processes(engine) for engine in topology.engines}
     proof = Proof(case, model, topology, standing, _given(topology), began_with=processes)
     began = time.perf_counter()
+    if not KV.ruled_out(case.settings, proof.given):
+        proof._measure_yardsticks()
     proof.reference = _reference(proof, batch)
     if topology.backend.measured:
         proof.reference_s = time.perf_counter() - began

@@ -1,9 +1,10 @@
 """Whether decode computes from the KV that prefill computed: log-probabilities of a request served alone, both ways.
 
 After a case's measured passes one request goes over the handoff, alone. Then the prefill engine serves it again by
-itself, and takes the prompt's KV from its own prefix cache. Both compute the same few tokens out of the same KV by the
-same kernels, so a sound pair differs by nothing on one kind of device, or by what another order of summing does. Here
-each position is compared up to the first token that differs: until there both have the same text before them.
+itself, and takes the prompt's KV from its own prefix cache. Both compute the same few tokens out of the same KV, so a
+sound pair differs by nothing, or by what another order of summing does. How much that is on this machine is measured
+when the engines have started (`Yardstick`). Positions are compared up to the first token that differs: until there
+both have the same text before them.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ TOKENS = 4
 LIKELIEST = 20
 """Tokens of each position whose log-probabilities are compared: the likeliest ones by the prefill engine."""
 LEAST = {"float32": 1e-3, "16 bits": 5e-3}
-"""Nats: no smaller distance fails. Sound engines of one kind differ by 0, KV rounded to 16 bits from 32 by 8e-3."""
-NOISE = 3.0
-"""How many times the distance between the prefill engine's own two ways to the first position may be reached."""
+"""Nats: no smaller distance fails. Where two ways differ by 0, KV rounded from 32 to 16 bits is off by over 6e-3."""
+WAYS = 1.5
+"""How many times the distance between an engine's own two ways the handoff may be off (docs/results/kv-probe.md)."""
 POWER = 5.0
 """How many times the bound another prompt's KV must show, or the check proves nothing."""
 
@@ -37,19 +38,26 @@ Position = Mapping[int, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """What one pair of engines showed. Distances in nats, root mean squares over positions and tokens.
+class Yardstick:
+    """What sound engines differ by here: distances in nats, root mean squares over positions and tokens.
 
-    `noise` is that between the whole prompt computed, and its last tokens computed out of the prefix cache, on the
-    prefill engine; `another`, where it was asked for, that to another prompt with the same last token.
+    `ways`: between tokens that one engine computes one after another, and the same positions computed as the ends of
+    prompts; the larger of both engines'. `another`: to another prompt with the same last token.
     """
+
+    ways: float
+    another: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What one pair of engines showed; without a yardstick where `error` says why there is none."""
 
     prefill: str
     decode: str
-    positions: int
-    distance: float
-    noise: float
-    another: float | None = None
+    positions: int = 0
+    distance: float = 0.0
+    yardstick: Yardstick | None = None
     error: str | None = None
 
 
@@ -60,42 +68,40 @@ def pairs(topology: Topology) -> Iterator[tuple[Engine, Engine]]:
         yield prefillers[index % len(prefillers)], decoders[index % len(decoders)]
 
 
+async def measure(prefill: Engine, decode: Engine, request: Request, other: Request, timeout_s: float) -> Yardstick:
+    """Serve both requests, which have one length, alone on engines of empty prefix caches. Raises as engines do."""
+    async with asyncio.timeout(timeout_s):
+        own = [await _ways(engine, request) for engine in dict.fromkeys((prefill, decode))]
+        answers = [await _alone(prefill, each, 1) for each in (request, other)]
+    return Yardstick(max(own), distance(*(leg.alternatives[0] for leg in answers)))
+
+
+async def _ways(engine: Engine, request: Request) -> float:
+    """Distance between the request's tokens as they follow each other, and each computed at the end of a prompt."""
+    leg = await _alone(engine, replace(request, id=f"{request.id}-on-{engine.name}"), request.output_tokens)
+    found = []
+    for index, position in enumerate(leg.alternatives):
+        longer = replace(
+            request, id=f"{request.id}-on-{engine.name}-{index}", prompt=[*request.prompt, *leg.token_ids[:index]]
+        )
+        found.append(distance(position, (await _alone(engine, longer, 1)).alternatives[0]))
+    return _rms(found)
+
+
 async def probe(
-    topology: Topology,
-    prefill: Engine,
-    decode: Engine,
-    request: Request,
-    timeout_s: float,
-    other: Request | None = None,
+    topology: Topology, prefill: Engine, decode: Engine, request: Request, known: Yardstick, timeout_s: float
 ) -> Probe:
-    """Serve `request` over the handoff, then alone; `other`, a prompt of the same length, only alone. Never raises."""
+    """Serve `request` over the handoff, then alone. Never raises: what happened is in the probe."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await _served(topology, prefill, decode, request, other)
+            _, handed = await topology.hand_over(request, prefill, decode, MOST_ALTERNATIVES)
+            alone = await _alone(prefill, replace(request, id=f"{request.id}-alone"), request.output_tokens)
     except TimeoutError:
-        error = f"no end after {timeout_s:g} s"
+        return Probe(prefill.name, decode.name, error=f"no end after {timeout_s:g} s")
     except Exception as failure:  # what an engine raises for one request shows in the check
-        error = f"{type(failure).__name__}: {failure}"
-    return Probe(prefill.name, decode.name, 0, 0.0, 0.0, error=error)
-
-
-async def _served(
-    topology: Topology, prefill: Engine, decode: Engine, request: Request, other: Request | None
-) -> Probe:
-    first, handed = await topology.hand_over(request, prefill, decode, MOST_ALTERNATIVES)
-    alone = await _alone(prefill, replace(request, id=f"{request.id}-alone"), request.output_tokens)
-    # Without a prefix cache the prompt was computed once more, by the kernels for whole prompts: only the tokens after
-    # the first are then computed alike.
-    since = 0 if alone.cached_tokens else 1
-    distances = list(_distances(alone, handed, since))
-    return Probe(
-        prefill.name,
-        decode.name,
-        len(distances),
-        _rms(distances),
-        distance(alone.alternatives[0], first.alternatives[0]),
-        None if other is None else distance(alone.alternatives[0], (await _alone(prefill, other, 1)).alternatives[0]),
-    )
+        return Probe(prefill.name, decode.name, error=f"{type(failure).__name__}: {failure}")
+    distances = list(_distances(alone, handed))
+    return Probe(prefill.name, decode.name, len(distances), _rms(distances), known)
 
 
 async def _alone(engine: Engine, request: Request, output_tokens: int) -> Leg:
@@ -104,10 +110,9 @@ async def _alone(engine: Engine, request: Request, output_tokens: int) -> Leg:
     return leg
 
 
-def _distances(expected: Leg, found: Leg, since: int) -> Iterator[float]:
+def _distances(expected: Leg, found: Leg) -> Iterator[float]:
     for index, (wanted, got) in enumerate(zip(expected.alternatives, found.alternatives, strict=True)):
-        if index >= since:
-            yield distance(wanted, got)
+        yield distance(wanted, got)
         if expected.token_ids[index] != found.token_ids[index]:
             return
 
@@ -130,25 +135,22 @@ def judge(probes: Sequence[Probe], model: Model) -> CheckRecord:
     """The check `kv`: the distance over the handoff is within what this machine's sound computations differ by."""
     if not probes:
         return not_applicable("kv", "no request was measured without a failure")
-    if broken := [each for each in probes if each.error]:
-        first = broken[0]
-        return judged("kv", False, f"a request alone from {first.prefill} to {first.decode}: {first.error}")
+    for each in probes:
+        if each.yardstick is None:
+            return judged("kv", False, f"a request alone from {each.prefill} to {each.decode}: {each.error}")
     worst = max(probes, key=lambda each: each.distance / bound(each, model))
-    allowed, another = bound(worst, model), [each.another for each in probes if each.another is not None]
+    known, allowed = worst.yardstick or Yardstick(0.0, 0.0), bound(worst, model)
     evidence = (
         f"{len(probes)} requests alone, {sum(each.positions for each in probes)} positions: over the handoff their "
-        f"log-probabilities are {worst.distance:.2g} nats off the prefill engine's own (at most {allowed:.2g}; its "
-        f"own two ways differ by {worst.noise:.2g})"
+        f"log-probabilities are {worst.distance:.2g} nats off the prefill engine's own (at most {allowed:.2g}; one "
+        f"engine's two ways differ by {known.ways:.2g}, another prompt's by {known.another:.2g})"
     )
-    if another:
-        evidence += f"; another prompt's by {min(another):.2g}"
-        if min(another) < POWER * allowed:
-            return not_provable("kv", f"{evidence}: with these weights another request's KV would hardly show")
-    if not all(each.positions for each in probes):
-        return not_provable("kv", f"{evidence}; without a prefix cache the first token's KV can't be compared")
+    if known.another < POWER * allowed:
+        return not_provable("kv", f"{evidence}: with these weights another request's KV would hardly show")
     return judged("kv", worst.distance <= allowed, evidence)
 
 
 def bound(found: Probe, model: Model) -> float:
     """Nats that the distance may reach."""
-    return max(LEAST.get(model.dtype, LEAST["16 bits"]), NOISE * found.noise)
+    ways = found.yardstick.ways if found.yardstick else 0.0
+    return max(LEAST.get(model.dtype, LEAST["16 bits"]), WAYS * ways)

@@ -9,7 +9,7 @@ from context_research.hardware.load import Load, between, read
 from context_research.hardware.processes import Process
 from context_research.measure.checks import clocks, first_token, kv_probe, machine, token_counts
 from context_research.measure.checks.first_token import LookedUp, look_up
-from context_research.measure.checks.kv_probe import Probe
+from context_research.measure.checks.kv_probe import Probe, Yardstick
 from context_research.measure.checks.machine import Treatment
 from context_research.measure.checks.token_counts import Ours
 from context_research.measure.intervals import most_at_once
@@ -256,24 +256,27 @@ def test_a_distance_is_the_root_mean_square_over_the_likeliest():
     assert kv_probe.distance(LIKELY, {99: -3.0}) > 0.5  # none of them is listed
 
 
+def found(distance=0.0, ways=0.0, another=1.0, decode="d"):
+    return Probe("p", decode, 4, distance, Yardstick(ways, another))
+
+
 @pytest.mark.parametrize(
-    ("found", "status"),
+    ("probe", "status"),
     [
-        (Probe("p", "d", 4, 0.0, 0.0, 1.0), "pass"),
-        (Probe("p", "d", 4, 0.03, 0.02, 1.0), "pass"),
-        (Probe("p", "d", 4, 0.03, 0.0, 1.0), "fail"),
-        (Probe("p", "d", 4, 0.07, 0.02, 1.0), "fail"),
-        (Probe("p", "d", 0, 0.0, 0.0, error="it died"), "fail"),
-        (Probe("p", "d", 4, 0.0, 0.0, 0.001), "not provable"),
-        (Probe("p", "d", 0, 0.0, 0.0, 1.0), "not provable"),
+        (found(), "pass"),
+        (found(0.03, ways=0.02), "pass"),
+        (found(0.004), "pass"),
+        (found(0.03), "fail"),
+        (found(0.04, ways=0.02), "fail"),
+        (Probe("p", "d", error="it died"), "fail"),
+        (found(another=0.001), "not provable"),
     ],
 )
-def test_kv_is_judged_by_what_sound_engines_differ_by(found, status):
-    assert kv_probe.judge([found], resolve_model(dtype="bfloat16")).status == status
+def test_kv_is_judged_by_what_sound_engines_differ_by(probe, status):
+    assert kv_probe.judge([probe], resolve_model(dtype="bfloat16")).status == status
 
 
 def test_the_worst_pair_decides_and_no_probe_is_no_proof():
     model = resolve_model()
-    sound, wrong = Probe("p", "d", 4, 0.0, 0.0, 1.0), Probe("p", "e", 4, 0.5, 0.0, 1.0)
-    assert kv_probe.judge([sound, wrong], model).status == "fail"
+    assert kv_probe.judge([found(), found(0.5, decode="e")], model).status == "fail"
     assert kv_probe.judge([], model).status == "n/a"
