@@ -17,10 +17,14 @@ from context_research.records.reference import ReferenceRecord
 from context_research.records.summary import SummaryRecord
 from context_research.records.verdict import VerdictRecord
 
-_AB = ("verdict ab1", "report ab1", "verdict ab1 --primary e2e.p50", "verdict latest")
+_AB = (
+    *("verdict ab1", "report ab1", "verdict ab1 --primary e2e.p50", "verdict latest"),
+    "fidelity ab1 --device-profile cpu-2core",
+)
 _RUN = (
     *("report r1", "verdict r1 r2", "verdict r2 r1 --primary goodput", "verdict r1", "report latest"),
     *("calibrate r1 r2 --write {spare}", "verdict r2 --allow-different seed"),
+    "fidelity r1 r2 --device-profile cpu-2core",
 )
 
 
@@ -40,6 +44,7 @@ class Inputs:
             of_ab.metadata: _AB,
             of_ab.summary("e0"): _AB,
             of_ab.requests: _AB,
+            run.steps / "aggregated.csv": ("calibrate r1 r2 --write {spare}", "calibrate r1 --write {spare}"),
             ab.verdict: (),
             outputs / made_outputs.REFERENCE: (),
         }
@@ -74,6 +79,8 @@ class Inputs:
             return mutations.text(source, random).encode("utf-8", "surrogatepass")
         if kind < 0.3:
             return mutations.broken_json(source, random).encode()
+        if path.suffix == ".csv":
+            return mutations.text(source.replace("120,", f"{random.choice(mutations.VALUES)},"), random).encode()
         if path.suffix != ".jsonl":
             return json.dumps(mutations.tree(json.loads(source), random)).encode("utf-8", "surrogatepass")
         lines = source.splitlines()

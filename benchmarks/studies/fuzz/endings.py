@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
+from unittest.mock import patch
 
 import click
 from click.testing import CliRunner
 
 from context_research.cli.main import main as commands
 from context_research.errors import UsageProblem
+from context_research.settings.options import SIMULATED_OPT_IN
 
 Ending = Literal["works", "one line", "TRACEBACK", "NOT ONE LINE"]
 
@@ -76,7 +79,8 @@ def _ending(call: Callable[[], str | None]) -> tuple[Ending, str]:
 
 def command(*arguments: str) -> str | None:
     """What a `context-research` command says of wrong input, None where it works. Raises what it let through."""
-    ended = CliRunner().invoke(commands, arguments)
+    with patch.dict(os.environ, {SIMULATED_OPT_IN: "1"}):
+        ended = CliRunner().invoke(commands, arguments)
     if ended.exception is not None and not isinstance(ended.exception, SystemExit):
         raise ended.exception
     if ended.exit_code == 0:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from context_research.compare.ab import sessions
+from context_research.engines.batch import Batch
+from context_research.engines.step_records import Writer
 from context_research.hardware.manifest import environment_manifest
 from context_research.measure import metrics, waterfall
 from context_research.measure.metrics import METRICS, Repeat
@@ -93,8 +95,24 @@ def run(outputs: Path, run_id: str, mode: Mode, seed: int, repeats: int) -> None
     store.append_lines(files.requests, [*windows, *lines])
     record = _record(run_id, mode, seed)
     store.write(files.metadata, record)
+    for number, engine in enumerate(record.engines):
+        _write_steps(files.steps / f"{engine.name}.csv", engine.role, 1000.0 * number)
     summary = SummaryRecord.of(record, [_case(mode, measured, timelines)], FileRecord.of(files.requests))
     store.write(files.summary("e0"), summary)
+
+
+def _write_steps(path: Path, role: str, began: float) -> None:
+    """Steps of prompts, of tokens and of both, as far as the role has them: 1 ms, and more with what is computed."""
+    writer, done = Writer(path), began
+    for number in range(120):
+        size = 64 << number % 4
+        parts = [(size, 0)] if role != "decode" else []
+        parts += [(1, size + number)] * (1 + number % 3) if role != "prefill" and number % 2 else []
+        batch = Batch.of(parts or [(1, size)])
+        seconds = 1e-3 + 1e-6 * batch.prefill_tokens + 1e-4 * batch.decode_requests
+        done += seconds
+        writer.add(done, seconds, batch)
+    writer.flush()
 
 
 def _settings(mode: Mode, seed: int) -> sources.Resolved:

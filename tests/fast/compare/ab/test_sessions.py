@@ -3,8 +3,11 @@
 import json
 import os
 
+import pytest
+
 from context_research.compare.ab import sessions as ab
 from context_research.compare.ab.sessions import Ab
+from context_research.errors import UsageProblem
 from tests.support import made_runs
 from tests.support.made_sessions import plan, recorded, run
 
@@ -84,3 +87,18 @@ def test_the_plans_pytest_options_survive_the_record(outputs, sessions):
     run(outputs, pairs=1, pytest_options=("-k", "c1"))
     (path,) = (outputs / "ab").glob("*/ab.json")
     assert json.loads(path.read_text())["plan"]["pytest_options"] == ["-k", "c1"]
+
+
+def test_a_session_that_was_sent_other_requests_than_its_pair_s_other_ends_the_ab(outputs, sessions, monkeypatch):
+    write = made_runs.run
+
+    def of_other_prompts(*arguments, **values):
+        files = write(*arguments, **values)
+        return made_runs.sent_otherwise(files) if len(sessions.ran) == 4 else files
+
+    monkeypatch.setattr(made_runs, "run", of_other_prompts)
+    with pytest.raises(UsageProblem, match="were sent different requests in case p64-c1"):
+        run(outputs, pairs=3)
+    record = recorded(outputs)
+    assert (record["status"], len(sessions.ran)) == ("stopped", 4)
+    assert [session["status"] for session in record["sessions"]][:4] == [*["completed"] * 3, "failed"]
