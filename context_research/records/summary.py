@@ -32,6 +32,9 @@ def read(files: RunFiles, run: RunRecord) -> SummaryRecord:
     summary = store.read(path, SummaryRecord)
     if summary.run_id != run.run_id:
         raise UsageProblem(f"{path} is of run {summary.run_id}, and {files.metadata} of {run.run_id}")
+    whole = run.status == "completed"
     if summary.requests_file is not None:
-        summary.requests_file.check(files.requests, whole=run.status == "completed")
+        summary.requests_file.check(files.requests, whole=whole)
+    elif whole and any(case.sent_sha256 for case in summary.cases):
+        raise UsageProblem(f"{path} was changed after the run: it lacks requests_file")
     return summary

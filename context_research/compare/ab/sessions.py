@@ -256,7 +256,9 @@ class Ab:
             comparison.check_comparable(first, run, [*self._plan.allow_different, "seed"])
         for each in self._finished():
             if each.seed == run.metadata.seed and each.arm != arm:
-                comparison.check_requests(comparison.load(self._files(each)), run, self._plan.allow_different)
+                other = comparison.load(self._files(each))
+                differing = comparison.check_comparable(other, run, self._plan.allow_different)
+                comparison.check_requests(other, run, differing)
         if arm in earlier:
             before, now = (_lasting(each) for each in (comparison.load(earlier[arm]), run))
             if changed := [key for key in before if before[key] != now.get(key)]:

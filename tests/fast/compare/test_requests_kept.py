@@ -62,6 +62,12 @@ def test_a_summary_of_another_run_is_refused(tmp_path):
     refused("is of run r2, and", load, files)
 
 
+def test_a_hash_that_was_taken_out_is_missed(tmp_path):
+    files = made_runs.run(tmp_path)
+    made_runs.edit(files.summary("e0"), "summary", requests_file=None)
+    refused(f"{files.summary('e0')} was changed after the run: it lacks requests_file", load, files)
+
+
 def test_a_run_of_before_requests_were_hashed_is_read(tmp_path):
     files = made_runs.unhashed(made_runs.run(tmp_path))
     _cut_after(files.requests, 2)
