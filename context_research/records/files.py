@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,6 +117,11 @@ def find_run(outputs: Path, name: str) -> RunFiles:
 
     Raises UsageProblem: no run at all, none completed, no such run.
     """
+    with _looked_for(name):
+        return _find_run(outputs, name)
+
+
+def _find_run(outputs: Path, name: str) -> RunFiles:
     if Path(name).parent.name == "runs" and (Path(name) / "run_metadata.json").is_file():
         return RunFiles(Path(name).parent.parent, Path(name).name)
     runs = sorted((outputs / "runs").glob("*/run_metadata.json"), key=_written)
@@ -132,6 +139,19 @@ def find_run(outputs: Path, name: str) -> RunFiles:
 
 def find(outputs: Path, name: str) -> RunFiles | AbFiles:
     """The A/B or the run called `name`; `latest` is the newest of both. Raises UsageProblem as `find_run` does."""
+    with _looked_for(name):
+        return _find(outputs, name)
+
+
+@contextmanager
+def _looked_for(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # longer than a name may be, with a NUL in it, not ours to read
+        raise UsageProblem(f"{name[:80]!r}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _find(outputs: Path, name: str) -> RunFiles | AbFiles:
     if Path(name).parent.name == "ab" and (Path(name) / "ab.json").is_file():
         return AbFiles(Path(name).parent.parent, Path(name).name)
     if (named := AbFiles(outputs, name)).record.is_file():

@@ -46,11 +46,17 @@ def main(settings: int, artifacts: int, seed: int) -> None:
 def run(scratch: Path, settings: int, artifacts: int, seed: int, beat: endings.Beat) -> list[endings.Tally]:
     """So many inputs of each sort; files are written below `scratch`."""
     of_settings = settings_inputs.Inputs(_folder(scratch / "settings"))
-    third = settings // 3
+    kinds = {
+        "YAML files": of_settings.yaml_file,
+        "--set": of_settings.set_option,
+        "options, variables": of_settings.option,
+        "arms of an A/B": of_settings.arm,
+        "arguments of commands": of_settings.command,
+    }
+    counts = [settings // len(kinds) + (number < settings % len(kinds)) for number in range(len(kinds))]
     found = [
-        endings.run("YAML files", of_settings.yaml_file, settings - 2 * third, seed, beat),
-        endings.run("--set", of_settings.set_option, third, seed, beat),
-        endings.run("options, variables", of_settings.option, third, seed, beat),
+        endings.run(kind, attempt, count, seed, beat)
+        for (kind, attempt), count in zip(kinds.items(), counts, strict=True)
     ]
     if artifacts:
         of_artifacts = artifact_inputs.Inputs(_folder(scratch / "outputs"))

@@ -1,4 +1,4 @@
-"""Settings that are spoilt: YAML files, --set, options and variables; read as a run reads them, up to its record."""
+"""Settings that are spoilt: YAML files, --set, options, variables, arms; read as a run or an A/B reads them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 from unittest.mock import patch
 
 import yaml
@@ -16,6 +17,7 @@ import endings
 import mutations
 from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
+from context_research.compare.ab import plan as ab_plan
 from context_research.engines.simulated import profiles
 from context_research.hardware.manifest import environment_manifest
 from context_research.models import hub
@@ -24,7 +26,7 @@ from context_research.records import store
 from context_research.records.run import ManifestRecord, new_run
 from context_research.serving import preflight
 from context_research.settings import options, sources
-from context_research.settings.experiments import CONFIGS
+from context_research.settings.experiments import CONFIGS, Experiment
 from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
@@ -101,6 +103,56 @@ class Inputs:
         return repr(variables), lambda: self._read(
             [sources.parse_options("environment", options.from_environment(variables))]
         )
+
+    def arm(self, random: Random) -> Trial:
+        """An A/B's arms, options behind --, groups of devices and figures: as far as its plan."""
+        arms = [self._arm(random) for _ in range(2)]
+        common = [f"--set={self._key(random)}={self._value(random)}"] if random.random() < 0.3 else []
+        given: dict[str, Any] = {
+            "device_groups": self._value(random) if random.random() < 0.2 else None,
+            "primary": [self._value(random)] if random.random() < 0.2 else None,
+            "allow_different": (self._value(random),) if random.random() < 0.1 else ("model.dtype", "slo"),
+        }
+        return f"{arms} {common} {given}", lambda: self._plan(arms, common, given)
+
+    def command(self, random: Random) -> Trial:
+        """A command's own arguments: names of runs, figures, margins."""
+        words = random.choice(("verdict", "report", "init-run --config-path", "calibrate --write x.yaml", "fidelity"))
+        more = random.sample(
+            ("--primary", "--practical", "--start-noise", "--allow-different", "--outputs", "--seed"), 2
+        )
+        given = [*words.split(), self._value(random)]
+        for flag in more[: random.randint(0, 2)]:
+            given += [flag, self._value(random)]
+        if words.startswith("init-run"):  # writes: nowhere but here
+            given = [words.split()[0], "--config-path", random.choice((str(self._smoke), given[2])), "--outputs", "out"]
+            given += [
+                f"--seed={self._value(random)}",
+                f"--serving={random.choice(('aggregated', self._value(random)))}",
+            ]
+        given = [word.replace("\0", "") for word in given]  # no process can be given that
+        return repr(given), lambda: endings.command(*given)
+
+    def _arm(self, random: Random) -> str:
+        words = [random.choice(("aggregated", "disaggregated", self._value(random)))]
+        if random.random() < 0.6:
+            words.append(f"--set {self._key(random)}={self._value(random)}")
+        if random.random() < 0.4:
+            words.append(f"{random.choice(OPTIONS).flag} {self._value(random)}")
+        text = " ".join(words)
+        return mutations.text(text, random) if random.random() < 0.3 else text
+
+    def _plan(self, arms: Sequence[str], common: Sequence[str], given: dict[str, Any]) -> str | None:
+        experiment = Experiment("e0", CONFIGS.parent / "benchmarks" / "e0")
+        baseline, candidate = arms
+        asked: dict[str, Any] = {"pairs": 2, "seed": 0, "repeats": 1, "pytest_options": tuple(common)}
+        # The device groups are of a machine: a run's is asked for them.
+        layers = [Layer("fuzz", {"device": "cpu", "experiment": str(self._smoke)})]
+        made = ab_plan.plan(
+            experiment, baseline=baseline, candidate=candidate, given=layers, root=self._folder, **asked, **given
+        )
+        endings.worked([*made.sessions(), made.family, made.record(), made.arguments("candidate")])
+        return None
 
     def _key(self, random: Random) -> str:
         key = random.choice(_KEYS)

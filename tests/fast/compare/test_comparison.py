@@ -545,3 +545,11 @@ def test_the_figures_made_by_hand_are_those_of_the_requests(tmp_path):
     assert side.cases == [CASE]
     (repeat,) = side.repeats(CASE)
     assert [t.token_times[0] - t.scheduled for t in repeat.timelines] == pytest.approx([0.1, 0.1], rel=0.11)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"], ids=["too long", "NUL"])
+@pytest.mark.parametrize("search", [find, find_run])
+def test_a_name_that_no_file_can_have_is_one_line(tmp_path, search, name):
+    made_runs.run(tmp_path)
+    with pytest.raises(UsageProblem):
+        search(tmp_path, name)

@@ -16,7 +16,8 @@ def test_no_spoilt_input_ends_in_a_traceback(fuzz, here):
     assert [f"{defect.kind} {defect.number}: {defect.told}" for tally in tallies for defect in tally.defects] == []
     assert sum(tally.inputs for tally in tallies) == 360
     # Neither all refused at the door nor all let by.
-    assert all(tally.endings["works"] and tally.endings["one line"] for tally in tallies)
+    assert all(tally.endings["one line"] for tally in tallies)
+    assert sum(tally.endings.get("works", 0) for tally in tallies) >= 20
 
 
 def fails_with(error):
