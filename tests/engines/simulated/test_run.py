@@ -98,3 +98,15 @@ def test_runs_of_one_profile_compare_and_of_two_do_not(run, suite, capsys):
     status, said = compared(suite, whole, other, capsys)
     assert "device_profile" in said
     assert status == 2
+
+
+def test_a_typed_folder_is_where_one_stands_and_the_usual_one_at_the_projects_root(suite, monkeypatch):
+    monkeypatch.chdir(suite.path / "benchmarks")
+    for options in (["--outputs=mine"], []):
+        suite.inside(*CPU, *options, folder="e0").assert_outcomes(passed=2)
+    monkeypatch.setenv("CONTEXT_RESEARCH_OUTPUTS", "~/kept")
+    monkeypatch.setenv("HOME", str(suite.path / "home"))
+    suite.inside(*CPU, folder="e0").assert_outcomes(passed=2)
+    folders = ("benchmarks/mine", "outputs", "home/kept")
+    assert [len(list((suite.path / folder / "runs").iterdir())) for folder in folders] == [1, 1, 1]
+    assert not (suite.path / "benchmarks" / "~").exists()
