@@ -167,3 +167,14 @@ def test_the_headline_says_what_is_not_proven(tmp_path):
     told = "That both were sent the same is NOT PROVABLE: r1, r2 kept no requests"
     assert told in headline(verdict.judge(two))
     assert "NOT PROVABLE" not in headline(verdict.judge(replace(two, unproven=())))
+
+
+@pytest.mark.parametrize("status", ["running", "interrupted", "error"])
+def test_a_run_that_was_ended_may_have_lines_of_a_case_that_is_in_no_summary(tmp_path, status):
+    """It was killed between the two: what its summary tells of has to be there."""
+    files = made_runs.run(tmp_path, status=status)
+    whole = files.requests.read_text()
+    files.requests.write_text(whole + whole.splitlines()[-1].replace("p64-c1", "p64-c2") + "\n")
+    assert commands.run("report", "r1", "--outputs", tmp_path).exit_code == 0
+    files.requests.write_text(whole[:-1])
+    commands.refused(commands.run("report", "r1", "--outputs", tmp_path), "was cut or changed after the run")
