@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from context_research.backends.registry import named
 from context_research.compare import observations, same_requests
@@ -20,6 +20,7 @@ from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import AbFiles, RunFiles, report_of
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
+from context_research.records.verdict import Unit
 
 Figures = Mapping[str, MetricRecord]
 """Metric -> its summary, as in a case's `metrics`."""
@@ -59,7 +60,7 @@ class Comparison:
     """Two sides that may be compared. `allowed`: what differs although it matters, as the user allowed."""
 
     name: str
-    unit: Literal["session", "repeat"]
+    unit: Unit
     baseline: Side
     candidate: Side
     report: Path

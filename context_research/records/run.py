@@ -12,7 +12,7 @@ from context_research.errors import UsageProblem
 from context_research.models.model import Model
 from context_research.records import store
 from context_research.records.base import Artifact, JsonObject, Record
-from context_research.settings.schema import Device, Mode, Settings
+from context_research.settings.schema import Device, Mode, Settings, Weights
 from context_research.settings.sources import Resolved
 
 RunStatus = Literal["running", "completed", "failed", "invalid", "interrupted", "error", "incomplete"]
@@ -26,7 +26,7 @@ class ModelRecord(Record):
     """What was served. `label` and `hash` are None where the model was not looked up."""
 
     name: str
-    weights: Literal["hub", "seeded", "dummy"]
+    weights: Weights
     revision: str | None
     hash: str | None
     label: str | None = None

@@ -10,6 +10,8 @@ from context_research.records.base import Artifact, Record
 from context_research.records.run import ModelRecord
 
 Outcome = Literal["better", "worse", "equivalent", "undecided"]
+Unit = Literal["session", "repeat"]
+"""What statistics count: sessions of an A/B, or the repeats of single runs."""
 
 
 class PairsRecord(Record):
@@ -40,7 +42,7 @@ class SideRecord(Record):
 
 class VerdictRecord(Artifact):
     comparison: str
-    unit: Literal["session", "repeat"]
+    unit: Unit
     experiment: str
     backend: str
     device: str

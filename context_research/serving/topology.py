@@ -7,7 +7,6 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from context_research.backends.base import Backend
 from context_research.engines import contract
@@ -15,6 +14,7 @@ from context_research.engines.base import Engine, FirstLeg
 from context_research.errors import EngineFailure
 from context_research.records.run import EngineRecord
 from context_research.request import Leg, Request, Timeline
+from context_research.settings.schema import Routing
 
 
 class Topology(ABC):
@@ -25,7 +25,7 @@ class Topology(ABC):
         backend: Backend,
         engines: Sequence[Engine],
         timeout_s: float,
-        routing: Literal["round_robin", "least_loaded"] = "least_loaded",
+        routing: Routing = "least_loaded",
     ) -> None:
         self.backend, self.engines = backend, tuple(engines)
         self._timeout_s, self._routing = timeout_s, routing

@@ -26,6 +26,9 @@ DEFAULT_OUTPUTS = Path("outputs")
 """Below the project's root."""
 Device = Literal["cuda", "cpu"]
 Mode = Literal["aggregated", "disaggregated"]
+Role = Literal["aggregated", "prefill", "decode"]
+Routing = Literal["round_robin", "least_loaded"]
+Weights = Literal["hub", "seeded", "dummy"]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
 """vLLM's own list (vllm.config.model.ModelDType): another is refused here, and not after the engine's start."""
 
@@ -46,7 +49,7 @@ class ModelSettings(Section):
 
     name: Annotated[str, Field(min_length=1)]
     revision: str | None = None
-    weights: Literal["hub", "seeded", "dummy"] = "hub"
+    weights: Weights = "hub"
     dtype: Dtype = "auto"
     max_model_len: Positive | None = None
 
@@ -137,7 +140,7 @@ class EngineSpec(Section):
     """One engine of a serving mode. `devices` and `memory_share` default to an even split of the run's."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-    role: Literal["aggregated", "prefill", "decode"]
+    role: Role
     devices: tuple[Integer, ...] | None = None
     memory_share: Annotated[Number, Field(gt=0, le=1)] | None = None
 
@@ -162,7 +165,7 @@ class Serving(Section):
 
     mode: Mode
     engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1)]
-    routing: Literal["round_robin", "least_loaded"] = "least_loaded"
+    routing: Routing = "least_loaded"
     handoff: Handoff | None = None
 
     @model_validator(mode="after")

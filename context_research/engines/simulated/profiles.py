@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from context_research.errors import UsageProblem
 from context_research.models.model import Model
-from context_research.settings.schema import CONFIGS, Device, Number, Positive, Section, Switch
+from context_research.settings.schema import CONFIGS, Device, Number, Positive, Role, Section, Switch
 from context_research.settings.sources import read_yaml
 
 Seconds = Annotated[Number, Field(ge=0)]
@@ -28,7 +28,7 @@ class Fit(Section):
     model: str
     """Model.label: name, weights and their hash."""
     dtype: str
-    role: Literal["aggregated", "prefill", "decode"]
+    role: Role
     devices: Positive
     """How many GPUs or CPU cores the engine had."""
     coefficients: dict[str, Seconds]

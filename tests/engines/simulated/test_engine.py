@@ -3,6 +3,7 @@
 import dataclasses
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure import case as measure
 from context_research.measure import waterfall
 from context_research.models import hub
+from context_research.settings.schema import Dtype
 from context_research.workload.case import point
 from tests.support.engines import start
 from tests.support.machine import DELIVER, KV, POLL, link, profile, request, serve, settings, step, submit, whole
@@ -361,3 +363,9 @@ def test_what_is_modelled_is_called_as_vllm_calls_it():
     assert modelled._SCHEDULER | modelled._NO_TIME | modelled._AS_IT_IS.keys() <= known
     unasked = AsyncEngineArgs()
     assert {name: getattr(unasked, name) for name in modelled._AS_IT_IS} == modelled._AS_IT_IS
+
+
+def test_dtypes_are_vllm_s():
+    from vllm.config.model import ModelDType
+
+    assert set(get_args(ModelDType)) == set(get_args(Dtype))
