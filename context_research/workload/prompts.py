@@ -8,6 +8,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from context_research.models.capacity import block_tokens
 from context_research.request import Phase, Request
 from context_research.settings.schema import Workload
 from context_research.workload.case import Case
@@ -51,10 +52,18 @@ def requests(case: Case, vocabulary: int, repeat: int | None) -> list[Request]:
     return made
 
 
-def alone(case: Case, vocabulary: int, number: int, output_tokens: int) -> tuple[Request, Request]:
-    """Two greedy requests of the case's length that are in none of its passes; their prompts share the last token."""
-    rng, length = np.random.default_rng(case.seed(f"alone{number}")), case.prompt_tokens
-    first, second = rng.integers(min(RESERVED_IDS, vocabulary - 1), vocabulary, size=(2, length)).tolist()
+def alone(case: Case, vocabulary: int, number: int, output_tokens: int, most: int) -> tuple[Request, Request]:
+    """Two greedy requests that are in none of the case's passes; their prompts share the last token.
+
+    They are as long as the case's to within a block, and one token longer than whole blocks: an engine that has them in
+    its prefix cache computes that token alone, as decode does. With their output they have at most `most` tokens.
+    """
+    rng, block = np.random.default_rng(case.seed(f"alone{number}")), block_tokens(case.settings)
+    blocks = -(-(case.prompt_tokens - 1) // block)
+    if blocks * block + 1 + output_tokens > most:
+        blocks -= 1
+    size = (2, blocks * block + 1)
+    first, second = rng.integers(min(RESERVED_IDS, vocabulary - 1), vocabulary, size=size).tolist()
     second[-1] = first[-1]
     name = f"{case.settings.experiment}-{case.name}-alone{number}"
     made = Request(id=name, prompt=first, output_tokens=output_tokens, seed=0, temperature=0.0, sha256="")

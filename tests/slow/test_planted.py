@@ -54,10 +54,33 @@ CLEAN_RUNS = int(os.environ.get("CLEAN_RUNS", "3"))
 """Of either mode; before a release 10 (tests/README.md)."""
 
 
+@pytest.fixture(scope="module")
+def sixteen_bits(tmp_path_factory):
+    """Either mode's engines in bfloat16, started when they are first asked for."""
+    running = {}
+
+    def of(serving):
+        if serving not in running:
+            chosen = small(serving, model__dtype="bfloat16")
+            running[serving] = start(chosen, tmp_path_factory.mktemp(serving))
+        return running[serving]
+
+    yield of
+    for topology in running.values():
+        topology.close()
+
+
 @pytest.mark.parametrize("serving", ["disaggregated", "aggregated"])
 @pytest.mark.parametrize("seed", range(CLEAN_RUNS))
 def test_clean_runs_pass(request, judge, serving, seed):
     assert failed_twice(judge, request.getfixturevalue(serving), small(serving, seed=seed)) == {}
+
+
+@pytest.mark.parametrize("serving", ["disaggregated", "aggregated"])
+@pytest.mark.parametrize("seed", range(CLEAN_RUNS))
+def test_clean_runs_in_sixteen_bits_pass(sixteen_bits, judge, serving, seed):
+    chosen = small(serving, seed=seed, model__dtype="bfloat16")
+    assert failed_twice(judge, sixteen_bits(serving), chosen) == {}
 
 
 def test_a_prompt_recomputed_on_decode_is_caught(tmp_path, judge):

@@ -97,7 +97,7 @@ def _distances(
         for number in range(prompts):
             emptied()
             prefill, decode = next(kv_probe.pairs(topology))
-            both = alone(case, model.vocabulary, number, kv_probe.TOKENS)
+            both = alone(case, model.vocabulary, number, kv_probe.TOKENS, model.max_length)
             known = topology.backend.loop.run(kv_probe.measure(prefill, decode, *both, 60.0))
             ways.append(known.ways)
             another.append(known.another)
@@ -114,7 +114,7 @@ def _distances(
 
 
 def _distance(case: Case, model: Model, topology: Topology, number: int) -> float:
-    request, _ = alone(case, model.vocabulary, number, kv_probe.TOKENS)
+    request, _ = alone(case, model.vocabulary, number, kv_probe.TOKENS, model.max_length)
     prefill, decode = next(kv_probe.pairs(topology))
     known = kv_probe.Yardstick(0.0, 0.0)
     found = topology.backend.loop.run(kv_probe.probe(topology, prefill, decode, request, known, 60.0))

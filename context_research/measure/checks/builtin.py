@@ -36,7 +36,7 @@ def _tokens(evidence: CaseEvidence) -> CheckRecord:
 
 def _clock(evidence: CaseEvidence) -> CheckRecord:
     closed = evidence.settings.workload.arrivals == "closed"
-    return clocks.judge(evidence.sent, evidence.case.concurrency if closed else None)
+    return clocks.judge(evidence.sent, evidence.case.concurrency if closed else None, evidence.client_lag.loop_p99)
 
 
 def _first_token(evidence: CaseEvidence) -> CheckRecord:
@@ -104,7 +104,7 @@ BUILT_IN = (
     Check("first_token", _first_token, frozenset({Evidence.OUTPUTS}), _of_handoff(_ONE_ENGINE)),
     Check(
         "kv",
-        lambda e: kv_probe.judge(e.probes, e.model),
+        lambda e: kv_probe.judge(e.probes, e.model.dtype, e.settings.device),
         frozenset({Evidence.ALTERNATIVES, Evidence.OUTPUTS, Evidence.RESETS}),
         _kv_not_due,
     ),

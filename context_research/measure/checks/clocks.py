@@ -23,21 +23,23 @@ READING = 1e-4
 ARRIVES, ARRIVES_OF_EACH = 2e-3, 4e-5
 """Seconds that the quickest tenth of tokens may take from the engine to the client, and more for each in flight: one
 thread hands out a step's tokens. Seen on CPU: 0.3 to 1 ms."""
-AFTER_NEXT, LATE_SHARE, LATE_FEW = 1e-3, 0.02, 3
-"""Tokens that came this many seconds after the engine's next one are late: so many of all, or so few, may be."""
+AFTER_NEXT, LATE_SHARE, LATE_FEW = 1e-3, 0.05, 3
+"""Tokens that came this many seconds after the engine's next one, and more by what the client's loop was late, are
+late themselves: so many of all, or so few, may be."""
 
 
-def judge(timelines: Sequence[Timeline], in_flight: int | None) -> CheckRecord:
+def judge(timelines: Sequence[Timeline], in_flight: int | None, loop_lag: float = 0.0) -> CheckRecord:
     """The check `clock`. `timelines` have all legs' moments; `in_flight` is the most that the load allows, if it does.
 
-    Every leg of every request counts, whatever its phase.
+    `loop_lag`: seconds by which the client's event loop came round late, at p99; the check `client` judges it. Every
+    leg of every request counts, whatever its phase.
     """
     legs = [leg for timeline in timelines for leg in timeline.legs if leg.token_times and leg.first_token is not None]
     if not legs:
         return not_applicable("clock", "no engine told when it had a token")
     delays = np.array([delay for leg in legs for delay in _delays(leg)])
     behind = np.array([late for leg in legs for late in _after_next(leg)])
-    late, most = int((behind > AFTER_NEXT).sum()), in_flight or _most(timelines)
+    late, most = int((behind > AFTER_NEXT + loop_lag).sum()), in_flight or _most(timelines)
     quick, allowed = float(np.quantile(delays, 0.1)), ARRIVES + ARRIVES_OF_EACH * most
     evidence = (
         f"{len(delays)} tokens came {_ms(delays.min())} to {_ms(delays.max())} after the engine had them, "

@@ -227,7 +227,7 @@ class Proof:
 
     def _alone(self, number: int) -> tuple[Request, Request]:
         tokens = min(kv_probe.TOKENS, self.settings.workload.output_tokens)
-        return alone(self.case, self.model.vocabulary, number, tokens)
+        return alone(self.case, self.model.vocabulary, number, tokens, self.model.max_length)
 
     def _pair(self, prefill: Engine, decode: Engine) -> str:
         return f"{self.model.label} {prefill.name} {decode.name}"

@@ -14,7 +14,9 @@ from context_research.measure.checks.machine import Treatment
 from context_research.measure.checks.token_counts import Ours
 from context_research.measure.intervals import most_at_once
 from context_research.request import Leg, Request, Timeline
-from tests.support.settings import resolve_model
+from context_research.workload.case import point
+from context_research.workload.prompts import alone
+from tests.support.settings import chosen
 
 MS = 1e-3
 
@@ -62,6 +64,7 @@ def test_a_few_late_tokens_of_many_are_the_machines():
     timelines[4].decode.token_times[3] += 15 * MS
     assert "4 of 70 after the engine's next one" in clock(timelines).evidence
     assert clock(timelines).status == "fail"
+    assert clocks.judge(timelines, 1, 6 * MS).status == "pass"  # the loop was as late, which `client` judges
 
 
 def test_requests_beyond_the_load_are_found():
@@ -129,7 +132,7 @@ def test_sampled_first_tokens_may_differ_as_often_as_in_sound_engines(wrong, sta
 
 
 def test_too_many_that_differ_are_no_near_ties():
-    load = [*same(2), *(served(20 + number, first=(1, 2)) for number in range(6))]
+    load = [*same(1), *(served(20 + number, first=(1, 2)) for number in range(9))]
     assert "too many for near-ties" in first(load, [LookedUp("r20", 0.1)]).evidence
 
 
@@ -261,22 +264,33 @@ def found(distance=0.0, ways=0.0, another=1.0, decode="d"):
 
 
 @pytest.mark.parametrize(
-    ("probe", "status"),
+    ("probe", "device", "status"),
     [
-        (found(), "pass"),
-        (found(0.03, ways=0.02), "pass"),
-        (found(0.004), "pass"),
-        (found(0.03), "fail"),
-        (found(0.04, ways=0.02), "fail"),
-        (Probe("p", "d", error="it died"), "fail"),
-        (found(another=0.001), "not provable"),
+        (found(), "cpu", "pass"),
+        (found(0.02, ways=0.02), "cpu", "pass"),
+        (found(0.004), "cpu", "pass"),
+        (found(0.02), "cpu", "fail"),
+        (found(0.02), "cuda", "pass"),
+        (found(0.04), "cuda", "fail"),
+        (found(0.04, ways=0.02), "cpu", "fail"),
+        (Probe("p", "d", error="it died"), "cpu", "fail"),
+        (found(another=0.001), "cpu", "not provable"),
     ],
 )
-def test_kv_is_judged_by_what_sound_engines_differ_by(probe, status):
-    assert kv_probe.judge([probe], resolve_model(dtype="bfloat16")).status == status
+def test_kv_is_judged_by_what_sound_engines_differ_by(probe, device, status):
+    assert kv_probe.judge([probe], "bfloat16", device).status == status
 
 
 def test_the_worst_pair_decides_and_no_probe_is_no_proof():
-    model = resolve_model()
-    assert kv_probe.judge([found(), found(0.5, decode="e")], model).status == "fail"
-    assert kv_probe.judge([], model).status == "n/a"
+    assert kv_probe.judge([found(), found(0.5, decode="e")], "float32", "cpu").status == "fail"
+    assert kv_probe.judge([], "float32", "cpu").status == "n/a"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "most", "tokens"), [(1024, 8192, 1025), (300, 8192, 385), (8190, 8192, 8065), (64, 8192, 129)]
+)
+def test_what_is_served_alone_is_whole_blocks_and_a_token(prompt, most, tokens):
+    first, second = alone(point(chosen(), prompt, 1), 1000, 0, 4, most)
+    assert (len(first.prompt), len(second.prompt)) == (tokens, tokens)
+    assert first.prompt[-1] == second.prompt[-1]
+    assert first.prompt[:-1] != second.prompt[:-1]
