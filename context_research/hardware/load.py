@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,27 @@ from context_research.settings.schema import Device
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
+_SLOWED = ("HwSlowdown", "HwThermalSlowdown", "SwThermalSlowdown", "HwPowerBrakeSlowdown", "SwPowerCap")
+"""Reasons of NVML's for lower clocks that are recorded. A power cap is none to worry about: full load reaches it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card. `hot`: seconds that heat slowed it; `clock_mhz` of its SMs now, and NVML's `reasons` for no more;
+    `foreign`: processes on it that are none of ours. None: NVML does not tell."""
+
+    hot: float | None
+    clock_mhz: float | None
+    reasons: tuple[str, ...] = ()
+    foreign: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Sums since some fixed moment, in seconds: differences count.
 
     `busy`: of the run's cores together, other machines' time on them (`stolen`) too. `own`: CPU time of this process
-    and of all that it started. `throttled`: how long a cgroup's quota held them up. `hot`: by GPU, how long it was
-    slowed by heat. None: nobody tells.
+    and of all that it started. `throttled`: how long a cgroup's quota held them up; None: nobody tells.
     """
 
     at: float
@@ -35,36 +49,36 @@ class Reading:
     stolen: float
     own: Mapping[Process, float]
     throttled: float | None
-    hot: Mapping[str, float] = field(default_factory=dict)
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     """Between two readings, as shares of the time (of the run's cores: `others` and `stolen`).
 
-    `average` is the load average of the last minute; `foreign`: by GPU, processes on it that are none of ours.
+    `average` is the load average of the last minute. `gpus`, by id: as the last reading has them, but for `hot`, which
+    is a share, too.
     """
 
     seconds: float
     others: float
     stolen: float
     throttled: float | None
-    hot: Mapping[str, float]
     average: float
-    foreign: Mapping[str, tuple[int, ...]]
+    gpus: Mapping[str, Gpu] = field(default_factory=dict)
 
 
 def read(kind: Device, used: Sequence[int]) -> Reading:
     """Of the cores or GPUs `used`; a GPU run's client may be on any core."""
-    cores = psutil.cpu_times(percpu=True)
+    cores, own = psutil.cpu_times(percpu=True), dict(_own())
     chosen = [cores[core] for core in used if core < len(cores)] if kind == "cpu" else cores
     return Reading(
         time.perf_counter(),
         sum(sum(core[:8]) - core.idle - getattr(core, "iowait", 0.0) for core in chosen),
         sum(getattr(core, "steal", 0.0) for core in chosen),
-        dict(_own()),
+        own,
         _throttled(),
-        _hot(used) if kind == "cuda" else {},
+        _gpus(used, {process.pid for process in own}) if kind == "cuda" else {},
     )
 
 
@@ -80,10 +94,15 @@ def between(first: Reading, last: Reading, kind: Device, used: Sequence[int]) ->
         max(0.0, last.busy - first.busy - stolen - own) / capacity,
         max(0.0, stolen) / capacity,
         None if held is None else held / seconds,
-        {gpu: (slowed - first.hot[gpu]) / seconds for gpu, slowed in last.hot.items() if gpu in first.hot},
         os.getloadavg()[0],
-        _foreign(used, {process.pid for process in last.own}) if kind == "cuda" else {},
+        {name: _since(gpu, first.gpus.get(name), seconds) for name, gpu in last.gpus.items()},
     )
+
+
+def _since(last: Gpu, first: Gpu | None, seconds: float) -> Gpu:
+    if first is None or first.hot is None or last.hot is None:
+        return replace(last, hot=None)
+    return replace(last, hot=(last.hot - first.hot) / seconds)
 
 
 def _own() -> Iterable[tuple[Process, float]]:
@@ -115,31 +134,27 @@ def _throttled() -> float | None:
     return None
 
 
-def _hot(used: Iterable[int]) -> dict[str, float]:
+def _gpus(used: Iterable[int], own: set[int]) -> dict[str, Gpu]:
     with devices.nvml() as library:
-        return (
-            {}
-            if library is None
-            else {gpu: slowed for gpu in devices.named(used) if (slowed := _heat(library, gpu)) is not None}
-        )
+        names = devices.named(used) if library is not None else []
+        return {name: _gpu(library, devices.handle(library, name), own) for name in names}
 
 
-def _heat(library: Any, gpu: str) -> float | None:
+def _gpu(library: Any, handle: Any, own: set[int]) -> Gpu:
+    heat = _asked(library, library.nvmlDeviceGetViolationStatus, handle, library.NVML_PERF_POLICY_THERMAL)
+    reasons = _asked(library, library.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
+    running = _asked(library, library.nvmlDeviceGetComputeRunningProcesses, handle) or ()
+    return Gpu(
+        None if heat is None else heat.violationTime / 1e9,
+        _asked(library, library.nvmlDeviceGetClockInfo, handle, library.NVML_CLOCK_SM),
+        tuple(name for name in _SLOWED if reasons & getattr(library, f"nvmlClocksThrottleReason{name}")),
+        # Only processes that are seen here: a container's GPU may name those of another, or ours by other ids.
+        tuple(sorted(one.pid for one in running if one.pid not in own and psutil.pid_exists(one.pid))),
+    )
+
+
+def _asked(library: Any, query: Any, *arguments: Any) -> Any:
     try:
-        told = library.nvmlDeviceGetViolationStatus(devices.handle(library, gpu), library.NVML_PERF_POLICY_THERMAL)
+        return query(*arguments)
     except library.NVMLError:
         return None
-    return float(told.violationTime) / 1e9
-
-
-def _foreign(used: Iterable[int], own: set[int]) -> dict[str, tuple[int, ...]]:
-    """Only processes that are seen here: a container's GPU may name those of another, or ours by other ids."""
-    found: dict[str, tuple[int, ...]] = {}
-    with devices.nvml() as library:
-        for gpu in devices.named(used) if library is not None else ():
-            try:
-                running = library.nvmlDeviceGetComputeRunningProcesses(devices.handle(library, gpu))
-            except library.NVMLError:
-                continue
-            found[gpu] = tuple(sorted(one.pid for one in running if one.pid not in own and psutil.pid_exists(one.pid)))
-    return {gpu: pids for gpu, pids in found.items() if pids}

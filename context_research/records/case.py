@@ -122,6 +122,15 @@ class ClientRecord(Record):
     """Against engines that compute nothing."""
 
 
+class GpuLoadRecord(Record):
+    """One card after the case: share of the time that heat slowed it, its clock, why no more, others' processes."""
+
+    hot: float | None
+    clock_mhz: float | None
+    reasons: tuple[str, ...] = ()
+    foreign: tuple[int, ...] = ()
+
+
 class MachineLoadRecord(Record):
     """What else the machine did while the case was measured (hardware/load.py), as shares of that time."""
 
@@ -129,8 +138,7 @@ class MachineLoadRecord(Record):
     stolen: float
     throttled: float | None
     load_average: float
-    hot: dict[str, float] = Field(default_factory=dict)
-    foreign: dict[str, list[int]] = Field(default_factory=dict)
+    gpus: dict[str, GpuLoadRecord] = Field(default_factory=dict)
     niceness: dict[str, list[int]] = Field(default_factory=dict)
     cores: dict[str, list[int]] = Field(default_factory=dict)
 

@@ -12,6 +12,8 @@ from functools import partial
 import psutil
 import pytest
 
+from context_research.hardware.devices import lasting_names
+from context_research.hardware.locks import Hold
 from context_research.measure.checks.kv_probe import TOKENS
 from context_research.request import Leg
 from tests.support.engines import Changed, start
@@ -273,3 +275,15 @@ def test_the_proof_of_a_case_is_in_few_positions(disaggregated, judge):
     """What is served beside the load is one request of a few tokens, however many the load has."""
     result = judge(disaggregated)
     assert [probe.positions for probe in result.proof.probes] == [TOKENS]
+
+
+def test_a_second_run_on_the_same_cores_is_refused_before_an_engine_starts(suite, monkeypatch):
+    monkeypatch.setenv("CONTEXT_RESEARCH_SHARE_DEVICES", "no")
+    held = Hold(lasting_names("cpu", os.sched_getaffinity(0)), "run other")
+    try:
+        ended = suite.outside("--seed=0", "--prompt-lengths=64", "--concurrency=1")
+    finally:
+        held.release()
+    assert ended.ret != 0
+    assert f"is in use by run other (pid {os.getpid()})" in ended.stdout.str()
+    assert not list(suite.path.rglob("aggregated.log"))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from context_research.engines.base import Engine
 from context_research.hardware import processes
 from context_research.hardware.load import Load
 from context_research.hardware.placement import Placement
 from context_research.measure.checks.outcomes import judged, not_provable
-from context_research.records.case import CheckRecord, MachineLoadRecord
+from context_research.records.case import CheckRecord, GpuLoadRecord, MachineLoadRecord
 from context_research.settings.schema import Device
 
 THROTTLED = 0.01
 """Of the measured time: the most that a quota or heat may have held the run up."""
+_FULL_LOAD = "SwPowerCap"
 LEAST_S = 0.5
 """Seconds from which a share of the cores says something: the kernel counts hundredths."""
 
@@ -48,8 +49,7 @@ def record(seen: Load | None, engines: Mapping[str, Treatment]) -> MachineLoadRe
         stolen=seen.stolen,
         throttled=seen.throttled,
         load_average=seen.average,
-        hot=dict(seen.hot),
-        foreign={gpu: list(pids) for gpu, pids in seen.foreign.items()},
+        gpus={name: GpuLoadRecord.model_validate(asdict(gpu)) for name, gpu in seen.gpus.items()},
         niceness={name: list(one.niceness) for name, one in engines.items()},
         cores={name: list(one.cores) for name, one in engines.items()},
     )
@@ -65,6 +65,8 @@ def judge(seen: Load | None, engines: Mapping[str, Treatment], most: float, own_
         f"other processes had {seen.others:.0%} and other machines {seen.stolen:.0%} of the run's cores (at most "
         f"{most:.0%} together), load average {seen.average:.3g}; held up by a quota: {throttled}"
     )
+    if clocks := [f"{gpu.clock_mhz:.0f}" for gpu in seen.gpus.values() if gpu.clock_mhz is not None]:
+        evidence += f"; SM clocks {', '.join(clocks)} MHz"
     problems = [*_unequal(engines, own_niceness), *_slowed(seen)]
     if away > most and seen.seconds >= LEAST_S:
         problems.insert(0, "that is too much: stop what else runs there, or allow it with --other-load")
@@ -82,8 +84,10 @@ def _unequal(engines: Mapping[str, Treatment], own: int) -> Iterator[str]:
 def _slowed(seen: Load) -> Iterator[str]:
     if seen.throttled is not None and seen.throttled > THROTTLED:
         yield f"a cgroup's CPU quota held the run up for {seen.throttled:.1%} of the time"
-    for gpu, share in seen.hot.items():
-        if share > THROTTLED:
-            yield f"GPU {gpu} was slowed by heat for {share:.1%} of the time"
-    for gpu, pids in seen.foreign.items():
-        yield f"GPU {gpu} has other processes: {', '.join(map(str, pids))}"
+    for name, gpu in seen.gpus.items():
+        if gpu.hot is not None and gpu.hot > THROTTLED:
+            yield f"GPU {name} was slowed by heat for {gpu.hot:.1%} of the time"
+        elif slowed := [reason for reason in gpu.reasons if reason != _FULL_LOAD]:
+            yield f"GPU {name} is slowed: {', '.join(slowed)}"
+        if gpu.foreign:
+            yield f"GPU {name} has other processes: {', '.join(map(str, gpu.foreign))}"

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from context_research.engines.base import Counters
-from context_research.hardware.load import Load, between, read
+from context_research.hardware.load import Gpu, Load, between, read
 from context_research.hardware.processes import Process
 from context_research.measure.checks import clocks, first_token, kv_probe, machine, token_counts
 from context_research.measure.checks.first_token import LookedUp, look_up
@@ -202,7 +202,7 @@ def test_tokens_of_failed_requests_are_not_counted():
     assert token_counts.judge([failed], counts(), {}, True).status == "n/a"
 
 
-ALONE = Load(10.0, 0.01, 0.0, 0.0, {}, 1.0, {})
+ALONE = Load(10.0, 0.01, 0.0, 0.0, 1.0)
 SOUND = {"d": Treatment((0,), (1,), (1,))}
 
 
@@ -216,8 +216,9 @@ def test_a_machine_of_the_runs_own_passes():
     [
         ({"others": 0.2, "stolen": 0.1}, SOUND, "that is too much"),
         ({"throttled": 0.02}, SOUND, "CPU quota held the run up for 2.0%"),
-        ({"hot": {"3": 0.5}}, SOUND, "GPU 3 was slowed by heat for 50.0%"),
-        ({"foreign": {"3": (77,)}}, SOUND, "GPU 3 has other processes: 77"),
+        ({"gpus": {"3": Gpu(0.5, 1980.0)}}, SOUND, "GPU 3 was slowed by heat for 50.0%"),
+        ({"gpus": {"3": Gpu(0.0, 1980.0, ("HwThermalSlowdown",))}}, SOUND, "GPU 3 is slowed: HwThermalSlowdown"),
+        ({"gpus": {"3": Gpu(0.0, 1980.0, ("SwPowerCap",), (77,))}}, SOUND, "GPU 3 has other processes: 77"),
         ({}, {"d": Treatment((19,), (1,), (1,))}, "engine d has niceness 19, the client 0"),
         ({}, {"d": Treatment((0,), (0,), (1,))}, "engine d may use cores [0], and was placed on [1]"),
     ],

@@ -60,7 +60,7 @@ def evidence(given=WHOLE, settings=None, **values):
         "transport": None,
         "reference": NoReference("n/a", "not asked for"),
         "by_engine": {"a": Counters(generated=2, prompt_computed=8)},
-        "load": Load(1.0, 0.0, 0.0, None, {}, 0.5, {}),
+        "load": Load(1.0, 0.0, 0.0, None, 0.5),
     }
     return CaseEvidence(**(known | values))
 
