@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from context_research.errors import UsageProblem
 from context_research.plugin import project
 
 option = click.option(
@@ -18,4 +19,9 @@ option = click.option(
 
 def folder(outputs: Path | None) -> Path:
     """The folder given, or the one that a run has whose command line names none. Raises UsageProblem."""
-    return outputs if outputs is not None else project.here().outputs
+    if outputs is not None:
+        return outputs.expanduser()
+    try:
+        return project.here().outputs
+    except UsageProblem as problem:
+        raise UsageProblem(f"{problem} (--outputs DIR does without)") from None

@@ -155,6 +155,14 @@ def test_report_looks_where_the_ini_file_says(here, monkeypatch):
     assert run("report", "r1").stdout.split() == [str(here / "kept/reports/r1.md")]
 
 
+def test_report_of_a_project_that_pytest_refuses_says_how_to_do_without(here):
+    (here / "pytest.ini").write_text("[pytest]\naddopts = --nonsense\n")
+    told = "pytest refuses the project's configuration: unrecognized arguments: --nonsense (--outputs DIR does without)"
+    refused(run("report"), told)
+    made.on_disk(here / "kept", status="completed")
+    assert run("report", "r1", "--outputs", here / "kept").exit_code == 0
+
+
 def test_report_without_a_run():
     refused(run("report"), "no run in outputs: start one with ")
 
