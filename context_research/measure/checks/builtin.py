@@ -40,8 +40,9 @@ def _clock(evidence: CaseEvidence) -> CheckRecord:
 
 
 def _first_token(evidence: CaseEvidence) -> CheckRecord:
-    exact, sampled = output_parity.is_exact(evidence.model), evidence.settings.workload.temperature > 0
-    return first_token.judge(evidence.sent, evidence.looked_up, exact=exact, sampled=sampled)
+    settings, exact = evidence.settings, output_parity.is_exact(evidence.model)
+    sampled = settings.workload.temperature > 0
+    return first_token.judge(evidence.sent, evidence.looked_up, settings.device, exact=exact, sampled=sampled)
 
 
 def _kv_not_due(settings: Settings) -> str | None:

@@ -17,13 +17,15 @@ from context_research.measure.checks.outcomes import judged, not_applicable, not
 from context_research.measure.checks.output_parity import NEAR_TIE
 from context_research.records.case import CheckRecord
 from context_research.request import Leg, Request, Timeline
+from context_research.settings.schema import Device
 
 LOOKUPS = 4
 """Differing requests that are looked up in any case; more of them as long as that takes `LOOKUP_SHARE`."""
 LOOKUP_SHARE = 0.01
 """Of the case's measured time."""
-GREEDY_SHARE, SAMPLED_SHARE = 0.2, 0.08
-"""Of first tokens: about twice as many as differ in sound 16-bit engines (docs/results/kv-probe.md)."""
+GREEDY_SHARE = {"cpu": 0.05, "cuda": 0.2}
+SAMPLED_SHARE = {"cpu": 0.01, "cuda": 0.08}
+"""Of first tokens: at least twice as many as differ in sound 16-bit engines (docs/results/kv-probe.md)."""
 FALSE_ALARMS = 1e-5
 """Of sound cases, were it that many: more that differ can't all be near-ties."""
 
@@ -67,7 +69,9 @@ async def look_up(
     return found
 
 
-def judge(timelines: Sequence[Timeline], looked_up: Sequence[LookedUp], *, exact: bool, sampled: bool) -> CheckRecord:
+def judge(
+    timelines: Sequence[Timeline], looked_up: Sequence[LookedUp], device: Device, *, exact: bool, sampled: bool
+) -> CheckRecord:
     """The check `first_token`. In float32 (`exact`) no token may differ; in 16 bits only at near-ties.
 
     `sampled`: at a temperature. Both engines then draw with the request's seed, but a near-tie can't be told: only as
@@ -85,7 +89,7 @@ def judge(timelines: Sequence[Timeline], looked_up: Sequence[LookedUp], *, exact
     told = f"{evidence}; not {different[0].request}"
     if exact:
         return judged("first_token", False, told)
-    share = SAMPLED_SHARE if sampled else GREEDY_SHARE
+    share = (SAMPLED_SHARE if sampled else GREEDY_SHARE)[device]
     if _tail(len(different), count, share) < FALSE_ALARMS:
         return judged("first_token", False, f"{told}: too many for near-ties, which turn at most {share:.0%}")
     if sampled:

@@ -97,7 +97,7 @@ def same(count, **values):
 
 
 def first(timelines, looked_up=(), exact=False, sampled=False):
-    return first_token.judge(timelines, looked_up, exact=exact, sampled=sampled)
+    return first_token.judge(timelines, looked_up, "cuda", exact=exact, sampled=sampled)
 
 
 def test_equal_first_tokens_pass_and_a_different_one_fails_where_it_must_be_equal():
