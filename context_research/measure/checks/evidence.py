@@ -57,7 +57,7 @@ _NULL_ROUNDS = 4
 _TICK = Request(id="tick", prompt=[1, 2], output_tokens=1, seed=0, temperature=0.0, sha256="", phase="warmup")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Standing:
     """What stands for all cases of a run: its checks, the null-engine self-test, the copy ceiling, kept references.
 
@@ -70,7 +70,7 @@ class Standing:
     self_test: Lag | None = None
     ceiling: float | None = None
     seconds: float = 0.0
-    """What this took, the copy ceiling apart."""
+    """What this took, the copy ceiling apart, and what log-probabilities are compared by."""
     yardsticks: dict[str, Yardstick | str] = field(default_factory=dict)
     """By model and pair of engines, once it was measured; or why it could not be."""
 
@@ -215,6 +215,7 @@ class Proof:
 
     def _measure_yardsticks(self) -> None:
         """Once a run and pair of engines, before its first case."""
+        began = time.perf_counter()
         self._settle()
         for number, (prefill, decode) in enumerate(kv_probe.pairs(self.topology)):
             if (pair := self._pair(prefill, decode)) not in self.standing.yardsticks:
@@ -224,6 +225,8 @@ class Proof:
                     self.standing.yardsticks[pair] = self._loop.run(measuring)
                 except Exception as error:  # the case will find out, too, and the check says so
                     self.standing.yardsticks[pair] = f"no yardstick: {type(error).__name__}: {error}"
+        if self.topology.backend.measured:
+            self.standing.seconds += time.perf_counter() - began
 
     def _alone(self, number: int) -> tuple[Request, Request]:
         tokens = min(kv_probe.TOKENS, self.settings.workload.output_tokens)
