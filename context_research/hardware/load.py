@@ -87,12 +87,14 @@ def between(first: Reading, last: Reading, kind: Device, used: Sequence[int]) ->
     seconds = max(last.at - first.at, 1e-9)
     capacity = seconds * (len(used) if kind == "cpu" else os.cpu_count() or 1)
     own = sum(spent - first.own.get(process, 0.0) for process, spent in last.own.items())
-    stolen = last.stolen - first.stolen
+    # The kernel counts hundredths of a second: a share may come out a little over the whole, or under nothing.
+    stolen = min(max(0.0, (last.stolen - first.stolen) / capacity), 1.0)
+    away = min(max(stolen, (last.busy - first.busy - own) / capacity), 1.0)
     held = None if first.throttled is None or last.throttled is None else last.throttled - first.throttled
     return Load(
         seconds,
-        max(0.0, last.busy - first.busy - stolen - own) / capacity,
-        max(0.0, stolen) / capacity,
+        away - stolen,
+        stolen,
         None if held is None else held / seconds,
         os.getloadavg()[0],
         {name: _since(gpu, first.gpus.get(name), seconds) for name, gpu in last.gpus.items()},
