@@ -5,7 +5,8 @@ next point that is: never while the process forks (Python swallows what a fork's
 them holds, such as logging's, would stay taken for good) and never where the code says that it must come to its end.
 A second one, after a second or more, ends the process at once.
 
-What swallows the exception all the same (`__del__`, a library's bare except) only delays it: `look` raises it again.
+What swallows the exception all the same (`__del__`, a library's own `except KeyboardInterrupt`) only delays it: it is
+raised again, a moment after it was let go. vLLM does that while an engine starts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -44,10 +46,12 @@ class Ending:
         self._process, self.thread = os.getpid(), threading.get_ident()
         self._when = 0.0
         self._due = self._resent = False
-        """A signal that came during a fork is to be sent again; the next one is such."""
+        """A signal that came during a fork, or was swallowed, is to be sent again; the next one is such."""
+        self._raised: weakref.ref[Interrupted] | None = None
+        self._sending = threading.Lock()
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler. Raises Interrupted once, for the first signal."""
+        """The handler. Raises Interrupted for the first signal."""
         if os.getpid() != self._process:  # a child that someone forked: it ends as it would without us
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -61,9 +65,7 @@ class Ending:
                 self._at_once(number)
             return
         if _forks or (frame is not None and frame.f_code in _HOOKS):
-            if not self._due:
-                self._due = True
-                _thread.start_new_thread(self._send, ())  # takes no lock, as Thread does
+            self._send_again()
             return
         self._due = False
         self.look()
@@ -71,7 +73,13 @@ class Ending:
     def look(self) -> None:
         """Raise Interrupted if that was asked and may be done here."""
         if self.asked is not None and self._open:
-            raise Interrupted(self.asked)
+            raise self._made(self.asked)
+
+    def _made(self, number: int) -> Interrupted:
+        """Once it is gone without our end it was swallowed. A frame that it passes would keep it: this one is none."""
+        made = Interrupted(number)
+        self._raised = weakref.ref(made, lambda _: self._send_again())
+        return made
 
     def close(self) -> None:
         """From here to the end of the region that is open now nothing is raised."""
@@ -89,12 +97,25 @@ class Ending:
             self._open = before
         self.look()
 
+    def _send_again(self) -> None:
+        """Have the handler called again, from outside of what runs now."""
+        if self._open and not self._due:
+            self._due = True
+            _thread.start_new_thread(self._send, ())  # takes no lock, as Thread does
+
     def _send(self) -> None:
-        """Have the handler called again until no fork is under way."""
         while self._due and self.asked is not None:
-            self._resent = True
-            signal.pthread_kill(self.thread, self.asked)
             time.sleep(_RESEND_S)
+            with self._sending:
+                if self._due:
+                    self._resent = True
+                    signal.pthread_kill(self.thread, self.asked)
+
+    def over(self) -> None:
+        """No handler of ours may be called from here on: the next would be someone else's."""
+        self.close()
+        with self._sending:
+            self._due = False
 
 
 _current: Ending | None = None
@@ -123,6 +144,7 @@ def taken(at_once: Callable[[int], None], *, interruptible: bool) -> Iterator[En
             signal.signal(number, ending.receive)
         yield ending
     finally:
+        ending.over()
         for number in mine:
             signal.signal(number, before[number])
         _current = outer

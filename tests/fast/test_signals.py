@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -21,6 +22,7 @@ def taken(at_once, monkeypatch):
     monkeypatch.setattr(signals, "SAME_S", 0.0)
     with signals.taken(at_once.append, interruptible=True) as ending:
         yield ending
+        ending.close()
 
 
 @pytest.mark.parametrize("number", signals.ENDING, ids=lambda number: number.name)
@@ -61,6 +63,19 @@ def test_what_was_swallowed_is_raised_again_at_the_next_safe_point(taken):
         signal.raise_signal(signal.SIGTERM)
     with pytest.raises(signals.Interrupted):
         signals.look()
+
+
+def test_what_was_swallowed_is_raised_again_amid_a_wait_too(taken):
+    """vLLM swallows a KeyboardInterrupt while it waits for an engine's process, and waits on: for ten minutes."""
+    began = time.monotonic()
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+    with contextlib.suppress(KeyboardInterrupt):
+        time.sleep(30)
+    with pytest.raises(signals.Interrupted):
+        time.sleep(30)
+    taken.close()
+    assert time.monotonic() - began < 10
 
 
 def test_after_hold_the_region_is_not_interrupted_any_more(taken):

@@ -4,11 +4,12 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 
 import psutil
 import pytest
 
-from tests.support.artifacts import metadata, summary
+from tests.support.artifacts import metadata, plain, summary
 from tests.support.processes import ended, interruptible, until, wait_for
 from tests.support.suite import SMALL
 
@@ -187,3 +188,31 @@ def test_a_signal_while_an_engine_starts_interrupts_the_run(suite, number):
     assert (recorded["status"], recorded["reason"]) == ("interrupted", f"{number.name} received")
     pids = map(int, (suite.path / "engine").read_text().split())
     assert ended([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+
+
+@pytest.mark.parametrize("number", CODES, ids=lambda number: number.name)
+def test_a_signal_ends_an_ab_and_its_session_in_order(suite, monkeypatch, number):
+    monkeypatch.setenv("CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND", "1")
+    held = suite.path / "held"
+    (suite.path / "benchmarks" / "e0" / "conftest.py").write_text(
+        "import pytest, time\n"
+        "@pytest.fixture(autouse=True)\n"
+        f"def hold():\n    open({str(held)!r}, 'w').close()\n    time.sleep(100)\n"
+    )
+    command = [sys.executable, "-m", "context_research.cli", "ab", "e0", "--pairs=1", "--", *SIMULATED[1:]]
+    process = subprocess.Popen(command, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(held.exists, "the first session")
+        (session_process,) = psutil.Process(process.pid).children()
+        os.kill(process.pid, number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 128 + number
+    assert said == f"ERROR: {number.name} received; the same command goes on with what is there\n"
+    assert ended([session_process])
+    (path,) = (suite.path / "outputs" / "ab").glob("*/ab.json")
+    recorded = plain(path, "ab")
+    assert (recorded["status"], recorded["reason"]) == ("stopped", f"{number.name} received")
+    assert metadata(suite.run)["status"] == "interrupted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -90,7 +91,7 @@ def run(fault: str, phase: str, *, real: bool, scratch: Path) -> Cell:
     }
     environment |= {"FAULTS_REAL": "1"} if real else {}
     command = [sys.executable, "-m", "pytest", "benchmarks/e0", *_OPTIONS]
-    command += ["--device=cpu"] if real else ["--device-profile=cpu-2core"]
+    command += ["--device=cpu", "--share-devices=yes"] if real else ["--device-profile=cpu-2core"]
     if fault in _NEEDS_DISK:
         script = _ON_DISK.format(shm=_SHM if fault == "/dev/shm full" else "")
         command = ["unshare", "-rm", "sh", "-c", script, "sh", *command]
@@ -111,7 +112,7 @@ def run(fault: str, phase: str, *, real: bool, scratch: Path) -> Cell:
         shutil.rmtree(folder / "outputs", ignore_errors=True)
         if (folder / "kept").exists():
             (folder / "kept").rename(folder / "outputs")
-    return _cell(fault, phase, folder, code, seconds, _orphans(mark))
+    return _cell(fault, phase, folder, code, seconds, _orphans(mark, process.pid))
 
 
 def _interruptible() -> None:
@@ -127,24 +128,24 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
     return code if code >= 0 else 128 - code  # as a shell has it
 
 
-def _orphans(mark: str) -> int:
+def _orphans(mark: str, group: int) -> int:
     """Processes of the session that are there a while after it; they are killed."""
     end = time.monotonic() + _SETTLE_S
-    while (found := _marked(mark)) and time.monotonic() < end:
+    while (found := _started(mark, group)) and time.monotonic() < end:
         time.sleep(0.1)
     for process in found:
         process.kill()
     return len(found)
 
 
-def _marked(mark: str) -> list[psutil.Process]:
+def _started(mark: str, group: int) -> list[psutil.Process]:
+    """By its group, which one may leave; or by its environment, which a process that has given itself a title lacks."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == mark:
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            ours = os.getpgid(process.pid) == group or process.environ().get(_MARK) == mark
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 

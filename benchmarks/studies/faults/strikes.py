@@ -55,9 +55,7 @@ def _group() -> None:
 def _core(name: str) -> Callable[[], None]:
     def kill() -> None:
         """The engine's own process, by the order in which engines started."""
-        cores = [child for child in psutil.Process().children() if "EngineCore" in child.name()]
-        if cores:
-            cores[0 if name == "prefill" else -1].kill()
+        psutil.Process().children()[0 if name == "prefill" else -1].kill()
 
     return kill
 
@@ -136,7 +134,7 @@ class _Strikes:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, object, object]:
         result = yield
         gone = os.environ[FAULT] == "disk gone" and Path(os.environ[FOLDER], "struck").exists()
-        if report.when == "call" and report.passed and not gone:
+        if hasattr(report, "context_research_case") and not gone:
             with self._finished.open("a") as stream:
                 stream.write("case\n")
         return result
@@ -194,8 +192,9 @@ def _watch_engines(strikes: _Strikes) -> None:
 
 
 def _amid_start(strikes: _Strikes) -> None:
-    """Once the first engine's process is there; a simulated engine has none, and is soon up."""
+    """Once the engine's process is there; a simulated engine has none, and is soon up."""
+    engines = 2 if os.environ[FAULT].startswith("decode") else 1
     end = time.monotonic() + (60 if os.environ.get("FAULTS_REAL") else 0)
-    while time.monotonic() < end and not psutil.Process().children():
+    while time.monotonic() < end and len(psutil.Process().children()) < engines:
         time.sleep(0.01)
     strikes.at("engine start", second=False)
