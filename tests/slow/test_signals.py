@@ -199,10 +199,11 @@ def test_a_signal_ends_an_ab_and_its_session_in_order(suite, monkeypatch, number
         "@pytest.fixture(autouse=True)\n"
         f"def hold():\n    open({str(held)!r}, 'w').close()\n    time.sleep(100)\n"
     )
-    command = [sys.executable, "-m", "context_research.cli", "ab", "e0", "--pairs=1", "--", *SIMULATED[1:]]
+    options = [option for option in SIMULATED if not option.startswith(("--seed", "--repeats"))]
+    command = [sys.executable, "-m", "context_research.cli", "ab", "e0", "--pairs=1", "--", *options]
     process = subprocess.Popen(command, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(held.exists, "the first session")
+        wait_for(lambda: process.poll() is not None or held.exists(), "the first session")
         (session_process,) = psutil.Process(process.pid).children()
         os.kill(process.pid, number)
         _, said = process.communicate(timeout=60)

@@ -39,7 +39,7 @@ rm -f outputs/fill
 cp -r outputs kept
 exit $code
 """
-_SHM = "mount -t tmpfs -o size=16M tmpfs /dev/shm"
+_SHM = "mount -t tmpfs -o size=200M tmpfs /dev/shm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,10 @@ def _cell(fault: str, phase: str, folder: Path, code: int | None, seconds: float
     status, kept, report = "nothing written", 0, False
     if runs := sorted((folder / "outputs" / "runs").glob("*/run_metadata.json")):
         files = RunFiles(folder / "outputs", runs[0].parent.name)
-        found = running.read(files)
+        found, end = running.read(files), time.monotonic() + _SETTLE_S
+        while found.status == "running" and found.reason is None and time.monotonic() < end:
+            time.sleep(0.1)  # a killed process has its files until its last thread has ended
+            found = running.read(files)
         status = "killed" if found.reason == running.KILLED else found.status
         kept = len(json.loads(files.summary("e0").read_text(encoding="utf-8"))["cases"])
         report = files.report.is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,9 +16,7 @@ from typing import TextIO
 from context_research.records import store
 
 _REASON = re.compile(r"(?:^|\s)((?:[\w.]+\.)?\w*(?:Error|Exception)): (.+)")
-_NATIVE = re.compile(
-    r"(?:terminate called after throwing|what\(\):|Fatal Python error:|Segmentation fault).*|.*Aborted:.*"
-)
+_NATIVE = re.compile(r"(?:terminate called after throwing|what\(\):|Fatal Python error:|!+ Segfault).*")
 """What native code says last."""
 _UNHELPFUL = (
     "See root cause above",
@@ -30,6 +29,8 @@ _UNHELPFUL = (
 )
 _CODES = re.compile(r"'\w+': (-?\d+)")
 """vLLM's "Failed core proc(s): {'EngineCore_DP0': -9}"."""
+_SHARED, _ENOUGH = Path("/dev/shm"), 64 << 20
+"""Memory that processes share: where there is too little an engine ends by whatever writes to it first."""
 _HINTS = {
     "SIGKILL": " (the kernel does that to the largest process where memory runs out: dmesg says so)",
     "SIGBUS": " (is /dev/shm full?)",
@@ -87,7 +88,9 @@ def reason(error: BaseException, log: Path, since: int = 0) -> str:
 def death(log: Path, since: int, codes: Iterable[int | None]) -> str | None:
     """What an engine died of: the last error in its log that says so, else its processes' exit codes; None: neither."""
     lines = log.read_bytes()[since:].decode(errors="replace").split("\n") if log.is_file() else []
-    return _last_error(lines) or next(filter(None, (_ended_by(code, lines) for code in codes)), None)
+    told = _last_error(lines) or next(filter(None, (_ended_by(code, lines) for code in codes)), None)
+    free = shutil.disk_usage(_SHARED).free if _SHARED.is_dir() else _ENOUGH
+    return f"{told} ({_SHARED} has {free >> 20} MiB left)" if told and free < _ENOUGH else told
 
 
 def _last_error(lines: Sequence[str]) -> str | None:

@@ -101,3 +101,12 @@ def test_a_process_that_ended_by_a_signal_is_named_with_what_that_mostly_means(t
 
 def test_where_neither_log_nor_exit_code_tells_there_is_nothing(tmp_path):
     assert logs.death(tmp_path / "none.log", 0, [0, 1, None]) is None
+
+
+def test_a_death_where_shared_memory_has_run_out_says_so(tmp_path, monkeypatch):
+    """UCX and torch end by a segmentation fault then."""
+    log = tmp_path / "engine.log"
+    log.write_text("!!!!!!! Segfault encountered !!!!!!!\n  File ...\n")
+    monkeypatch.setattr(logs, "_SHARED", tmp_path)
+    monkeypatch.setattr(logs, "_ENOUGH", 1 << 60)
+    assert fnmatchcase(logs.death(log, 0, []), f"!!!!!!! Segfault encountered !!!!!!! ({tmp_path} has * MiB left)")
