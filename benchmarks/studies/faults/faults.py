@@ -71,7 +71,8 @@ def write(cells: dict[str, list[Cell]], page: Path = PAGE) -> None:
 
 def table(cells: list[Cell]) -> str:
     """A row a phase, a column a fault."""
-    faults = list(dict.fromkeys(cell.fault for cell in cells))
+    struck = {cell.fault for cell in cells}
+    faults = [fault for fault in dict.fromkeys((*SIMULATED, *REAL)) if fault in struck]
     by_place = {(cell.fault, cell.phase): cell for cell in cells}
     phases = [phase for phase in PHASES if any(cell.phase == phase for cell in cells)]
     rows = [
