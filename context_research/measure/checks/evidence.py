@@ -214,11 +214,12 @@ class Proof:
         return self._loop.run(kv_probe.probe(self.topology, prefill, decode, request, known, timeout_s))
 
     def _measure_yardsticks(self) -> None:
-        """Once a run and pair of engines, before its first case."""
+        """Once a run and pair of engines, before its first case; again where none could be measured."""
         began = time.perf_counter()
         self._settle()
         for number, (prefill, decode) in enumerate(kv_probe.pairs(self.topology)):
-            if (pair := self._pair(prefill, decode)) not in self.standing.yardsticks:
+            pair = self._pair(prefill, decode)
+            if not isinstance(self.standing.yardsticks.get(pair), Yardstick):  # engines that died were started again
                 timeout_s = self.settings.workload.request_timeout_s
                 measuring = kv_probe.measure(prefill, decode, *self._alone(number), timeout_s)
                 try:
