@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from context_research.hardware import devices
+from context_research.hardware import devices, processes
 from context_research.hardware.processes import Process
 from context_research.settings.schema import Device
 
@@ -68,10 +68,10 @@ class Load:
     gpus: Mapping[str, Gpu] = field(default_factory=dict)
 
 
-def read(kind: Device, used: Sequence[int]) -> Reading:
-    """Of the cores or GPUs `used`; a GPU run's client may be on any core."""
-    cores, own = psutil.cpu_times(percpu=True), dict(_own())
-    chosen = [cores[core] for core in used if core < len(cores)] if kind == "cpu" else cores
+def read(kind: Device, used: Sequence[int], named: Iterable[Process] = ()) -> Reading:
+    """Of the cores or GPUs `used`; a GPU run has every core that this process may use. `named`: engines' processes."""
+    cores, own = psutil.cpu_times(percpu=True), dict(_own(named))
+    chosen = [cores[core] for core in _cores(kind, used) if core < len(cores)]
     return Reading(
         time.perf_counter(),
         sum(sum(core[:8]) - core.idle - getattr(core, "iowait", 0.0) for core in chosen),
@@ -85,7 +85,7 @@ def read(kind: Device, used: Sequence[int]) -> Reading:
 def between(first: Reading, last: Reading, kind: Device, used: Sequence[int]) -> Load:
     """What happened from one reading to the other."""
     seconds = max(last.at - first.at, 1e-9)
-    capacity = seconds * (len(used) if kind == "cpu" else os.cpu_count() or 1)
+    capacity = seconds * len(_cores(kind, used))
     own = sum(spent - first.own.get(process, 0.0) for process, spent in last.own.items())
     # The kernel counts hundredths of a second: a share may come out a little over the whole, or under nothing.
     stolen = min(max(0.0, (last.stolen - first.stolen) / capacity), 1.0)
@@ -95,7 +95,7 @@ def between(first: Reading, last: Reading, kind: Device, used: Sequence[int]) ->
         seconds,
         away - stolen,
         stolen,
-        None if held is None else held / seconds,
+        None if held is None else held / capacity,  # the kernel adds up what each core was held
         os.getloadavg()[0],
         {name: _since(gpu, first.gpus.get(name), seconds) for name, gpu in last.gpus.items()},
     )
@@ -107,9 +107,13 @@ def _since(last: Gpu, first: Gpu | None, seconds: float) -> Gpu:
     return replace(last, hot=(last.hot - first.hot) / seconds)
 
 
-def _own() -> Iterable[tuple[Process, float]]:
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
+def _cores(kind: Device, used: Sequence[int]) -> Sequence[int]:
+    return used if kind == "cpu" else sorted(os.sched_getaffinity(0))
+
+
+def _own(named: Iterable[Process]) -> Iterable[tuple[Process, float]]:
+    """CPU seconds of this process, of the `named` ones, and of all that they started."""
+    for process in processes.with_descendants([Process.of(psutil.Process()), *named]):
         try:
             spent = process.cpu_times()
             yield Process.of(process), spent.user + spent.system

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import filelock
 
 from context_research.errors import UsageProblem
+
+TEMPORARY = Path("/tmp")
 
 
 class Hold:
@@ -21,9 +22,16 @@ class Hold:
         Raises UsageProblem where another run holds one of them, and names it.
         """
         self._locks: list[filelock.FileLock] = []
-        folder = Path(tempfile.gettempdir()) / f"context-research-{os.getuid()}"
+        try:
+            self._take(sorted(devices), who)
+        except OSError as error:
+            self.release()
+            raise UsageProblem(f"cannot lock the run's devices in {_folder()}: {error.strerror}") from None
+
+    def _take(self, devices: Iterable[str], who: str) -> None:
+        folder = _folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for device in sorted(devices):
+        for device in devices:
             lock, holder = filelock.FileLock(folder / f"{device}.lock", timeout=0), folder / f"{device}.run"
             try:
                 lock.acquire()
@@ -41,6 +49,11 @@ class Hold:
         for lock in self._locks:
             lock.release()
         self._locks = []
+
+
+def _folder() -> Path:
+    """One for all runs of a user: TMPDIR may differ from one to the next."""
+    return TEMPORARY / f"context-research-{os.getuid()}"
 
 
 def _told(holder: Path) -> str:

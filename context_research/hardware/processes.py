@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import psutil
@@ -12,19 +14,38 @@ Answer = TypeVar("Answer")
 
 
 class Process(NamedTuple):
-    """Another process may get its id, but not with its start (seconds since the epoch)."""
+    """Another process may get its id, but not with its start: in clock ticks since boot, as clocks may be set."""
 
     pid: int
-    started: float
+    started: int
 
     @classmethod
     def of(cls, process: psutil.Process) -> Process:
-        return cls(process.pid, process.create_time())
+        """Raises psutil.NoSuchProcess."""
+        try:
+            told = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8")
+        except OSError:
+            raise psutil.NoSuchProcess(process.pid) from None
+        return cls(process.pid, int(told.rpartition(")")[2].split()[19]))
 
 
-def niceness(processes: Iterable[Process]) -> set[int]:
-    """Their niceness values; of those that have ended none."""
-    return {nice for one in processes if (nice := _asked(one, psutil.Process.nice)) is not None}
+def with_descendants(some: Iterable[Process]) -> Iterator[psutil.Process]:
+    """Those of `some` that still run, and all that they started, each once."""
+    seen = set[int]()
+    for one in some:
+        for process in _asked(one, lambda own: [own, *own.children(recursive=True)]) or ():
+            if process.pid not in seen:
+                seen.add(process.pid)
+                yield process
+
+
+def niceness(some: Iterable[Process]) -> set[int]:
+    """The niceness values of these and of what they started; of those that have ended none."""
+    found = set[int]()
+    for process in with_descendants(some):
+        with suppress(psutil.Error):
+            found.add(int(process.nice()))
+    return found
 
 
 def cores(processes: Iterable[Process]) -> set[int]:

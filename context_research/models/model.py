@@ -39,8 +39,10 @@ class Model:
 
     @property
     def dtype(self) -> str:
-        named = self.settings.dtype
-        return named if named != "auto" else str(self.config.get("dtype") or self.config.get("torch_dtype", "bfloat16"))
+        named: str = self.settings.dtype
+        if named == "auto":
+            named = str(self.config.get("dtype") or self.config.get("torch_dtype", "bfloat16"))
+        return {"float": "float32", "half": "float16"}.get(named, named)  # vLLM's other names
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class SessionEngines:
         self._stop()
         self._line.note(f"starting {settings.serving.mode} serving, log in {self._session.logs}")
         if first:  # engines on a GPU would be in the way of what is measured here
-            self._hold = self._held(settings)
+            self._hold = self._hold or self._held(settings)
             session = self._session
             session.standing = evidence.standing(session.model, session.cases, session.files, session.checks)
         self._topology, self._started_with = self._build(settings), wanted
@@ -65,6 +66,7 @@ class SessionEngines:
         self._stop()
         if self._hold is not None:
             self._hold.release()
+        self._hold = None
 
     def _stop(self) -> None:
         if self._topology is not None:
@@ -79,6 +81,9 @@ class SessionEngines:
 
     def _build(self, settings: Settings) -> Topology:
         backend, model = backend_of(settings), self._session.model_of(settings)
+        if self._session.worker and backend.needs_own_devices and settings.device == "cpu":
+            # What this worker does beside its engines, their start too, would be on the cores of another one.
+            os.sched_setaffinity(0, backend.devices)
         self._backend, model = backend, hub.download(model) if backend.needs_weights else model
         hook: Any = self._config.hook
 

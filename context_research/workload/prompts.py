@@ -52,16 +52,19 @@ def requests(case: Case, vocabulary: int, repeat: int | None) -> list[Request]:
     return made
 
 
-def alone(case: Case, vocabulary: int, number: int, output_tokens: int, most: int) -> tuple[Request, Request]:
+def alone(case: Case, vocabulary: int, number: int, output_tokens: int, most: int) -> tuple[Request, Request] | None:
     """Two greedy requests that are in none of the case's passes; their prompts share the last token.
 
     They are as long as the case's to within a block, and one token longer than whole blocks: an engine that has them in
-    its prefix cache computes that token alone, as decode does. With their output they have at most `most` tokens.
+    its prefix cache computes that token alone, as decode does. With their output they have at most `most` tokens; None
+    where that is less than a block.
     """
     rng, block = np.random.default_rng(case.seed(f"alone{number}")), block_tokens(case.settings)
     blocks = -(-(case.prompt_tokens - 1) // block)
     if blocks * block + 1 + output_tokens > most:
         blocks -= 1
+    if blocks < 1:
+        return None
     size = (2, blocks * block + 1)
     first, second = rng.integers(min(RESERVED_IDS, vocabulary - 1), vocabulary, size=size).tolist()
     second[-1] = first[-1]

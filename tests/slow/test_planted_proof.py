@@ -175,6 +175,17 @@ def test_an_engine_that_clamps_its_output_and_pads_it_is_caught(aggregated, judg
     assert caught(judge(planted, small("aggregated"))) == {"tokens"}
 
 
+def test_a_decode_engine_that_clamps_its_output_and_pads_it_is_caught(disaggregated, judge):
+    class Padded(Changed):
+        async def serve(self, request, leg, *, output_tokens, **options):
+            await self._engine.serve(request, leg, output_tokens=max(1, output_tokens - 2), **options)
+            missing = output_tokens - len(leg.token_ids)
+            leg.token_ids += leg.token_ids[-1:] * missing
+            leg.token_times += leg.token_times[-1:] * missing
+
+    assert "tokens" in caught(judge(decoding(disaggregated, Padded)))
+
+
 def test_an_engine_that_cuts_prompts_is_caught(aggregated, judge):
     class Cut(Changed):
         async def serve(self, request, leg, **options):

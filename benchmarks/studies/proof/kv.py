@@ -26,7 +26,7 @@ from context_research.measure.checks import first_token, kv_probe
 from context_research.measure.checks.evidence import Proof, Standing, begun
 from context_research.models import hub
 from context_research.models.model import Model
-from context_research.request import Timeline
+from context_research.request import Request, Timeline
 from context_research.serving import build
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
@@ -97,8 +97,7 @@ def _distances(
         for number in range(prompts):
             emptied()
             prefill, decode = next(kv_probe.pairs(topology))
-            both = alone(case, model.vocabulary, number, kv_probe.TOKENS, model.max_length)
-            known = topology.backend.loop.run(kv_probe.measure(prefill, decode, *both, 60.0))
+            known = topology.backend.loop.run(kv_probe.measure(prefill, decode, *_alone(case, model, number), 60.0))
             ways.append(known.ways)
             another.append(known.another)
         rows += [[length, "one engine's two ways", *_spread(ways)], [length, "another prompt", *_spread(another)]]
@@ -113,8 +112,16 @@ def _distances(
     return tabulate(rows, ["prompt", "distance in nats", "least", "median", "most"], floatfmt=".4f")
 
 
+def _alone(case: Case, model: Model, number: int) -> tuple[Request, Request]:
+    if (made := alone(case, model.vocabulary, number, kv_probe.TOKENS, model.max_length)) is None:
+        raise SystemExit(
+            f"--prompt-lengths {case.prompt_tokens}: not one block of the model's {model.max_length} tokens"
+        )
+    return made
+
+
 def _distance(case: Case, model: Model, topology: Topology, number: int) -> float:
-    request, _ = alone(case, model.vocabulary, number, kv_probe.TOKENS, model.max_length)
+    request, _ = _alone(case, model, number)
     prefill, decode = next(kv_probe.pairs(topology))
     known = kv_probe.Yardstick(0.0, 0.0)
     found = topology.backend.loop.run(kv_probe.probe(topology, prefill, decode, request, known, 60.0))

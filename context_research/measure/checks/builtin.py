@@ -39,16 +39,24 @@ def _clock(evidence: CaseEvidence) -> CheckRecord:
     return clocks.judge(evidence.sent, evidence.case.concurrency if closed else None, evidence.client_lag.loop_p99)
 
 
+def _machine(evidence: CaseEvidence) -> CheckRecord:
+    allowed = evidence.settings.machine
+    return machine.judge(
+        evidence.load, evidence.treatments, allowed.other_load, evidence.own_niceness, allowed.share_devices
+    )
+
+
 def _first_token(evidence: CaseEvidence) -> CheckRecord:
     settings, exact = evidence.settings, output_parity.is_exact(evidence.model)
     sampled = settings.workload.temperature > 0
     return first_token.judge(evidence.sent, evidence.looked_up, settings.device, exact=exact, sampled=sampled)
 
 
-def _kv_not_due(settings: Settings) -> str | None:
-    if settings.model.weights == "dummy":
-        return output_parity.inapplicable(settings)
-    return "no KV is handed over" if settings.serving.handoff is None else None
+def _handoff_not_due(settings: Settings) -> str | None:
+    """Of checks of the KV that was handed over, for which outputs have to depend on it."""
+    if settings.serving.handoff is None:
+        return _ONE_ENGINE
+    return output_parity.inapplicable(settings) if settings.model.weights == "dummy" else None
 
 
 def _cache(evidence: CaseEvidence) -> CheckRecord:
@@ -88,7 +96,7 @@ BUILT_IN = (
     Check("clock", _clock, frozenset({Evidence.CLOCK, Evidence.WALL_TIME})),
     Check(
         "machine",
-        lambda e: machine.judge(e.load, e.treatments, e.settings.machine.other_load, e.own_niceness),
+        _machine,
         frozenset({Evidence.WALL_TIME}),
     ),
     Check(
@@ -102,12 +110,12 @@ BUILT_IN = (
         frozenset({Evidence.OUTPUTS, Evidence.RESETS}),
         output_parity.inapplicable,
     ),
-    Check("first_token", _first_token, frozenset({Evidence.OUTPUTS}), _of_handoff(_ONE_ENGINE)),
+    Check("first_token", _first_token, frozenset({Evidence.OUTPUTS}), _handoff_not_due),
     Check(
         "kv",
         lambda e: kv_probe.judge(e.probes, e.model.dtype, e.settings.device),
         frozenset({Evidence.ALTERNATIVES, Evidence.OUTPUTS, Evidence.RESETS}),
-        _kv_not_due,
+        _handoff_not_due,
     ),
     Check(
         "window",

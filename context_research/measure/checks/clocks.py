@@ -40,10 +40,12 @@ def judge(timelines: Sequence[Timeline], in_flight: int | None, loop_lag: float 
     delays = np.array([delay for leg in legs for delay in _delays(leg)])
     behind = np.array([late for leg in legs for late in _after_next(leg)])
     late, most = int((behind > AFTER_NEXT + loop_lag).sum()), in_flight or _most(timelines)
-    quick, allowed = float(np.quantile(delays, 0.1)), ARRIVES + ARRIVES_OF_EACH * most
+    first = [leg.token_times[0] - leg.first_token for leg in legs if leg.first_token is not None]
+    quick, allowed = max(float(np.quantile(some, 0.1)) for some in (delays, first)), ARRIVES + ARRIVES_OF_EACH * most
     evidence = (
-        f"{len(delays)} tokens came {_ms(delays.min())} to {_ms(delays.max())} after the engine had them, "
-        f"a tenth within {_ms(quick)} (at most {_ms(allowed)}); {late} of {len(behind)} after the engine's next one"
+        f"{len(delays)} tokens came {_ms(delays.min())} to {_ms(delays.max())} after the engine had them, a tenth of "
+        f"all, and of the first ones, within {_ms(quick)} (at most {_ms(allowed)}); {late} of {len(behind)} after the "
+        "engine's next one"
     )
     problems = list[str]()
     if delays.min() < -READING:

@@ -46,7 +46,7 @@ from context_research.serving import build
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.workload.arrivals import closed_loop
-from context_research.workload.case import Case
+from context_research.workload.case import Case, engine_settings
 from context_research.workload.prompts import alone, beginnings, requests
 
 _NOT_ASKED = NoReference("n/a", "not asked for")
@@ -71,8 +71,8 @@ class Standing:
     ceiling: float | None = None
     seconds: float = 0.0
     """What this took, the copy ceiling apart, and what log-probabilities are compared by."""
-    yardsticks: dict[str, Yardstick | str] = field(default_factory=dict)
-    """By model and pair of engines, once it was measured; or why it could not be."""
+    yardsticks: dict[str, Yardstick] = field(default_factory=dict)
+    """By pair of engines as they were started, once it was measured."""
 
 
 def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
@@ -135,6 +135,7 @@ class Proof:
     replaced: list[str] = field(default_factory=list)
     """Engines that have others now, and did not die: somebody restarted them."""
     probes: list[Probe] = field(default_factory=list)
+    _no_yardstick: str = "no yardstick was measured"
     looked_up: list[LookedUp] = field(default_factory=list)
     load: Load | None = None
     seconds: float = 0.0
@@ -150,11 +151,11 @@ class Proof:
         At the end every engine reports what it still holds back.
         """
         with self._clocked():
-            self.ours.clear()
             self.resets = self._settle()
             for engine in self.topology.engines:
                 engine.counters.kv_usage_max = 0.0
             before = {engine.name: engine.counters.snapshot() for engine in self.topology.engines}
+            self.ours.clear()
         began = self._reading()
         yield
         if began is not None and (ended := self._reading()) is not None:
@@ -194,7 +195,8 @@ class Proof:
             return
         with self._clocked():
             if not KV.ruled_out(self.settings, self.given):
-                self.probes = [self._probe(number, *pair) for number, pair in enumerate(kv_probe.pairs(self.topology))]
+                found = (self._probe(number, *pair) for number, pair in enumerate(kv_probe.pairs(self.topology)))
+                self.probes = [each for each in found if each is not None]
             different = first_token.differing([timeline for timeline in timelines if timeline.phase != "warmup"])
             greedy, exact = self.settings.workload.temperature == 0, output_parity.is_exact(self.model)
             if different and greedy and not exact and not missing({Evidence.ALTERNATIVES}, self.given):
@@ -205,36 +207,38 @@ class Proof:
                 )
                 self.looked_up = self._loop.run(looking)
 
-    def _probe(self, number: int, prefill: Engine, decode: Engine) -> Probe:
-        request, _ = self._alone(number)
-        known = self.standing.yardsticks.get(self._pair(prefill, decode), "its yardstick was not measured")
-        if isinstance(known, str):
-            return Probe(prefill.name, decode.name, error=known)
+    def _probe(self, number: int, prefill: Engine, decode: Engine) -> Probe | None:
+        if (requests := self._alone(number)) is None:
+            return None
+        known = self.standing.yardsticks.get(self._pair(prefill, decode))
+        if known is None:
+            return Probe(prefill.name, decode.name, error=self._no_yardstick)
         timeout_s = self.settings.workload.request_timeout_s
-        return self._loop.run(kv_probe.probe(self.topology, prefill, decode, request, known, timeout_s))
+        return self._loop.run(kv_probe.probe(self.topology, prefill, decode, requests[0], known, timeout_s))
 
     def _measure_yardsticks(self) -> None:
-        """Once a run and pair of engines, before its first case; again where none could be measured."""
+        """Once a run and pair of engines, before its first case."""
         began = time.perf_counter()
-        self._settle()
         for number, (prefill, decode) in enumerate(kv_probe.pairs(self.topology)):
-            pair = self._pair(prefill, decode)
-            if not isinstance(self.standing.yardsticks.get(pair), Yardstick):  # engines that died were started again
-                timeout_s = self.settings.workload.request_timeout_s
-                measuring = kv_probe.measure(prefill, decode, *self._alone(number), timeout_s)
-                try:
-                    self.standing.yardsticks[pair] = self._loop.run(measuring)
-                except Exception as error:  # the case will find out, too, and the check says so
-                    self.standing.yardsticks[pair] = f"no yardstick: {type(error).__name__}: {error}"
+            pair, requests = self._pair(prefill, decode), self._alone(number)
+            if pair in self.standing.yardsticks or requests is None:
+                continue
+            self._settle()
+            measuring = kv_probe.measure(prefill, decode, *requests, self.settings.workload.request_timeout_s)
+            try:
+                self.standing.yardsticks[pair] = self._loop.run(measuring)
+            except Exception as error:  # told by the check; the next case tries again
+                self._no_yardstick = f"no yardstick: {type(error).__name__}: {error}"
         if self.topology.backend.measured:
             self.standing.seconds += time.perf_counter() - began
 
-    def _alone(self, number: int) -> tuple[Request, Request]:
+    def _alone(self, number: int) -> tuple[Request, Request] | None:
         tokens = min(kv_probe.TOKENS, self.settings.workload.output_tokens)
         return alone(self.case, self.model.vocabulary, number, tokens, self.model.max_length)
 
     def _pair(self, prefill: Engine, decode: Engine) -> str:
-        return f"{self.model.label} {prefill.name} {decode.name}"
+        """Two engines as they were started: a yardstick of others is none of theirs."""
+        return f"{engine_settings(self.settings)} {prefill.name} {decode.name}"
 
     @property
     def settings(self) -> Settings:
@@ -284,10 +288,15 @@ class Proof:
         """How the operating system treats each engine."""
         return machine.treatments(self.topology.engines, self.topology.backend.placements, self.settings.device)
 
+    @property
+    def _named(self) -> list[Process]:
+        """The processes that engines name: they may be none of this process's children."""
+        return [process for engine in self.topology.engines for process in _processes(engine)]
+
     def _reading(self) -> Reading | None:
         if Evidence.WALL_TIME not in self.given.backend:
             return None
-        return machine_load.read(self.settings.device, self.topology.backend.devices)
+        return machine_load.read(self.settings.device, self.topology.backend.devices, self._named)
 
     def _transport(self) -> Transport | None:
         if self.standing.ceiling is None:
@@ -340,9 +349,9 @@ def begun(case: Case, model: Model, topology: Topology, standing: Standing, batc
     """
     processes = {engine.name: _processes(engine) for engine in topology.engines}
     proof = Proof(case, model, topology, standing, _given(topology), began_with=processes)
-    began = time.perf_counter()
     if not KV.ruled_out(case.settings, proof.given):
         proof._measure_yardsticks()
+    began = time.perf_counter()
     proof.reference = _reference(proof, batch)
     if topology.backend.measured:
         proof.reference_s = time.perf_counter() - began

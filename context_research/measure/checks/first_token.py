@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import comb
+from math import exp, lgamma, log, log1p
 
 from context_research.engines.base import MOST_ALTERNATIVES, Engine
 from context_research.measure.checks.outcomes import judged, not_applicable, not_provable
@@ -60,10 +60,10 @@ async def look_up(
         try:
             async with asyncio.timeout(timeout_s):
                 await engine.serve(again, leg, output_tokens=1, handoff=None, alternatives=MOST_ALTERNATIVES)
+            likely = leg.alternatives[0]
         except Exception:  # TimeoutError, or what an engine raises: the check says that it is not known
             found.append(LookedUp(timeline.request, None))
             continue
-        likely = leg.alternatives[0]
         gap = max(likely.values()) - min(likely.get(token, min(likely.values())) for token in tokens)
         found.append(LookedUp(timeline.request, gap, any(token not in likely for token in tokens)))
     return found
@@ -121,4 +121,10 @@ def _pairs(timelines: Sequence[Timeline]) -> list[tuple[Timeline, int, int]]:
 
 def _tail(least: int, count: int, share: float) -> float:
     """Probability of `least` or more of `count`, where each has the chance `share`."""
-    return sum(comb(count, k) * share**k * (1 - share) ** (count - k) for k in range(least, count + 1))
+    return sum(exp(_log_chance(number, count, share)) for number in range(least, count + 1))
+
+
+def _log_chance(number: int, count: int, share: float) -> float:
+    """Of the binomial distribution; by logarithms, as the counts of a large load overflow a float."""
+    ways = lgamma(count + 1) - lgamma(number + 1) - lgamma(count - number + 1)
+    return ways + number * log(share) + (count - number) * log1p(-share)

@@ -71,22 +71,23 @@ def pairs(topology: Topology) -> Iterator[tuple[Engine, Engine]]:
 
 
 async def measure(prefill: Engine, decode: Engine, request: Request, other: Request, timeout_s: float) -> Yardstick:
-    """Serve both requests, which have one length, alone on engines of empty prefix caches. Raises as engines do."""
-    async with asyncio.timeout(timeout_s):
-        own = [await _ways(engine, request) for engine in dict.fromkeys((prefill, decode))]
-        answers = [await _alone(prefill, each, 1) for each in (request, other)]
+    """Serve both requests, which have one length, alone on engines of empty prefix caches; `timeout_s` for each time.
+
+    Raises as engines do, TimeoutError, and ValueError for an engine that gives no log-probabilities.
+    """
+    own = [await _ways(engine, request, timeout_s) for engine in (prefill, decode)]
+    answers = [await _alone(prefill, each, 1, timeout_s) for each in (request, other)]
     return Yardstick(max(own), distance(*(leg.alternatives[0] for leg in answers)))
 
 
-async def _ways(engine: Engine, request: Request) -> float:
+async def _ways(engine: Engine, request: Request, timeout_s: float) -> float:
     """Distance between the request's tokens as they follow each other, and each computed at the end of a prompt."""
-    leg = await _alone(engine, replace(request, id=f"{request.id}-on-{engine.name}"), request.output_tokens)
+    request = replace(request, id=f"{request.id}-on-{engine.name}")
+    leg = await _alone(engine, request, request.output_tokens, timeout_s)
     found = []
     for index, position in enumerate(leg.alternatives):
-        longer = replace(
-            request, id=f"{request.id}-on-{engine.name}-{index}", prompt=[*request.prompt, *leg.token_ids[:index]]
-        )
-        found.append(distance(position, (await _alone(engine, longer, 1)).alternatives[0]))
+        longer = replace(request, id=f"{request.id}-{index}", prompt=[*request.prompt, *leg.token_ids[:index]])
+        found.append(distance(position, (await _alone(engine, longer, 1, timeout_s)).alternatives[0]))
     return _rms(found)
 
 
@@ -97,18 +98,28 @@ async def probe(
     try:
         async with asyncio.timeout(timeout_s):
             _, handed = await topology.hand_over(request, prefill, decode, MOST_ALTERNATIVES)
-            alone = await _alone(prefill, replace(request, id=f"{request.id}-alone"), request.output_tokens)
+        handed = _whole(handed, request.output_tokens)
+        again = replace(request, id=f"{request.id}-alone")
+        distances = list(_distances(await _alone(prefill, again, request.output_tokens, timeout_s), handed))
     except TimeoutError:
         return Probe(prefill.name, decode.name, error=f"no end after {timeout_s:g} s")
     except Exception as failure:  # what an engine raises for one request shows in the check
         return Probe(prefill.name, decode.name, error=f"{type(failure).__name__}: {failure}")
-    distances = list(_distances(alone, handed))
     return Probe(prefill.name, decode.name, len(distances), _rms(distances), known)
 
 
-async def _alone(engine: Engine, request: Request, output_tokens: int) -> Leg:
+async def _alone(engine: Engine, request: Request, output_tokens: int, timeout_s: float) -> Leg:
     leg = Leg(engine.name, engine.role)
-    await engine.serve(request, leg, output_tokens=output_tokens, handoff=None, alternatives=MOST_ALTERNATIVES)
+    async with asyncio.timeout(timeout_s):
+        await engine.serve(request, leg, output_tokens=output_tokens, handoff=None, alternatives=MOST_ALTERNATIVES)
+    return _whole(leg, output_tokens)
+
+
+def _whole(leg: Leg, tokens: int) -> Leg:
+    """The leg, if it has all tokens, each with log-probabilities. Raises ValueError otherwise."""
+    counts = len(leg.token_ids), len(leg.alternatives)
+    if counts != (tokens, tokens) or not all(leg.alternatives):
+        raise ValueError(f"{leg.engine} gave {counts[0]} tokens, {counts[1]} with log-probabilities, for {tokens}")
     return leg
 
 
@@ -136,9 +147,9 @@ def _rms(values: Sequence[float]) -> float:
 def judge(probes: Sequence[Probe], dtype: str, device: Device) -> CheckRecord:
     """The check `kv`: the distance over the handoff is within what this machine's sound computations differ by."""
     if not probes:
-        return not_applicable("kv", "no request was measured without a failure")
+        return not_applicable("kv", "no request was served alone: one had failed, or not one block fits the model")
     for each in probes:
-        if each.yardstick is None:
+        if each.yardstick is None or each.error:
             return judged("kv", False, f"a request alone from {each.prefill} to {each.decode}: {each.error}")
     worst = max(probes, key=lambda each: each.distance / bound(each, dtype, device))
     known, allowed = worst.yardstick or Yardstick(0.0, 0.0), bound(worst, dtype, device)
@@ -147,9 +158,11 @@ def judge(probes: Sequence[Probe], dtype: str, device: Device) -> CheckRecord:
         f"log-probabilities are {worst.distance:.2g} nats off the prefill engine's own (at most {allowed:.2g}; one "
         f"engine's two ways differ by {known.ways:.2g}, another prompt's by {known.another:.2g})"
     )
+    if not all(each.distance <= bound(each, dtype, device) for each in probes):  # so that no number is none, too
+        return judged("kv", False, evidence)
     if known.another < POWER * allowed:
         return not_provable("kv", f"{evidence}: with these weights another request's KV would hardly show")
-    return judged("kv", worst.distance <= allowed, evidence)
+    return judged("kv", True, evidence)
 
 
 def bound(found: Probe, dtype: str, device: Device) -> float:

@@ -55,8 +55,11 @@ def record(seen: Load | None, engines: Mapping[str, Treatment]) -> MachineLoadRe
     )
 
 
-def judge(seen: Load | None, engines: Mapping[str, Treatment], most: float, own_niceness: int) -> CheckRecord:
-    """The check `machine`. `most`: the share of the run's cores that others may have; `own_niceness`: the client's."""
+def judge(
+    seen: Load | None, engines: Mapping[str, Treatment], most: float, own_niceness: int, shared: bool = False
+) -> CheckRecord:
+    """The check `machine`. `most`: the share of the run's cores that others may have; `own_niceness`: the client's;
+    `shared`: others may have the GPUs, too."""
     if seen is None:
         return not_provable("machine", "nobody told what else the machine did")
     away = seen.others + seen.stolen
@@ -67,7 +70,7 @@ def judge(seen: Load | None, engines: Mapping[str, Treatment], most: float, own_
     )
     if clocks := [f"{gpu.clock_mhz:.0f}" for gpu in seen.gpus.values() if gpu.clock_mhz is not None]:
         evidence += f"; SM clocks {', '.join(clocks)} MHz"
-    problems = [*_unequal(engines, own_niceness), *_slowed(seen)]
+    problems = [*_unequal(engines, own_niceness), *_slowed(seen, shared)]
     if away > most and seen.seconds >= LEAST_S:
         problems.insert(0, "that is too much: stop what else runs there, or allow it with --other-load")
     return judged("machine", not problems, "; ".join([evidence, *problems]))
@@ -81,7 +84,7 @@ def _unequal(engines: Mapping[str, Treatment], own: int) -> Iterator[str]:
             yield f"engine {name} may use cores {list(one.cores)}, and was placed on {list(one.placed)}"
 
 
-def _slowed(seen: Load) -> Iterator[str]:
+def _slowed(seen: Load, shared: bool) -> Iterator[str]:
     if seen.throttled is not None and seen.throttled > THROTTLED:
         yield f"a cgroup's CPU quota held the run up for {seen.throttled:.1%} of the time"
     for name, gpu in seen.gpus.items():
@@ -89,5 +92,5 @@ def _slowed(seen: Load) -> Iterator[str]:
             yield f"GPU {name} was slowed by heat for {gpu.hot:.1%} of the time"
         elif slowed := [reason for reason in gpu.reasons if reason != _FULL_LOAD]:
             yield f"GPU {name} is slowed: {', '.join(slowed)}"
-        if gpu.foreign:
+        if gpu.foreign and not shared:
             yield f"GPU {name} has other processes: {', '.join(map(str, gpu.foreign))}"

@@ -10,11 +10,14 @@ from context_research.measure.checks.outcomes import judged, not_applicable
 from context_research.records.case import CheckRecord
 from context_research.request import Timeline
 
+TICK = 2
+"""Tokens of the prompt that an engine gets last."""
+
 
 class Ours(NamedTuple):
     """Requests of one token that checks sent to an engine while it counted, and the tokens of their prompts.
 
-    The last of them may be counted or not: an engine's account of a step follows its tokens.
+    The last of them, of `TICK` tokens, may be counted or not: an engine's account of a step follows its tokens.
     """
 
     requests: int = 0
@@ -44,10 +47,11 @@ def judge(
             f"{name}: {counted.generated} generated, {output} at the client; {of_prompts} prompt tokens of {prompt}"
         )
         extra = ours.get(name, Ours())
-        if not output <= counted.generated <= output + extra.requests:
+        if not output + max(0, extra.requests - 1) <= counted.generated <= output + extra.requests:
             problems.append(f"{name} did not generate what the client got")
         # Decode computes one token of a request anew, and some versions of vLLM count it twice.
         twice = len(legs) if handed_over else 0
-        if not prompt - twice <= of_prompts <= prompt + twice + extra.prompt_tokens:
+        least = prompt - twice + max(0, extra.prompt_tokens - TICK)
+        if not least <= of_prompts <= prompt + twice + extra.prompt_tokens:
             problems.append(f"{name} did not compute the prompts that were sent")
     return judged("tokens", not problems, "; ".join(problems + told))

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from context_research.errors import UsageProblem
+from context_research.hardware import locks
 from context_research.hardware.devices import lasting_names
 from context_research.hardware.locks import Hold
 from tests.support.suite import ROOT
@@ -13,7 +14,7 @@ from tests.support.suite import ROOT
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(locks, "TEMPORARY", tmp_path)
 
 
 def test_a_second_run_on_a_device_is_refused_and_told_which_run_has_it():
@@ -36,9 +37,10 @@ def test_a_refused_run_holds_nothing():
 
 def test_a_killed_run_holds_nothing(tmp_path):
     code = (
-        "import os, signal, tempfile; tempfile.gettempdir = lambda: os.environ['FOLDER']\n"
-        "from context_research.hardware.locks import Hold\n"
-        "Hold(['core-0'], 'run a'); os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, pathlib, signal\n"
+        "from context_research.hardware import locks\n"
+        "locks.TEMPORARY = pathlib.Path(os.environ['FOLDER'])\n"
+        "locks.Hold(['core-0'], 'run a'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     killed = subprocess.run(
         [sys.executable, "-c", code], env={"FOLDER": str(tmp_path), "PYTHONPATH": str(ROOT)}, check=False

@@ -58,6 +58,15 @@ def test_a_client_whose_times_are_off_is_found(delay, told):
     assert told in check.evidence
 
 
+def test_first_tokens_that_are_late_are_found_among_many_others():
+    timelines = in_turn(tokens=32, gap=20 * MS)
+    for timeline in timelines:
+        timeline.decode.token_times[0] += 15 * MS
+        timeline.prefill.token_times[0] += 15 * MS
+        timeline.decode.sent = timeline.decode.queued = timeline.decode.started = None
+    assert "late by as much" in clock(timelines).evidence
+
+
 def test_a_few_late_tokens_of_many_are_the_machines():
     timelines = in_turn()
     for timeline in timelines[:3]:
@@ -133,6 +142,11 @@ def test_sampled_first_tokens_may_differ_as_often_as_in_sound_engines(wrong, sta
     assert first(load, sampled=True).status == status
 
 
+def test_a_large_load_can_be_judged():
+    load = [*same(4990), *(served(9000 + number, first=(1, 2)) for number in range(10))]
+    assert first(load, [LookedUp("r9000", 0.1)]).status == "pass"
+
+
 def test_too_many_that_differ_are_no_near_ties():
     load = [*same(1), *(served(20 + number, first=(1, 2)) for number in range(9))]
     assert "too many for near-ties" in first(load, [LookedUp("r20", 0.1)]).evidence
@@ -184,7 +198,7 @@ def counts(**values):
     ("counted", "status"),
     [
         (counts(), "pass"),
-        (counts(generated=17, prompt_external=18), "pass"),  # the tick was counted, too
+        (counts(generated=17, prompt_external=18), "pass"),  # the last tick was counted, too
         (counts(generated=15), "fail"),
         (counts(generated=18), "fail"),
         (counts(prompt_external=12), "fail"),
@@ -194,6 +208,15 @@ def counts(**values):
 def test_tokens_are_as_many_as_the_engine_made(counted, status):
     timelines = [served(0), served(1)]
     assert token_counts.judge(timelines, counted, {"d": Ours(1, 2)}, True).status == status
+
+
+def test_what_checks_sent_is_counted_but_for_the_last():
+    """Two that primed a cache, and a tick."""
+    timelines, ours = [served(0), served(1)], {"d": Ours(3, 22)}
+    sound = counts(generated=18, prompt_external=36)
+    assert token_counts.judge(timelines, sound, ours, True).status == "pass"
+    assert token_counts.judge(timelines, counts(generated=17, prompt_external=36), ours, True).status == "fail"
+    assert token_counts.judge(timelines, counts(generated=18, prompt_external=30), ours, True).status == "fail"
 
 
 def test_tokens_of_failed_requests_are_not_counted():
@@ -277,6 +300,8 @@ def found(distance=0.0, ways=0.0, another=1.0, decode="d"):
         (found(0.04, ways=0.02), "cpu", "fail"),
         (Probe("p", "d", error="it died"), "cpu", "fail"),
         (found(another=0.001), "cpu", "not provable"),
+        (found(2.0, another=0.001), "cpu", "fail"),
+        (found(float("nan")), "cpu", "fail"),
     ],
 )
 def test_kv_is_judged_by_what_sound_engines_differ_by(probe, device, status):
@@ -296,3 +321,35 @@ def test_what_is_served_alone_is_whole_blocks_and_a_token(prompt, most, tokens):
     assert (len(first.prompt), len(second.prompt)) == (tokens, tokens)
     assert first.prompt[-1] == second.prompt[-1]
     assert first.prompt[:-1] != second.prompt[:-1]
+
+
+def test_where_not_one_block_fits_nothing_is_served_alone():
+    assert alone(point(chosen(), 100, 1), 1000, 0, 4, 110) is None
+
+
+class Few:
+    """An engine that gives log-probabilities for all tokens but one, or for none."""
+
+    def __init__(self, name, given):
+        self.name, self.role, self._given = name, name, given
+
+    async def serve(self, _, leg, *, output_tokens, **options):
+        leg.token_ids, leg.alternatives = list(range(output_tokens)), [LIKELY] * min(self._given, output_tokens)
+        leg.handoff = options["handoff"]
+
+
+class Pair:
+    async def hand_over(self, request, prefill, decode, alternatives):
+        legs = Leg(prefill.name), Leg(decode.name)
+        for engine, leg in zip((prefill, decode), legs, strict=True):
+            await engine.serve(request, leg, output_tokens=4, handoff=None, alternatives=alternatives)
+        return legs
+
+
+@pytest.mark.parametrize("given", [0, 3])
+def test_an_engine_that_lacks_log_probabilities_fails_in_one_line(given):
+    request = Request("r", [1, 2], 4, 0, 0.0, "")
+    probing = kv_probe.probe(Pair(), Few("p", 4), Few("d", given), request, Yardstick(0.0, 1.0), 1.0)
+    told = kv_probe.judge([asyncio.run(probing)], "float32", "cpu")
+    assert told.status == "fail"
+    assert f"d gave 4 tokens, {given} with log-probabilities, for 4" in told.evidence
