@@ -139,8 +139,10 @@ class Engine(Protocol):
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """Its processes on this machine, as they run now. Whether they stay the same, their cores and their niceness are
-        judged. Optional: then nobody can tell."""
+        """Its processes on this machine, as they run now. Whether they stay the same, their cores and niceness are judged.
+
+        Optional: then nobody can tell.
+        """
 
     def prepare(self, legs: Sequence[FirstLeg]) -> None:
         """Pre-build sampling parameters for requests about to be sent; replaces earlier ones.
