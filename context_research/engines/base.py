@@ -139,9 +139,9 @@ class Engine(Protocol):
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """Its processes on this machine, as they run now. Whether they stay the same, their cores and niceness are judged.
+        """Its processes on this machine, as they run now; optional.
 
-        Optional: then nobody can tell.
+        Whether they stay the same, their cores and their niceness are judged.
         """
 
     def prepare(self, legs: Sequence[FirstLeg]) -> None:

@@ -217,7 +217,7 @@ class Proof:
         return self._loop.run(kv_probe.probe(self.topology, prefill, decode, requests[0], known, timeout_s))
 
     def _measure_yardsticks(self) -> None:
-        """Once a run and pair of engines, before its first case."""
+        """Once a run and pair of engines, before its first case; again where none could be measured."""
         began = time.perf_counter()
         for number, (prefill, decode) in enumerate(kv_probe.pairs(self.topology)):
             pair, requests = self._pair(prefill, decode), self._alone(number)
