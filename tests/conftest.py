@@ -10,7 +10,7 @@ from context_research.plugin import MARKERS
 from tests.support import figures
 from tests.support.engines import start
 from tests.support.settings import resolve_model, tolerant
-from tests.support.suite import ROOT, Suite
+from tests.support.suite import ROOT, SHARED, Suite
 
 TIERS = {
     "fast": "no engine, and no process of seconds",
@@ -20,8 +20,7 @@ TIERS = {
 }
 
 
-# The tests' runs share this machine with each other; what they measure is of no account.
-os.environ.update(CONTEXT_RESEARCH_OTHER_LOAD="100%", CONTEXT_RESEARCH_SHARE_DEVICES="yes")
+os.environ.update(SHARED)
 
 
 def pytest_configure(config):
@@ -95,8 +94,9 @@ def plugin_imported():
 
 @pytest.fixture
 def suite(plugin_imported, pytester, monkeypatch):
-    """E0 in a folder of the test's own, with an environment that names no setting of ours."""
+    """E0 in a folder of the test's own, with an environment that names no setting of ours but `SHARED`."""
     for name in [name for name in os.environ if name.startswith(("CONTEXT_RESEARCH_", "PYTEST_", "LIGHTNING_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for name, value in {"PYTHONPATH": str(ROOT), **SHARED}.items():
+        monkeypatch.setenv(name, value)
     return Suite(pytester)

@@ -8,6 +8,8 @@ from tests.support.processes import interruptible
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository."""
+SHARED = {"CONTEXT_RESEARCH_OTHER_LOAD": "100%", "CONTEXT_RESEARCH_SHARE_DEVICES": "yes"}
+"""Environment of the tests' runs: they share this machine with each other, and what they measure is of no account."""
 SMALL = (
     "--prompt-lengths=64",
     "--concurrency=1,2",
