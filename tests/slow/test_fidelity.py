@@ -14,6 +14,7 @@ from context_research.measure.metrics import METRICS
 from context_research.models import hub
 from context_research.records import store
 from context_research.records.files import RunFiles
+from context_research.records.requests import FileRecord
 from context_research.serving import build
 from context_research.settings.options import SIMULATED_OPT_IN
 from context_research.settings.schema import CONFIGS
@@ -62,6 +63,7 @@ def record(files, chosen, of):
     keep(files.metadata, "run_metadata", metadata)
     shared = ("status", "experiment", "backend", "device", "seed", "serving", "model")
     summary = made.summary(files.run_id, measured, **{key: metadata[key] for key in shared})
+    summary["requests_file"] = FileRecord.of(files.requests).model_dump()
     keep(files.summary("e0"), "summary", summary)
 
 

@@ -21,8 +21,8 @@ from context_research.request import Leg, Timeline
 READING = 1e-4
 """Seconds by which a moment may be off as it was written down."""
 ARRIVES, ARRIVES_OF_EACH = 2e-3, 4e-5
-"""Seconds that the quickest tenth of tokens may take from the engine to the client, and more for each in flight: one
-thread hands out a step's tokens. Seen on CPU: 0.3 to 1 ms."""
+"""Seconds that the quickest tenth of tokens may take from the engine to the client, more for each in flight, as one
+thread hands out a step's tokens, and more by what the client's loop was late. Seen on CPU: 0.3 to 1 ms."""
 AFTER_NEXT, LATE_SHARE, LATE_FEW = 1e-3, 0.05, 3
 """Tokens that came this many seconds after the engine's next one, and more by what the client's loop was late, are
 late themselves: so many of all, or so few, may be."""
@@ -41,7 +41,8 @@ def judge(timelines: Sequence[Timeline], in_flight: int | None, loop_lag: float 
     behind = np.array([late for leg in legs for late in _after_next(leg)])
     late, most = int((behind > AFTER_NEXT + loop_lag).sum()), in_flight or _most(timelines)
     first = [leg.token_times[0] - leg.first_token for leg in legs if leg.first_token is not None]
-    quick, allowed = max(float(np.quantile(some, 0.1)) for some in (delays, first)), ARRIVES + ARRIVES_OF_EACH * most
+    quick = max(float(np.quantile(some, 0.1)) for some in (delays, first))
+    allowed = ARRIVES + ARRIVES_OF_EACH * most + loop_lag
     evidence = (
         f"{len(delays)} tokens came {_ms(delays.min())} to {_ms(delays.max())} after the engine had them, a tenth of "
         f"all, and of the first ones, within {_ms(quick)} (at most {_ms(allowed)}); {late} of {len(behind)} after the "
