@@ -14,6 +14,7 @@ import pytest
 
 from context_research.hardware.devices import lasting_names
 from context_research.hardware.locks import Hold
+from context_research.measure.checks import evidence
 from context_research.measure.checks.kv_probe import TOKENS
 from context_research.request import Leg
 from tests.support.engines import Changed, start
@@ -216,7 +217,8 @@ def test_answers_from_another_engine_than_is_said_are_caught(disaggregated, judg
 
 
 @pytest.mark.parametrize("by", ["its own close and start", "a kill"])
-def test_an_engine_restarted_after_the_warm_up_is_caught(tmp_path, judge, by):
+def test_an_engine_restarted_after_the_warm_up_is_caught(tmp_path, judge, by, monkeypatch):
+    monkeypatch.setattr(evidence, "_SETTLE_S", 120)  # a restart takes longer on a busy machine
     with closing(start(small("aggregated"), tmp_path)) as topology:
         engine, restarts = topology.engines[0], itertools.count()
 
