@@ -29,9 +29,9 @@ def judge(tmp_path):
 
 
 def failed_twice(judge, *run):
-    """What failed in a sound run, made again, once, where `client` alone did: a shared machine stalls, now and then."""
+    """What failed in a sound run, made again, once, where only the client was late: a shared machine stalls at times."""
     found = failed(judge(*run))
-    return failed(judge(*run)) if set(found) == {"client"} else found
+    return failed(judge(*run)) if found and set(found) <= {"client", "clock"} else found
 
 
 @pytest.fixture(scope="module")

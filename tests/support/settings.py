@@ -25,7 +25,7 @@ def tolerant(serving="aggregated", device="cpu", **values):
 
     The check still says what it found; tests/slow/test_planted.py is about that.
     """
-    return chosen(serving, device, **({"allow_invalid": ["client"], "machine__other_load": 1.0} | values))
+    return chosen(serving, device, **({"allow_invalid": ["client", "clock"], "machine__other_load": 1.0} | values))
 
 
 def small(serving="disaggregated", **values):

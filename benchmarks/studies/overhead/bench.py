@@ -73,7 +73,7 @@ class Bench:
         """
         workload = self.settings.workload
         workload = workload.model_copy(update={"requests": workload.requests * concurrency, "warmup_requests": 0})
-        own = {"workload": workload, "seed": (self.settings.seed or 0) + pair, "allow_invalid": ("client",)}
+        own = {"workload": workload, "seed": (self.settings.seed or 0) + pair, "allow_invalid": ("client", "clock")}
         return point(self.settings.model_copy(update=own), workload.prompt_lengths[0], concurrency)
 
     def measure(self, concurrency: int, pair: int) -> Pass:

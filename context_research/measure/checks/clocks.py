@@ -23,6 +23,8 @@ READING = 1e-4
 ARRIVES, ARRIVES_OF_EACH = 2e-3, 4e-5
 """Seconds that the quickest tenth of tokens may take from the engine to the client, more for each in flight, as one
 thread hands out a step's tokens, and more by what the client's loop was late. Seen on CPU: 0.3 to 1 ms."""
+OF_TTFT = 0.1
+"""Of the median TTFT: what the quickest tenth of first tokens may take, if that is more."""
 AFTER_NEXT, LATE_SHARE, LATE_FEW = 1e-3, 0.05, 3
 """Tokens that came this many seconds after the engine's next one, and more by what the client's loop was late, are
 late themselves: so many of all, or so few, may be."""
@@ -41,17 +43,19 @@ def judge(timelines: Sequence[Timeline], in_flight: int | None, loop_lag: float 
     behind = np.array([late for leg in legs for late in _after_next(leg)])
     late, most = int((behind > AFTER_NEXT + loop_lag).sum()), in_flight or _most(timelines)
     first = [leg.token_times[0] - leg.first_token for leg in legs if leg.first_token is not None]
-    quick = max(float(np.quantile(some, 0.1)) for some in (delays, first))
+    quick, soon = (float(np.quantile(some, 0.1)) for some in (delays, first))
     allowed = ARRIVES + ARRIVES_OF_EACH * most + loop_lag
+    waited = [each.token_times[0] - each.scheduled for each in timelines if each.token_times]
+    allowed_first = max(allowed, OF_TTFT * float(np.median(waited))) if waited else allowed
     evidence = (
         f"{len(delays)} tokens came {_ms(delays.min())} to {_ms(delays.max())} after the engine had them, a tenth of "
-        f"all, and of the first ones, within {_ms(quick)} (at most {_ms(allowed)}); {late} of {len(behind)} after the "
-        "engine's next one"
+        f"them within {_ms(quick)} (at most {_ms(allowed)}), of first ones {_ms(soon)} ({_ms(allowed_first)}); "
+        f"{late} of {len(behind)} after the engine's next one"
     )
     problems = list[str]()
     if delays.min() < -READING:
         problems.append("a token was at the client before its engine had it")
-    if quick > allowed:
+    if quick > allowed or soon > allowed_first:
         problems.append("the client's times are late by as much")
     if late > max(LATE_FEW, LATE_SHARE * len(behind)):
         problems.append("tokens are late by more than a step")
