@@ -29,7 +29,7 @@ def judge(tmp_path):
 
 
 def failed_twice(judge, *run):
-    """What failed in a sound run, made again, once, where only the client was late: a shared machine stalls at times."""
+    """What failed in a sound run, made again, once, where only the client was late: shared machines stall at times."""
     found = failed(judge(*run))
     return failed(judge(*run)) if found and set(found) <= {"client", "clock"} else found
 
