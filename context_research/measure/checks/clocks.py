@@ -22,7 +22,8 @@ READING = 1e-4
 """Seconds by which a moment may be off as it was written down."""
 ARRIVES, ARRIVES_OF_EACH = 4e-3, 4e-5
 """Seconds that the quickest tenth of tokens may take from the engine to the client, more for each in flight, as one
-thread hands out a step's tokens, and more by what the client's loop was late. Seen on CPU: 0.3 to 1 ms, 3.5 on one with three times its work."""
+thread hands out a step's tokens, and more by what the client's loop was late. Seen on CPU: 0.3 to 1 ms; 3.5 on one
+with three times its work."""
 OF_TTFT = 0.1
 """Of the median TTFT: what the quickest tenth of first tokens may take, if that is more."""
 AFTER_NEXT, LATE_SHARE, LATE_FEW = 1e-3, 0.05, 3
