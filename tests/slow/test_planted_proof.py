@@ -164,26 +164,22 @@ def test_more_requests_in_flight_than_the_load_says_are_caught(aggregated, judge
     assert {"clock", "complete"} & caught(judge(planted, small("aggregated")))
 
 
-def test_an_engine_that_clamps_its_output_and_pads_it_is_caught(aggregated, judge):
-    class Padded(Changed):
-        async def serve(self, request, leg, *, output_tokens, **options):
-            await self._engine.serve(request, leg, output_tokens=max(1, output_tokens - 2), **options)
-            missing = output_tokens - len(leg.token_ids)
-            leg.token_ids += leg.token_ids[-1:] * missing
-            leg.token_times += leg.token_times[-1:] * missing
+class Padded(Changed):
+    """An engine that makes two tokens fewer than it was asked for, and repeats its last one."""
 
+    async def serve(self, request, leg, *, output_tokens, **options):
+        await self._engine.serve(request, leg, output_tokens=max(1, output_tokens - 2), **options)
+        missing = output_tokens - len(leg.token_ids)
+        leg.token_ids += leg.token_ids[-1:] * missing
+        leg.token_times += leg.token_times[-1:] * missing
+
+
+def test_an_engine_that_clamps_its_output_and_pads_it_is_caught(aggregated, judge):
     planted = with_engines(aggregated, Padded(aggregated.of_role("aggregated")[0]))
     assert caught(judge(planted, small("aggregated"))) == {"tokens"}
 
 
 def test_a_decode_engine_that_clamps_its_output_and_pads_it_is_caught(disaggregated, judge):
-    class Padded(Changed):
-        async def serve(self, request, leg, *, output_tokens, **options):
-            await self._engine.serve(request, leg, output_tokens=max(1, output_tokens - 2), **options)
-            missing = output_tokens - len(leg.token_ids)
-            leg.token_ids += leg.token_ids[-1:] * missing
-            leg.token_times += leg.token_times[-1:] * missing
-
     assert "tokens" in caught(judge(decoding(disaggregated, Padded)))
 
 

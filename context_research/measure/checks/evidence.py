@@ -138,6 +138,8 @@ class Proof:
     _no_yardstick: str = "no yardstick was measured"
     looked_up: list[LookedUp] = field(default_factory=list)
     load: Load | None = None
+    treatments: dict[str, Treatment] = field(default_factory=dict)
+    """By engine: how the operating system treats it; known once judged."""
     seconds: float = 0.0
     """What gathering and judging took, the parity reference apart."""
     reference_s: float = 0.0
@@ -256,6 +258,8 @@ class Proof:
         with self._clocked():
             measured = [timeline for repeat in steady for timeline in repeat.timelines]
             self.client_lag = client_lag.of(measured, self.lateness)
+            topology = self.topology
+            self.treatments = machine.treatments(topology.engines, topology.backend.placements, self.settings.device)
             evidence = CaseEvidence(
                 case=self.case,
                 model=self.model,
@@ -282,11 +286,6 @@ class Proof:
                 own_niceness=os.getpriority(os.PRIO_PROCESS, 0),
             )
             return judge_all(self.standing.checks, evidence)
-
-    @property
-    def treatments(self) -> dict[str, Treatment]:
-        """How the operating system treats each engine."""
-        return machine.treatments(self.topology.engines, self.topology.backend.placements, self.settings.device)
 
     @property
     def _named(self) -> list[Process]:
