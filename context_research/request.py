@@ -18,9 +18,10 @@ Phase = Literal["warmup", "ramp", "measured", "drain"]
 class Request:
     """One request, made before the clock starts.
 
-    `prompt` holds token ids; exactly `output_tokens` are generated (end-of-sequence is ignored).
-    `sha256` covers everything that is sent, so that two runs can show that they sent the same.
+    `prompt` holds token ids, four bytes each; exactly `output_tokens` are generated (end-of-sequence is ignored).
+    `sha256` covers everything that is sent, and when, so that two runs can show that they sent the same.
     Latencies are those of phase `measured`; requests of `ramp` and `drain` keep the load up around them.
+    `due`: seconds from the start of its pass, None where that depends on how others are served (a closed loop).
     """
 
     id: str
@@ -30,6 +31,9 @@ class Request:
     temperature: float
     sha256: str
     phase: Phase = "measured"
+    due: float | None = None
+    class_name: str = ""
+    """The part of the load that it belongs to; empty where the load has no classes."""
 
 
 @dataclass(slots=True)
@@ -78,6 +82,7 @@ class Timeline:
     prompt_tokens: int
     output_tokens_asked: int
     phase: Phase = "measured"
+    class_name: str = ""
     legs: list[Leg] = field(default_factory=list)
     error: str | None = None
 

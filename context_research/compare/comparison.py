@@ -21,6 +21,7 @@ from context_research.records.files import AbFiles, RunFiles, report_of
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
 from context_research.records.verdict import Unit
+from context_research.settings.workload import Workload
 
 Figures = Mapping[str, MetricRecord]
 """Metric -> its summary, as in a case's `metrics`."""
@@ -238,10 +239,16 @@ FROM_RUNS = (
 """The facts that only a run knows."""
 
 
+_NEWER = Workload.model_construct().model_dump(
+    mode="json", include={"arrivals", "rate", "cv", "warmup_s", "window_s", "classes", "trace", "length_spread"}
+)
+"""What loads were before they could be anything else."""
+
+
 def settled(settings: Mapping[str, Any], whose: str = "this plan") -> dict[str, Any]:
     """The facts that are in the settings, before anything has run. Raises UsageProblem: they are not ours."""
     try:
-        workload = {"arrivals": "closed"} | settings["workload"]  # older runs could be of no other kind
+        workload = _NEWER | settings["workload"]  # older runs could be of no other kind
         return {
             **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
             "device": settings["device"],

@@ -26,6 +26,7 @@ from context_research.serving import build, preflight
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.workload.case import Case, at, engine_settings
+from context_research.workload.load import loads
 from context_research.workload.prompts import requests
 
 
@@ -77,7 +78,7 @@ def _checked(runs: Sequence[Run], real: Sequence[Cases], profile: str, model: Mo
     groups = [list(alike) for _, alike in groupby(cases, lambda case: engine_settings(case.settings))]
     backend_of(settings).check()
     for group in groups:
-        preflight.check(backend_of(group[0].settings), model, [case.load for case in group])
+        preflight.check(backend_of(group[0].settings), model, [load for case in group for load in loads(case)])
     for run, own in zip(runs, real, strict=True):
         _check_same_requests(run, own, settings, model)
     return groups

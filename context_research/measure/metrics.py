@@ -18,7 +18,7 @@ from context_research.measure.intervals import covered
 from context_research.records.case import Distribution, MetricRecord
 from context_research.records.requests import WindowRecord
 from context_research.request import Timeline
-from context_research.settings.schema import Slo
+from context_research.settings.workload import Slo
 
 PERCENTILES = (50, 90, 95, 99)
 

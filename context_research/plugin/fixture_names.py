@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from context_research.engines.base import Engine
     from context_research.measure.result import CaseResult
     from context_research.serving.topology import Topology
-    from context_research.settings.schema import Settings, Workload
+    from context_research.settings.schema import Settings
+    from context_research.settings.workload import Workload
 
 
 def settings(context_research_settings: Settings) -> Settings:

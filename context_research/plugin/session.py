@@ -34,6 +34,7 @@ from context_research.settings.sources import Layer, Resolved
 from context_research.workload import arrivals
 from context_research.workload.arrivals import ArrivalProcess
 from context_research.workload.case import Case, at, cases
+from context_research.workload.load import loads
 
 Added = TypeVar("Added")
 
@@ -193,7 +194,7 @@ class Session:
             preflight.check(backend_of(own), self.model_of(own), [])
             for case in cases:
                 fits = at(own, case.axes)
-                preflight.check(backend_of(fits.settings), self.model_of(fits.settings), [fits.load])
+                preflight.check(backend_of(fits.settings), self.model_of(fits.settings), loads(fits))
 
 
 def given_layers(config: pytest.Config) -> list[Layer]:

@@ -17,7 +17,7 @@ from context_research.errors import UsageProblem
 from context_research.records import store, upgrade
 from context_research.records.base import Count, Record
 from context_research.request import Leg, Phase, Timeline
-from context_research.settings.schema import Slo
+from context_research.settings.workload import Slo
 
 _DIGITS = 7
 """Moments are kept to a tenth of a microsecond."""

@@ -19,7 +19,7 @@ from context_research.models.capacity import (
 )
 from context_research.models.model import Model
 from context_research.settings.schema import Settings
-from context_research.workload.prompts import pass_length
+from context_research.workload.load import pass_length
 
 _GIB = 1 << 30
 

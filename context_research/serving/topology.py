@@ -88,6 +88,7 @@ class Topology(ABC):
             prompt_tokens=len(request.prompt),
             output_tokens_asked=request.output_tokens,
             phase=request.phase,
+            class_name=request.class_name,
         )
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from context_research.errors import UsageProblem
+from context_research.settings.base import Section
 from context_research.settings.options import flag_of, name_in
-from context_research.settings.schema import Section, Settings
+from context_research.settings.schema import Settings
 
 
 def validated(tree: dict[str, Any], path: Path, serving_path: Path | None, sources: Mapping[str, str]) -> Settings:
@@ -65,7 +66,9 @@ def _explain(error: Any, key: str) -> str:
         if key == "experiment":  # --experiment-config names the file, not the experiment
             return "missing; give it in the file"
         return f"missing; give it in the file{'' if flag_of(key) == key else ' or with ' + flag_of(key)}"
-    return f"{error['msg']}, got {error['input']!r:.200}"
+    told = str(error["msg"]).removeprefix("Value error, ")
+    # What contradicts itself is a whole group, and the message names its keys.
+    return told if error["loc"] and isinstance(error["input"], dict) else f"{told}, got {error['input']!r:.200}"
 
 
 def _allowed(location: tuple[int | str, ...]) -> list[str]:

@@ -6,22 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
+from context_research.settings.base import Integer, Number, Positive, Section, Switch
 from context_research.settings.experiments import CONFIGS as CONFIGS
+from context_research.settings.workload import Slo, Workload
 
-Integer = Annotated[int, Field(strict=True)]  # `"8"` and `true` are no integers
-Positive = Annotated[Integer, Field(gt=0)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Switch = Annotated[bool, Field(strict=True)]
 DEFAULT_OUTPUTS = Path("outputs")
 """Below the project's root."""
 Device = Literal["cuda", "cpu"]
@@ -31,12 +21,6 @@ Routing = Literal["round_robin", "least_loaded"]
 Weights = Literal["hub", "seeded", "dummy"]
 Dtype = Literal["auto", "half", "float16", "bfloat16", "float", "float32"]
 """vLLM's own list (vllm.config.model.ModelDType): another is refused here, and not after the engine's start."""
-
-
-class Section(BaseModel):
-    """A group of settings: closed (unknown keys are errors), immutable, and not coerced (`"8"` is no integer)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class ModelSettings(Section):
@@ -70,62 +54,6 @@ class EngineSettings(Section):
     batch_invariant: Switch = False
     enable_prefix_caching: Switch = True
     args: dict[str, Any] = Field(default_factory=dict)
-
-
-class Primed(Section):
-    """A prefix cache that holds the first part of every prompt: `primed` is its share of the prompt's tokens."""
-
-    primed: Annotated[Number, Field(gt=0, lt=1)]
-
-
-class Workload(Section):
-    """The requests: a case for each prompt length × concurrency, exact token counts; `arrivals`: when they are sent.
-
-    `requests` are the measured ones of a repeat, at least as many as are in flight; with more than one in flight others
-    before and after them keep the load whole. `cache` is the state of the prefix cache that each request meets: `cold`,
-    `warm` (it holds the whole prompt) or `primed: 0.5`. `allow_preemptions`: the case is meant to be under pressure.
-    """
-
-    prompt_lengths: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    concurrency: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    arrivals: Annotated[str, Field(min_length=1)] = "closed"
-    output_tokens: Positive = 128
-    requests: Positive = 17
-    repeats: Positive = 3
-    warmup_requests: Annotated[Integer, Field(ge=0)] = 2
-    request_timeout_s: Annotated[Number, Field(gt=0)] = 300.0
-    temperature: Annotated[Number, Field(ge=0)] = 0.0
-    cache: Literal["cold", "warm"] | Primed = "cold"
-    allow_preemptions: Switch = False
-
-    @property
-    def primed_share(self) -> float:
-        """Share of each prompt that the prefix cache holds when the request is sent."""
-        return self.cache.primed if isinstance(self.cache, Primed) else {"cold": 0.0, "warm": 1.0}[self.cache]
-
-    @field_validator("cache", mode="wrap")
-    @classmethod
-    def _one_of_three(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-        # Pydantic would complain of one of the alternatives, and not of the right one.
-        try:
-            return check(value)
-        except ValidationError:
-            raise ValueError("must be cold, warm, or primed: a share between 0 and 1") from None
-
-    @field_validator("prompt_lengths", "concurrency")
-    @classmethod
-    def _once(cls, values: tuple[int, ...]) -> tuple[int, ...]:
-        # A case that ran twice would send its prompts twice, and measure a warm prefix cache.
-        if len(set(values)) < len(values):
-            raise ValueError("a value is given twice")
-        return values
-
-
-class Slo(Section):
-    """Service level objectives in seconds; goodput counts the requests that meet every one given."""
-
-    ttft: Annotated[Number, Field(gt=0)] | None = None
-    tpot: Annotated[Number, Field(gt=0)] | None = None
 
 
 class MachineSettings(Section):

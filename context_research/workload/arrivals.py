@@ -1,5 +1,6 @@
-"""When requests are sent: `workload.arrivals` names the process. Closed loop: a fixed number in flight.
+"""When requests are sent: `workload.arrivals` names the process.
 
+Closed loop: a fixed number in flight. Open and replayed: at their moments (load.py draws them), whatever is in flight.
 Another one is a function like `closed`, added by the hook `pytest_context_research_arrivals`.
 """
 
@@ -49,11 +50,38 @@ async def closed_loop(requests: Sequence[Request], concurrency: int, serve: Serv
 
 
 async def closed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> None:
-    """`closed_loop` with the case's concurrency."""
-    await closed_loop(requests, case.concurrency, serve)
+    """`closed_loop` with the case's concurrency; the warm-up of another load: one at a time."""
+    await closed_loop(requests, case.concurrency or 1, serve)
 
 
-BUILT_IN: Mapping[str, ArrivalProcess] = {"closed": closed}
+async def timed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> None:
+    """Send each request when it is due, counted from now, whatever is in flight; those without a moment one by one.
+
+    What is due after the measured window is sent until the last measured request has ended.
+    """
+    if any(request.due is None for request in requests):  # a warm-up
+        await closed(requests, case, serve)
+        return
+    loop, measured, stopped = asyncio.get_running_loop(), 0, False
+
+    async def one(request: Request, due: float) -> None:
+        nonlocal measured, stopped
+        stopped |= await serve(request, due) is None
+        measured -= request.phase == "measured"
+
+    start = loop.time()
+    async with asyncio.TaskGroup() as sent:
+        for request in requests:
+            due = start + (request.due or 0.0)
+            if (wait := due - loop.time()) > 0:
+                await asyncio.sleep(wait)
+            if stopped or (request.phase == "drain" and not measured):
+                break
+            measured += request.phase == "measured"
+            sent.create_task(one(request, due))
+
+
+BUILT_IN: Mapping[str, ArrivalProcess] = {"closed": closed, "open": timed, "replay": timed}
 
 
 def extended(added: Iterable[Mapping[str, ArrivalProcess]]) -> dict[str, ArrivalProcess]:

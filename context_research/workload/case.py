@@ -10,7 +10,6 @@ from itertools import product
 from typing import Any
 
 from context_research.errors import UsageProblem, given_twice
-from context_research.models.capacity import Load
 from context_research.settings.messages import with_values
 from context_research.settings.schema import Settings
 
@@ -36,39 +35,43 @@ class Case:
 
     axes: Mapping[str, Any]
     settings: Settings
+    engine_axes: frozenset[str] = frozenset()
+    """Those of `axes` that change the engines alone, and not what they are sent."""
 
     @property
     def name(self) -> str:
-        """``p1024-c4``; axes beyond E0's follow by name, ``p1024-c4-output_tokens_16``."""
-        more = (f"-{axis}_{_slug(value)}" for axis, value in self.axes.items() if axis not in _SHORT)
-        return f"p{self.prompt_tokens}-c{self.concurrency}{''.join(more)}"
+        """``p1024-c4``; axes beyond E0's follow by name, ``p1024-c4-output_tokens_16``; ``load`` without any axis."""
+        return _name(self.axes)
 
     @property
-    def prompt_tokens(self) -> int:
-        return self.settings.workload.prompt_lengths[0]
+    def prompt_tokens(self) -> int | None:
+        """Of every prompt, before `length_spread`; None where the load has classes, or is a trace's."""
+        return next(iter(self.settings.workload.prompt_lengths), None)
 
     @property
-    def concurrency(self) -> int:
-        """Requests in flight."""
-        return self.settings.workload.concurrency[0]
-
-    @property
-    def load(self) -> Load:
-        """What the case asks of the KV cache at its busiest."""
-        return Load(self.prompt_tokens, self.settings.workload.output_tokens, self.concurrency)
+    def concurrency(self) -> int | None:
+        """Requests in flight; None where nothing bounds them."""
+        return next(iter(self.settings.workload.concurrency), None)
 
     def seed(self, part: str) -> int:
         """A seed of this case's own, so that no case's requests depend on which others run, or in which process.
 
+        Cases that differ in their engines alone have the same requests.
         Raises ValueError where the settings have no seed; the plugin refuses such a run before it begins.
         """
         if self.settings.seed is None:
             raise ValueError("a case needs a seed")
-        text = f"{self.settings.seed}:{self.settings.experiment}:{self.name}:{part}"
+        load = _name({axis: value for axis, value in self.axes.items() if axis not in self.engine_axes})
+        text = f"{self.settings.seed}:{self.settings.experiment}:{load}:{part}"
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
 
 
-_SHORT = ("prompt_tokens", "concurrency")
+_SHORT = {"prompt_tokens": "p", "concurrency": "c"}
+
+
+def _name(axes: Mapping[str, Any]) -> str:
+    parts = (f"{_SHORT[axis]}{value}" if axis in _SHORT else f"{axis}_{_slug(value)}" for axis, value in axes.items())
+    return "-".join(parts) or "load"
 
 
 def cases(settings: Settings) -> list[Case]:
@@ -77,11 +80,7 @@ def cases(settings: Settings) -> list[Case]:
     Raises UsageProblem: an axis that is no setting's, or is the whole run's; a value that its setting can't have; two
     cases of one name.
     """
-    axes: dict[str, tuple[Any, ...]] = {
-        LENGTHS: settings.workload.prompt_lengths,
-        LEVELS: settings.workload.concurrency,
-        **settings.axes,
-    }
+    axes: dict[str, tuple[Any, ...]] = {**_lists(settings), **settings.axes}
     found = [_at(settings, dict(zip(axes, values, strict=True))) for values in product(*axes.values())]
     if twice := given_twice(case.name for case in found):
         raise UsageProblem(f"two cases are called {twice}: the values of an axis must differ in letters or digits")
@@ -91,7 +90,7 @@ def cases(settings: Settings) -> list[Case]:
 
 def at(settings: Settings, axes: Mapping[str, Any]) -> Case:
     """The case at one point, axes by their names: one that was measured earlier. Raises UsageProblem: no such axis."""
-    keys = {axis_name(key, settings): key for key in (LENGTHS, LEVELS, *settings.axes)}
+    keys = {axis_name(key, settings): key for key in (*_lists(settings), *settings.axes)}
     if unknown := sorted(set(axes) - set(keys)):
         raise UsageProblem(f"axis {unknown[0]}: these settings have {', '.join(keys)}")
     return _at(settings, {keys[name]: value for name, value in axes.items()})
@@ -130,7 +129,14 @@ def _at(settings: Settings, values: Mapping[str, Any]) -> Case:
         raise UsageProblem(f"axes.{twice[0]}: every value of {twice[0]} is a case already; give the list there")
     if fixed := [key for key in own if key.partition(".")[0] in _OF_THE_RUN]:
         raise UsageProblem(f"axes.{fixed[0]}: that is the whole run's, and can't differ between its cases")
-    return Case(axes, with_values(settings.model_copy(update={"axes": {}}), own, "axes."))
+    of_engines = {axis_name(key, settings) for key in own if key.partition(".")[0] not in ("workload", "slo")}
+    return Case(axes, with_values(settings.model_copy(update={"axes": {}}), own, "axes."), frozenset(of_engines))
+
+
+def _lists(settings: Settings) -> dict[str, tuple[int, ...]]:
+    """The two lists of settings that are axes unasked, where they are given."""
+    lists = {LENGTHS: settings.workload.prompt_lengths, LEVELS: settings.workload.concurrency}
+    return {key: values for key, values in lists.items() if values}
 
 
 def _is_setting(key: str) -> bool:

@@ -34,7 +34,8 @@ def running(suite, monkeypatch):
         "def hold(concurrency):\n"
         "    if concurrency > 1:\n"
         f"        pathlib.Path({str(held)!r}).touch()\n"
-        "        time.sleep(300)\n"
+        "        for _ in range(3000):\n"  # as a case waits: a signal just before a sleep would wait for its end
+        "            time.sleep(0.1)\n"
     )
     processes = []
 
@@ -69,7 +70,7 @@ def kept(suite, process, status):
 def test_a_signal_ends_the_run_in_order_and_keeps_the_finished_case(running, suite, number, code):
     process = running("--device-profile=cpu-2core", "--prompt-lengths=256")
     os.kill(process.pid, number)
-    assert process.wait(timeout=60) == code
+    assert process.wait(timeout=120) == code
     assert kept(suite, process, "interrupted"), "the report too"
 
 

@@ -31,6 +31,7 @@ from context_research.settings.options import OPTIONS
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
 from context_research.workload.case import at, cases
+from context_research.workload.load import loads
 
 _KEYS = (
     *(
@@ -182,7 +183,7 @@ class Inputs:
             backend.check()
             for case in found[:20]:
                 own = at(chosen, case.axes).settings
-                preflight.check(backend_of(own), _model(own), [case.load])
+                preflight.check(backend_of(own), _model(own), loads(at(chosen, case.axes)))
         return None
 
 

@@ -11,7 +11,8 @@ from pydantic import Field, ValidationError
 
 from context_research.errors import UsageProblem
 from context_research.models.model import Model
-from context_research.settings.schema import CONFIGS, Device, Number, Positive, Role, Section, Switch
+from context_research.settings.base import Number, Positive, Section, Switch
+from context_research.settings.schema import CONFIGS, Device, Role
 from context_research.settings.sources import read_yaml
 
 Seconds = Annotated[Number, Field(ge=0)]

@@ -40,6 +40,9 @@ _RECORDED = {True: "RecordedAsyncScheduler", False: "RecordedScheduler"}
 """Classes of engines/vllm/step_recorder.py, by vLLM's async_scheduling."""
 _DESCRIBED = ("model", "cache", "parallel", "scheduler", "device", "load", "compilation", "kv_transfer")
 
+_LISTED = 1 << 22
+"""Prompt tokens of a batch up to which vLLM's lists of them are made beforehand: in a list one takes 36 bytes."""
+
 
 class VllmEngine:
     """Implements `base.Engine`.
@@ -70,8 +73,8 @@ class VllmEngine:
         self._said = 0
         """Bytes of the log that are of earlier starts."""
         self._recorded = False
-        self._prepared: dict[str, tuple[FirstLeg, Any]] = {}
-        """Sampling parameters by request id, with what they were made for."""
+        self._prepared: dict[str, tuple[FirstLeg, Any, list[int] | None]] = {}
+        """Sampling parameters and the prompt's token ids by request id, with what they were made for."""
 
     def start(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -209,7 +212,8 @@ class VllmEngine:
     def prepare(self, legs: Sequence[FirstLeg]) -> None:
         # Of 16 requests that are due together vLLM's first step takes those that have arrived: building these in
         # between cost the others a place in it (benchmarks/studies/overhead).
-        self._prepared = {leg[0].id: (leg, sampling(*leg)) for leg in legs}
+        few = sum(len(request.prompt) for request, _, _ in legs) <= _LISTED
+        self._prepared = {leg[0].id: (leg, sampling(*leg), list(leg[0].prompt) if few else None) for leg in legs}
 
     async def serve(
         self,
@@ -222,10 +226,10 @@ class VllmEngine:
     ) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        made_for, parameters = self._prepared.pop(request.id, (None, None))
+        made_for, parameters, tokens = self._prepared.pop(request.id, (None, None, None))
         if made_for != (request, output_tokens, handoff) or alternatives is not None:
             parameters = sampling(request, output_tokens, handoff, alternatives)
-        prompt, clock, output = {"prompt_token_ids": request.prompt}, time.perf_counter, None
+        prompt, clock, output = {"prompt_token_ids": tokens or list(request.prompt)}, time.perf_counter, None
         leg.sent = clock()
         try:
             async for output in self._llm.generate(prompt, parameters, request.id):

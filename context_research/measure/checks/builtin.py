@@ -61,7 +61,7 @@ def _handoff_not_due(settings: Settings) -> str | None:
 
 def _cache(evidence: CaseEvidence) -> CheckRecord:
     declared = str(evidence.settings.workload.cache)
-    expected = capacity.cached_tokens(evidence.settings, evidence.case.prompt_tokens)
+    expected = [capacity.cached_tokens(evidence.settings, timeline.prompt_tokens) for timeline in evidence.sent]
     return judge.cache(evidence.sent, evidence.counted, evidence.resets, declared, expected)
 
 
@@ -119,12 +119,12 @@ BUILT_IN = (
     ),
     Check(
         "window",
-        lambda e: judge.window(e.steady, e.whole, e.case.concurrency),
+        lambda e: judge.window(e.steady, e.whole, e.case.concurrency or 1),
         not_due=lambda settings: None if settings.workload.arrivals == "closed" else "no closed loop keeps slots full",
     ),
     Check(
         "waterfall",
-        lambda e: judge.ttft_waterfall(e.measured, e.case.prompt_tokens, e.settings.device),
+        lambda e: judge.ttft_waterfall(e.measured, e.settings.device),
         frozenset({Evidence.CLOCK}),
     ),
 )

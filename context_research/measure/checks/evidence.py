@@ -47,6 +47,7 @@ from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.workload.arrivals import closed_loop
 from context_research.workload.case import Case, engine_settings
+from context_research.workload.load import typical
 from context_research.workload.prompts import alone, beginnings, requests
 
 _NOT_ASKED = NoReference("n/a", "not asked for")
@@ -77,7 +78,7 @@ class Standing:
 
 def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
     """Found out before any engine starts: on a GPU they would be in each other's way."""
-    busiest = max(cases, key=lambda case: case.concurrency)
+    busiest = max(cases, key=lambda case: case.concurrency or 0)
     backend, self_test, ceiling = backend_of(busiest.settings), None, None
     began = time.perf_counter()
     if Evidence.WALL_TIME not in backend.absent:
@@ -102,7 +103,8 @@ def _self_test(backend: Backend, case: Case, model: Model) -> Lag:
 
     async def replay() -> None:
         async with client_lag.watched(lateness):
-            await closed_loop(batch[: _NULL_ROUNDS * case.concurrency], case.concurrency, serve)
+            in_flight = case.concurrency or 1
+            await closed_loop(batch[: _NULL_ROUNDS * in_flight], in_flight, serve)
 
     with client_lag.frozen_heap():
         backend.loop.run(replay())
@@ -235,7 +237,7 @@ class Proof:
             self.standing.seconds += time.perf_counter() - began
 
     def _alone(self, number: int) -> tuple[Request, Request] | None:
-        tokens = min(kv_probe.TOKENS, self.settings.workload.output_tokens)
+        tokens = min(kv_probe.TOKENS, typical(self.case).output_tokens)
         return alone(self.case, self.model.vocabulary, number, tokens, self.model.max_length)
 
     def _pair(self, prefill: Engine, decode: Engine) -> str:

@@ -116,18 +116,20 @@ def cache(
     engines: Mapping[str, Counters],
     resets: Mapping[str, bool],
     declared: str,
-    expected: int,
+    expected: Sequence[int],
 ) -> CheckRecord:
     """Every request met the prefix cache in the declared state: `expected` tokens of its prompt, no more and no less.
 
-    `engines` holds each engine's counts over the measured passes, `resets` what emptying each cache answered.
+    `expected` has an entry for each of `timelines`. `engines` holds each engine's counts over the measured passes,
+    `resets` what emptying each cache answered.
     """
     if not timelines:
         return not_applicable("cache", "no request was measured")
     found = [timeline.prefill_cached_tokens for timeline in timelines]
-    wrong = [tokens for tokens in found if tokens is not None and tokens != expected]
+    wrong = [got for got, due in zip(found, expected, strict=True) if got is not None and got != due]
     counts = ", ".join(f"{name} {c.cache_hits} hits of {c.cache_queries} queried" for name, c in engines.items())
-    evidence = f"{declared}: {expected} prompt tokens a request from the cache; tokens: {counts}"
+    each = f"{min(expected)}" if len(set(expected)) == 1 else f"{min(expected)} to {max(expected)}"
+    evidence = f"{declared}: {each} prompt tokens a request from the cache; tokens: {counts}"
     if untold := sum(timeline.complete and timeline.prefill_cached_tokens is None for timeline in timelines):
         evidence += f"; of {untold} of {len(found)} requests the engine did not say"
     if wrong:
@@ -135,8 +137,8 @@ def cache(
     if decode := (engines["decode"].prompt_cached or engines["decode"].cache_hits) if "decode" in engines else 0:
         evidence += f"; decode had {decode} prompt tokens of its own"
     hits = sum(counters.cache_hits for role, counters in engines.items() if role != "decode")
-    if miscounted := not wrong and None not in found and hits != expected * len(found):
-        evidence += f"; {expected * len(found)} hits were due"
+    if miscounted := not wrong and None not in found and hits != sum(expected):
+        evidence += f"; {sum(expected)} hits were due"
     if refused := [name for name, emptied in resets.items() if not emptied]:
         evidence += f"; {', '.join(refused)} could not be emptied (blocks in use)"
     return judged("cache", not (untold or wrong or refused or decode or miscounted), evidence)
@@ -221,13 +223,14 @@ def window(steady: Sequence[Repeat], whole: Sequence[Repeat], concurrency: int) 
     return judged("window", full >= _FULL_LOAD, evidence)
 
 
-def ttft_waterfall(timelines: Sequence[Timeline], prompt_tokens: int, device: str) -> CheckRecord:
-    """The parts of TTFT are known: what none of them covers is small at the median."""
+def ttft_waterfall(timelines: Sequence[Timeline], device: str) -> CheckRecord:
+    """The parts of TTFT are known: what none of them covers is small at the median of requests with long prompts."""
     if not timelines:
         return not_applicable("waterfall", "no request was measured")
-    share, bound = median(map(waterfall.unattributed_share, timelines)), UNATTRIBUTED[device]
+    long = [timeline for timeline in timelines if timeline.prompt_tokens >= _WATERFALL_FROM]
+    share, bound = median(map(waterfall.unattributed_share, long or timelines)), UNATTRIBUTED[device]
     evidence = f"{share:.1%} of TTFT unattributed at the median"
-    if prompt_tokens < _WATERFALL_FROM:
+    if not long:
         return not_applicable("waterfall", f"{evidence}; bound only from {_WATERFALL_FROM} prompt tokens on")
     return judged("waterfall", abs(share) <= bound, f"{evidence}, at most {bound:.0%}")
 

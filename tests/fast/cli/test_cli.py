@@ -95,7 +95,7 @@ def test_init_run_refuses_an_id_that_is_no_folder(run_id):
         pytest.param("model: {name: x}\n", "mine.yaml: experiment: ", id="no-experiment"),
         pytest.param(
             "experiment: e0\nmodel: {name: x}\nworkload: {prompt_lengths: [], concurrency: [1]}",
-            "mine.yaml: workload.prompt_lengths: ",
+            "mine.yaml: workload: lengths come from prompt_lengths or from classes, and neither is given",
             id="empty-list",
         ),
     ],

@@ -139,7 +139,8 @@ def test_pages_are_short():
     """What is read while working: first steps, how-to, reference."""
     limited = [page for purpose in ("First steps", "How to", "Reference") for page in by_purpose()[purpose]]
     assert len(limited) > 8
-    assert {name(page): count for page in limited if (count := read(page).count("\n")) > 150} == {}
+    own = {name(page): re.sub(r"<!-- generated: .*?<!-- end -->", "", read(page), flags=re.DOTALL) for page in limited}
+    assert {page: count for page, text in own.items() if (count := text.count("\n")) > 150} == {}
 
 
 def test_lines_are_short():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from context_research.engines.base import Counters
@@ -149,7 +151,8 @@ def test_transport_needs_a_transfer(transport, transfers):
 
 
 def cache(timelines, engines=None, resets=None, expected=0):
-    return judge.cache(timelines, engines or {"aggregated": Counters()}, resets or {"a": True}, "cold", expected)
+    each = [expected] * len(timelines)
+    return judge.cache(timelines, engines or {"aggregated": Counters()}, resets or {"a": True}, "cold", each)
 
 
 def test_cache_passes_in_the_declared_state():
@@ -324,16 +327,18 @@ WATERFALL = {"scheduled": 0.0, "prefill_started": 0.0}
     ("covered", "device", "status"), [(0.96, "cpu", "pass"), (0.94, "cpu", "fail"), (0.96, "cuda", "fail")]
 )
 def test_the_waterfall_must_cover_ttft(covered, device, status):
-    served = [timeline([1.0], prefill_finished=covered, **WATERFALL)] * 3
-    assert judge.ttft_waterfall(served, 4096, device).status == status
-    assert judge.ttft_waterfall(served, 4095, device).status == "n/a"
+    served = [timeline([1.0], prefill_finished=covered, prompt_tokens=4096, **WATERFALL)] * 3
+    assert judge.ttft_waterfall(served, device).status == status
+    short = [replace(each, prompt_tokens=4095) for each in served]
+    assert judge.ttft_waterfall(short, device).status == "n/a"
+    assert judge.ttft_waterfall([*short, *served], device).status == status, "long prompts alone"
 
 
 def test_nothing_measured_passes_no_check():
     checks = [
-        judge.cache([], {}, {}, "cold", 0),
+        judge.cache([], {}, {}, "cold", []),
         judge.client([], Lag(0, 0, 0), None),
         judge.window([], [], 1),
-        judge.ttft_waterfall([], 4096, "cpu"),
+        judge.ttft_waterfall([], "cpu"),
     ]
     assert {check.status for check in checks} == {"n/a"}

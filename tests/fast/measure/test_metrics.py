@@ -6,7 +6,7 @@ import pytest
 from context_research.errors import UsageProblem
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Metric, Repeat, extended, samples_needed, summaries, summarize
-from context_research.settings.schema import Slo
+from context_research.settings.workload import Slo
 from tests.support.timelines import timeline, two_slots
 
 PLAIN = timeline([1.5, 1.75, 2.5], scheduled=1.0)

@@ -197,7 +197,7 @@ def test_an_unknown_key_of_a_serving_file_is_named(yaml, text, key, allowed):
     ("line", "key"),
     [
         pytest.param("output_tokens: many", "workload.output_tokens", id="word-for-number"),
-        pytest.param("prompt_lengths: []", "workload.prompt_lengths", id="empty-list"),
+        pytest.param("prompt_lengths: 0", "workload.prompt_lengths", id="zero-for-list"),
         pytest.param("prompt_lengths: 64", "workload.prompt_lengths", id="number-for-list"),
         pytest.param("prompt_lengths: [64, 0]", "workload.prompt_lengths.1", id="zero-in-list"),
         pytest.param("requests: -1", "workload.requests", id="negative"),
@@ -345,8 +345,8 @@ def test_a_config_of_another_experiment_is_refused(yaml):
 
 
 def test_a_missing_key_is_named_with_its_option(yaml):
-    path = yaml("experiment: e0\nmodel: {name: x}\nworkload: {concurrency: [1]}\n")
-    assert problem(path) == f"{path}: workload.prompt_lengths: missing; give it in the file or with --prompt-lengths"
+    path = yaml("experiment: e0\nmodel: {}\nworkload: {prompt_lengths: [1], concurrency: [1]}\n")
+    assert problem(path) == f"{path}: model.name: missing; give it in the file or with --model-name"
 
 
 def test_a_missing_experiment_is_not_blamed_on_an_option(yaml):

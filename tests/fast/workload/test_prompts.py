@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import os
 import subprocess
@@ -6,7 +5,9 @@ import sys
 
 import pytest
 
+from context_research.models.capacity import Load
 from context_research.workload.case import point
+from context_research.workload.load import loads
 from context_research.workload.prompts import RESERVED_IDS, beginnings, requests
 from tests.support.settings import chosen
 from tests.support.suite import ROOT
@@ -148,7 +149,7 @@ def test_the_hash_covers_every_token(monkeypatch):
 
         def integers(self, *arguments, **keywords):
             drawn = self._rng.integers(*arguments, **keywords)
-            drawn[:, -1] ^= 1
+            drawn[-1] ^= 1
             return drawn
 
     monkeypatch.setattr(np.random, "default_rng", Shifted)
@@ -159,5 +160,5 @@ def test_the_hash_covers_every_token(monkeypatch):
 
 def test_a_case_tells_its_load():
     case = point(chosen(), *CASE)
-    assert dataclasses.astuple(case.load) == (256, WORKLOAD.output_tokens, 4)
+    assert loads(case) == [Load(256, WORKLOAD.output_tokens, 4)]
     assert case.name == "p256-c4"

@@ -1,0 +1,172 @@
+"""What a case's requests are, drawn from its seed before any clock starts: lengths, classes, phases, moments.
+
+Prompts are made of it by prompts.py. Nothing here depends on how requests are served, so that both arms of a pair get
+the same ones at the same moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from context_research.models.capacity import Load
+from context_research.request import Phase
+from context_research.settings.workload import LoadClass, Workload
+from context_research.workload import lengths, traces
+from context_research.workload.case import Case
+
+TAIL = 1.0
+"""Of the measured window: for so long arrivals go on after it, at most, while its last requests are served."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One request before its prompt is made. `due`: seconds from the start of its pass; None in a closed loop."""
+
+    prompt_tokens: int
+    output_tokens: int
+    phase: Phase = "measured"
+    due: float | None = None
+    class_name: str = ""
+
+
+def planned(case: Case, repeat: int | None) -> list[Planned]:
+    """The requests of one repeat, or of the warm-up (`repeat` None), in the order in which they are sent.
+
+    Raises UsageProblem: a trace that can't be read, or has no row to replay.
+    """
+    workload = case.settings.workload
+    if repeat is None:
+        return [replace(each, phase="warmup") for each in _drawn(case, "warmup", workload.warmup_requests)]
+    if workload.arrivals == "replay":
+        assert workload.trace is not None  # validated
+        rows = traces.replayed(workload.trace, np.random.default_rng(case.seed(f"ticks{repeat}")))
+        fields = (rows.prompt_tokens.tolist(), rows.output_tokens.tolist(), rows.at.tolist(), rows.class_names)
+        some = [Planned(p, o, due=at, class_name=name) for p, o, at, name in zip(*fields, strict=True)]
+        return _phased(workload, some)
+    if workload.arrivals == "open":
+        moments = arrivals(workload, np.random.default_rng(case.seed(f"arrivals{repeat}")))
+        some = _drawn(case, f"repeat{repeat}", len(moments))
+        return _phased(workload, [replace(each, due=at) for each, at in zip(some, moments.tolist(), strict=True)])
+    phases = in_a_pass(workload, case.concurrency)
+    some = _drawn(case, f"repeat{repeat}", len(phases))
+    return [replace(each, phase=phase) for each, phase in zip(some, phases, strict=True)]
+
+
+def _drawn(case: Case, part: str, count: int) -> list[Planned]:
+    """`count` requests of the load's classes and lengths."""
+    workload, rng = case.settings.workload, np.random.default_rng(case.seed(f"{part} lengths"))
+    if not count:
+        return []
+    if workload.trace is not None:  # the warm-up of a replay: any of its rows
+        rows = traces.replayed(workload.trace, None)
+        chosen = rng.integers(len(rows.at), size=count)
+        names: Sequence[str] = [rows.class_names[row] for row in chosen]
+        prompts, outputs = rows.prompt_tokens[chosen], rows.output_tokens[chosen]
+    elif workload.classes:
+        shares = np.array([each.share for each in workload.classes.values()])
+        of = rng.choice(len(shares), size=count, p=shares / shares.sum())
+        names = [list(workload.classes)[index] for index in of]
+        prompts, outputs = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        for index, each in enumerate(workload.classes.values()):
+            mine = np.flatnonzero(of == index)
+            prompts[mine], outputs[mine] = _of_class(each, workload, mine.size, rng)
+    else:
+        names = [""] * count
+        prompts = np.full(count, case.prompt_tokens)
+        outputs = lengths.draw(workload.output_tokens, count, rng)
+    if workload.length_spread:
+        prompts, outputs = (lengths.spread(each, workload.length_spread, rng) for each in (prompts, outputs))
+    of_each = zip(prompts.tolist(), outputs.tolist(), names, strict=True)
+    return [Planned(prompt, output, class_name=name) for prompt, output, name in of_each]
+
+
+def _of_class(
+    chosen: LoadClass, workload: Workload, count: int, rng: np.random.Generator
+) -> tuple[lengths.Tokens, lengths.Tokens]:
+    """Prompts' and outputs' lengths of `count` requests of one class."""
+    if chosen.rows is not None:
+        rows = traces.read(chosen.rows)
+        row = rng.integers(len(rows.at), size=count)
+        return rows.prompt_tokens[row], rows.output_tokens[row]
+    assert chosen.prompt is not None  # validated
+    output = workload.output_tokens if chosen.output is None else chosen.output
+    return lengths.draw(chosen.prompt, count, rng), lengths.draw(output, count, rng)
+
+
+def arrivals(workload: Workload, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Moments of an open load in seconds, in order: warm-up, window, tail.
+
+    Gaps are independent draws of a gamma distribution of shape 1 / cv² and mean 1 / rate. They are not rescaled to a
+    fixed count over a fixed time, as `vllm bench serve` and inference-perf do: such loads vary less than the process
+    that they are named after.
+    """
+    assert workload.rate is not None  # validated
+    assert workload.window_s is not None
+    shape, end = workload.cv**-2, workload.warmup_s + workload.window_s * (1 + TAIL)
+    moments = np.empty(0)
+    while not moments.size or moments[-1] < end:
+        gaps = rng.gamma(shape, 1 / (workload.rate * shape), size=max(16, int(workload.rate * end / 4)))
+        moments = np.append(moments, (moments[-1] if moments.size else 0.0) + np.cumsum(gaps))
+    return moments[moments < end]
+
+
+def window(workload: Workload, batch: Sequence[Planned]) -> tuple[float, float]:
+    """Start and end of the measured window of a timed load, in seconds from the start of the pass."""
+    seconds = workload.window_s
+    if seconds is None:  # a trace, measured to its end
+        seconds = max((each.due or 0.0 for each in batch), default=0.0) - workload.warmup_s
+    return workload.warmup_s, workload.warmup_s + seconds
+
+
+def loads(case: Case) -> list[Load]:
+    """What the case asks of the KV cache at its busiest, as far as that is known beforehand.
+
+    Where lengths differ, or nothing bounds what is in flight, that is its longest request, by itself.
+    Raises UsageProblem as `planned` does.
+    """
+    workload = case.settings.workload
+    output, equal = workload.output_tokens, not workload.length_spread
+    if equal and case.prompt_tokens and case.concurrency and isinstance(output, int):
+        return [Load(case.prompt_tokens, output, case.concurrency)]
+    sent = [each for repeat in range(workload.repeats) for each in planned(case, repeat)]
+    longest = {
+        max(sent, key=lambda each: each.prompt_tokens),
+        max(sent, key=lambda each: each.prompt_tokens + each.output_tokens),
+    }
+    return [Load(each.prompt_tokens, each.output_tokens, 1) for each in longest]
+
+
+def typical(case: Case) -> Planned:
+    """The measured request of the first repeat whose prompt is the median one: what stands for the load."""
+    measured = [each for each in planned(case, 0) if each.phase == "measured"]
+    return sorted(measured, key=lambda each: each.prompt_tokens)[(len(measured) - 1) // 2]
+
+
+def in_a_pass(workload: Workload, concurrency: int | None) -> list[Phase]:
+    """The phases of a closed loop's repeat, in the order of arrival; None: the requests alone."""
+    return [phase for phase, count in _counts(workload, concurrency).items() for _ in range(count)]
+
+
+def pass_length(workload: Workload, concurrency: int | None) -> int:
+    """How many requests a closed loop's repeat has."""
+    return sum(_counts(workload, concurrency).values())
+
+
+def _counts(workload: Workload, concurrency: int | None) -> dict[Phase, int]:
+    ramp, drain = (0, 0) if concurrency in (None, 1) else (concurrency, concurrency - 1)
+    measured = max(workload.requests, concurrency or 1)  # fewer would be no load of that concurrency
+    return {"ramp": ramp, "measured": measured, "drain": drain}
+
+
+def _phased(workload: Workload, batch: Sequence[Planned]) -> list[Planned]:
+    """The warm-up's requests are its ramp; what is due after the window keeps the load up (`drain`)."""
+    begin, end = window(workload, batch)
+
+    def phase(due: float) -> Phase:
+        return "ramp" if due < begin else "measured" if due <= end else "drain"
+
+    return [replace(each, phase=phase(each.due or 0.0)) for each in batch]
