@@ -71,7 +71,7 @@ def _judging(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--primary",
         metavar="METRIC,METRIC",
-        help="The family to be judged (default: ttft,tpot): metrics, or figures such as ttft.p90.",
+        help="The family to be judged (default: ttft,tpot): metrics (chat.ttft: a class's), or figures (ttft.p90).",
     )(command)
     return click.option(
         "--practical", type=Share(), help="Ratios within 1 ± this are equal for practical purposes (default: 3%)."

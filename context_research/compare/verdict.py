@@ -7,15 +7,11 @@ from dataclasses import dataclass, replace
 
 from context_research.compare import statistics
 from context_research.compare.comparison import Comparison, Side, check_comparable
+from context_research.compare.family import PRIMARY, offered, split
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL, Pairs, Verdict
 from context_research.errors import UsageProblem
-from context_research.measure.metrics import PERCENTILES
 from context_research.records.verdict import SideRecord, VerdictRecord
 
-PRIMARY = ("ttft", "tpot")
-"""The metrics that are judged unless others are named, each by its `statistic`, in every case: the family."""
-STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
-"""What can stand for a unit, written ``ttft.p90``."""
 START_NOISE = 0.1
 """How far two starts of one engine lay apart on the machine this was measured on (2 CPU cores; docs/statistics.md).
 
@@ -75,7 +71,7 @@ def judge(
     start_noise: float | None = None,
     noise_floor: Comparison | None = None,
 ) -> Findings:
-    """Judge the `primary` metrics (``ttft``, ``ttft.p90``), describe the others.
+    """Judge the `primary` metrics (``ttft``, ``ttft.p90``, ``chat.ttft``), describe the others.
 
     `start_noise` counts where the units are repeats of single runs (default: START_NOISE). `noise_floor`: an A/A of the
     same experiment; what differs in it is not decided here either.
@@ -105,13 +101,10 @@ def judge(
 
 
 def _named(comparison: Comparison, name: str) -> list[Pairs]:
-    metric, dot, statistic = name.partition(".")
-    if metric not in comparison.metrics or (dot and statistic not in STATISTICS):
-        known = ", ".join(comparison.metrics)
-        raise UsageProblem(
-            f"--primary {name}: no such figure in {comparison.name}; metrics: {known}; with .mean or .p50 … .p99"
-        )
-    return comparison.pairs(metric, statistic or None)
+    metric, statistic = split(name)
+    if metric not in comparison.metrics:
+        raise UsageProblem(f"--primary {name}: no such figure in {comparison.name}; {offered(comparison.metrics)}")
+    return comparison.pairs(metric, statistic)
 
 
 _Figure = tuple[str, str, str]

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from context_research.compare.ab import sessions as ab
 from context_research.compare.comparison import Comparison
+from context_research.compare.family import PRIMARY
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import PRACTICAL
-from context_research.compare.verdict import PRIMARY, START_NOISE
+from context_research.compare.verdict import START_NOISE
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS, Metric
 from context_research.records import store

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from time import perf_counter
 
 from context_research.engines.loop import EventLoop
 from context_research.measure import client_lag
 from context_research.measure.checks import evidence
 from context_research.measure.checks.evidence import Standing
 from context_research.measure.metrics import Repeat
+from context_research.measure.progress import Progress as Progress
 from context_research.measure.result import CaseResult
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
@@ -19,17 +18,6 @@ from context_research.serving.topology import Topology
 from context_research.workload.arrivals import ArrivalProcess, closed
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a case is, for whoever shows it; written on the event loop, read on the main thread."""
-
-    case: str
-    total: int
-    done: int = 0
-    output_tokens: int = 0
-    started: float = field(default_factory=perf_counter)
 
 
 def measure(
@@ -49,10 +37,11 @@ def measure(
     settings, count = case.settings, repeats or case.settings.workload.repeats
     # All prompts exist before the clock starts.
     warmup, *batches = (requests(case, model.vocabulary, repeat) for repeat in (None, *range(count)))
-    progress = Progress(case.name, sum(map(len, (warmup, *batches))))
+    shown = f"{settings.experiment} {case.name}"
+    loop = topology.backend.loop
+    progress = Progress(shown, sum(map(len, (warmup, *batches))), loop.time, loop.virtual, 1 + count)
     proof = evidence.begun(case, model, topology, standing or Standing(), batches[0])
     backend = topology.backend
-    loop = backend.loop
     origin = loop.time()
     timelines = _pass(case, topology, loop, arrive, warmup, -1, progress, while_waiting)
     steady, whole = list[Repeat](), list[Repeat]()
@@ -98,6 +87,7 @@ def _pass(
     timelines: list[Timeline] = []
 
     async def serve(request: Request, due: float) -> Timeline | None:
+        progress.sent += 1
         timeline = await topology.serve(request, repeat, due)
         timelines.append(timeline)
         progress.done += 1
@@ -109,6 +99,7 @@ def _pass(
         async with (
             contextlib.nullcontext() if loop.virtual else client_lag.watched([] if lateness is None else lateness)
         ):
+            progress.begin(batch)
             await arrive(batch, case, serve)
 
     topology.prepare(batch)

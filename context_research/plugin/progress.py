@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from context_research.measure.case import Progress
+from context_research.measure.progress import Progress
 
 PLAIN_EVERY_S = 30.0
 
@@ -55,7 +55,15 @@ class ProgressLine:
 
 
 def format_progress(progress: Progress) -> str:
-    """``e0 p1024-c4: 12/53 requests, 431 tokens/s, 9 s``"""
-    seconds = max(perf_counter() - progress.started, 1e-9)
-    rate = progress.output_tokens / seconds
-    return f"{progress.case}: {progress.done}/{progress.total} requests, {rate:.0f} tokens/s, {seconds:.0f} s"
+    """``e0 p1024-c4: 12/53 requests, 431 tokens/s, 9 s, 31 s left``; of a load with moments of its own
+    ``e2 rate_4: 212 due, 9 in flight, 203 done, 3.9/s, 431 tokens/s, 41 s left``.
+    """
+    if progress.timed:
+        parts = [f"{progress.due} due", f"{progress.in_flight} in flight", f"{progress.done} done"]
+        parts += [f"{progress.rate:.1f}/s", f"{progress.token_rate:.0f} tokens/s"]
+    else:
+        parts = [f"{progress.done}/{progress.total} requests", f"{progress.token_rate:.0f} tokens/s"]
+        parts.append(f"{progress.elapsed:.0f} s")
+    if progress.left is not None:
+        parts.append(f"{progress.left:.0f} s left{', simulated' if progress.simulated else ''}")
+    return f"{progress.case}: {', '.join(parts)}"

@@ -104,7 +104,7 @@ def pair(outputs, baseline=None, candidate=None, **values):
 
 def summarize(name, value):
     """A metric's entry in a summary: every figure is `value`."""
-    metric = _METRICS[name]
+    metric = _METRICS[name.rpartition(".")[2]]  # a class's, chat.ttft, is the metric's of all
     own = {"lower_is_better": metric.lower_is_better, "statistic": metric.statistic}
     if value is None:
         return metrics.summarize([], metric.unit).model_dump() | own

@@ -11,8 +11,8 @@ from typing import Any
 from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
 from context_research.compare import comparison
+from context_research.compare.family import PRIMARY, class_of, split
 from context_research.compare.statistics import PRACTICAL
-from context_research.compare.verdict import PRIMARY, STATISTICS
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
 from context_research.records import redact
@@ -101,13 +101,10 @@ def plan(
         settings={},
         **more,
     )
-    for name in made.primary:
-        metric, dot, statistic = name.partition(".")
-        if not metric or (dot and statistic not in STATISTICS):
-            raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
     resolved = {arm: _resolve(made, arm, given, experiment.configs, root) for arm in ARMS}
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
+        _check_primary(made.primary, chosen)
     made = made.model_copy(
         update={"settings": {arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()}}
     )
@@ -116,6 +113,17 @@ def plan(
     before, after = (comparison.settled(made.settings[arm]) for arm in ARMS)
     comparison.check_same("the arms", before, after, made.allow_different, comparison.ALLOW)
     return made
+
+
+def _check_primary(primary: Sequence[str], chosen: Settings) -> None:
+    """Refuse what names no figure. Which metrics there are, plugins' too, and a trace's classes, the runs will tell."""
+    classes = tuple(chosen.workload.classes)
+    for name in primary:
+        class_name, metric = class_of(split(name)[0])
+        if not metric or (not classes and "." in split(name)[0] and chosen.workload.trace is None):
+            raise UsageProblem(f"--primary {name!r}: expected metrics such as ttft, or figures such as ttft.p90")
+        if class_name and class_name not in classes and chosen.workload.trace is None:
+            raise UsageProblem(f"--primary {name}: there is no class {class_name}; this load has {', '.join(classes)}")
 
 
 def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:

@@ -22,6 +22,7 @@ from context_research.compare import comparison, verdict
 from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab.plan import Plan
 from context_research.compare.ab.processes import Running
+from context_research.compare.family import offered, split
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
 from context_research.records import redact, store
@@ -247,9 +248,9 @@ class Ab:
 
     def _check(self, run: comparison.Run, arm: str) -> None:
         """Refuse a session that can't be judged with those before it. Raises UsageProblem."""
-        known = {name for case in run.cases.values() for name in case.metrics}
-        if unknown := [name for name in self._plan.primary if name.partition(".")[0] not in known]:
-            raise UsageProblem(f"--primary {unknown[0]}: no such metric; there are {', '.join(sorted(known))}")
+        known = list(dict.fromkeys(name for case in run.cases.values() for name in case.metrics))
+        if unknown := [name for name in self._plan.primary if split(name)[0] not in known]:
+            raise UsageProblem(f"--primary {unknown[0]}: no such figure; {offered(known)}")
         earlier: dict[str, RunFiles] = {each.arm: self._files(each) for each in reversed(self._finished())}
         if earlier:
             first = comparison.load(next(iter(earlier.values())))

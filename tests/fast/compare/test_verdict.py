@@ -59,6 +59,17 @@ def test_an_unknown_figure_is_refused_with_those_there_are(tmp_path, name):
     assert str(problem.value).startswith(f"--primary {name}: no such figure in ab1; metrics: ttft, tpot;")
 
 
+def test_a_class_has_figures_of_its_own(tmp_path):
+    of = {CASE: {"ttft": [0.1], "chat.ttft": [0.05], "chat.tpot": [0.01]}}
+    found = judged(tmp_path, figures=of, primary=["chat.ttft", "chat.ttft.p90"], ratio=1.3)
+    assert figures(found.primary) == [("chat.ttft", "p50", CASE), ("chat.ttft", "p90", CASE)]
+    assert [each.outcome for each in found.primary] == ["worse", "worse"]
+    with pytest.raises(UsageProblem) as problem:
+        judged(tmp_path / "b", figures=of, primary=["document.ttft"])
+    there_are = "metrics: ttft, tpot; of a class (chat) alone: chat.ttft; with .mean or .p50 … .p99"
+    assert str(problem.value) == f"--primary document.ttft: no such figure in ab1; {there_are}"
+
+
 def test_a_figure_named_twice_counts_once_in_the_family(tmp_path):
     assert figures(judged(tmp_path, primary=["ttft", "ttft.p50"]).primary) == [("ttft", "p50", CASE)]
 

@@ -260,7 +260,7 @@ def test_an_arm_whose_settings_changed_between_sessions_is_refused(outputs, sess
 
 
 def test_a_metric_that_no_session_has_is_refused_after_the_first(outputs, sessions):
-    with pytest.raises(UsageProblem, match="--primary latency: no such metric"):
+    with pytest.raises(UsageProblem, match="--primary latency: no such figure; metrics: ttft, tpot;"):
         run(outputs, primary=["latency"])
     assert len(sessions.ran) == 1
 

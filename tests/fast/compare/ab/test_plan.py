@@ -2,7 +2,7 @@
 
 import pytest
 
-from context_research.compare import verdict
+from context_research.compare import family
 from context_research.compare.ab import plan as ab_plan
 from context_research.compare.statistics import PRACTICAL
 from context_research.errors import UsageProblem
@@ -33,7 +33,7 @@ def test_over_pairs_of_pairs_both_arms_run_equally_early(pairs):
 
 def test_the_family_and_the_practical_difference_are_those_of_everyone_or_the_users():
     default, named = plan(), plan(primary=["e2e"], practical=0.1)
-    assert (default.primary, default.practical) == (verdict.PRIMARY, PRACTICAL)
+    assert (default.primary, default.practical) == (family.PRIMARY, PRACTICAL)
     assert (named.primary, named.practical) == (("e2e",), 0.1)
 
 
@@ -117,6 +117,23 @@ def test_options_of_every_session_are_in_both_arms_settings():
 def test_a_family_that_cannot_be_is_refused_before_any_session(name):
     with pytest.raises(UsageProblem, match=r"--primary .*: expected metrics such as ttft"):
         plan(primary=[name])
+
+
+CLASSES = (
+    "--set=workload.classes={chat: {prompt: 16}, document: {prompt: 64}}",
+    "--set=workload.prompt_lengths=[]",
+)
+
+
+@pytest.mark.parametrize("name", ["ttft", "chat.ttft", "document.ttft.p90"])
+def test_a_family_can_be_of_a_class(name):
+    assert plan(primary=[name], pytest_options=CLASSES).primary == (name,)
+
+
+@pytest.mark.parametrize("name", ["code.ttft", "ttft.p42", "code.ttft.p90"])
+def test_a_class_that_the_load_has_not_is_refused_with_those_it_has(name):
+    with pytest.raises(UsageProblem, match=f"--primary {name}: there is no class .*; this load has chat, document"):
+        plan(primary=[name], pytest_options=CLASSES)
 
 
 def test_the_family_is_metrics_times_cases():
