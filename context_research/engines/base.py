@@ -14,6 +14,8 @@ from typing import Protocol, TypeAlias
 from context_research.hardware.processes import Process
 from context_research.request import Leg, Request
 
+USAGE_S = 0.1
+"""Seconds between two figures of how much KV is in use."""
 MOST_ALTERNATIVES = 100
 """Likeliest tokens whose log-probabilities `Engine.serve` may be asked for. vLLM's default is 20."""
 
@@ -61,7 +63,8 @@ class Counters:
     `transfers` holds the connector's own records of completed KV transfers, (seconds, bytes) each; `reads` when each
     request's KV was read, (request id, started, finished) in perf_counter seconds; `faults` counts what else went
     wrong (failed transfers, expired leases, …) by the connector's names. `kv_usage_max` is the peak share of the pool
-    since last set to 0. `steps`, and those of them whose duration is `extrapolated`, are a simulated engine's.
+    since last set to 0, `kv_usage` its course: (perf_counter seconds, share), the fullest of every tenth of a second.
+    `steps`, and those of them whose duration is `extrapolated`, are a simulated engine's.
     """
 
     prompt_computed: int = _count()
@@ -74,12 +77,27 @@ class Counters:
     steps: int = _count()
     extrapolated: int = _count()
     kv_usage_max: float = 0.0
+    kv_usage: list[tuple[float, float]] = field(default_factory=list)
     transfers: list[tuple[float, int]] = field(default_factory=list)
     reads: list[tuple[str, float, float]] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
 
+    def use_kv(self, at: float, share: float) -> None:
+        """Note that so much of the pool is in use."""
+        self.kv_usage_max = max(self.kv_usage_max, share)
+        if self.kv_usage and at - self.kv_usage[-1][0] < USAGE_S:
+            at, before = self.kv_usage.pop()
+            share = max(share, before)
+        self.kv_usage.append((at, share))
+
     def snapshot(self) -> Counters:
-        return replace(self, transfers=list(self.transfers), reads=list(self.reads), faults=dict(self.faults))
+        return replace(
+            self,
+            kv_usage=list(self.kv_usage),
+            transfers=list(self.transfers),
+            reads=list(self.reads),
+            faults=dict(self.faults),
+        )
 
     def __add__(self, other: Counters) -> Counters:
         """What two engines of one role counted together; `kv_usage_max` is the fuller one's."""
@@ -98,6 +116,7 @@ class Counters:
         return Counters(
             **counts,
             kv_usage_max=self.kv_usage_max,
+            kv_usage=self.kv_usage[len(earlier.kv_usage) :],
             transfers=self.transfers[len(earlier.transfers) :],
             reads=self.reads[len(earlier.reads) :],
             faults={k: n - earlier.faults.get(k, 0) for k, n in self.faults.items() if n != earlier.faults.get(k, 0)},

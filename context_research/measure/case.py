@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 from context_research.engines.loop import EventLoop
 from context_research.measure import client_lag
@@ -15,6 +16,7 @@ from context_research.measure.result import CaseResult
 from context_research.models.model import Model
 from context_research.request import Request, Timeline
 from context_research.serving.topology import Topology
+from context_research.workload import load
 from context_research.workload.arrivals import ArrivalProcess, closed
 from context_research.workload.case import Case
 from context_research.workload.prompts import requests
@@ -50,19 +52,24 @@ def measure(
             if any(timeline.error for timeline in timelines):
                 break
             proof.prime(batch)
-            seen, used = [len(engine.counters.transfers) for engine in topology.decoders], backend.joules()
+            before = {engine.name: engine.counters.snapshot() for engine in topology.engines}
+            used, began = backend.joules(), loop.time()
             passed = _pass(case, topology, loop, arrive, batch, number, progress, while_waiting, proof.lateness)
             timelines += passed
-            pairs = zip(topology.decoders, seen, strict=True)
-            transfers = [transfer for engine, count in pairs for transfer in engine.counters.transfers[count:]]
+            counted = {engine.name: engine.counters.since(before[engine.name]) for engine in topology.engines}
             now = backend.joules()
+            timed = settings.workload.timed
             repeat = Repeat.of(
                 (timeline for timeline in passed if timeline.phase == "measured"),
                 passed,
-                transfers=transfers,
+                window=_window(case, batch, passed, began) if timed else None,
+                due=Counter(request.class_name for request in batch if request.phase == "measured"),
+                transfers=[transfer for engine in topology.decoders for transfer in counted[engine.name].transfers],
                 devices=backend.serving_devices,
                 joules=None if used is None or now is None else now - used,
                 slo=settings.slo,
+                class_slos=settings.workload.class_slos,
+                kv_usage={name: counts.kv_usage for name, counts in counted.items()} if timed else {},
             )
             steady.append(repeat)
             whole.append(repeat.with_all())
@@ -70,6 +77,14 @@ def measure(
     asked = sum(request.phase == "measured" for batch in batches for request in batch)
     checks = proof.judge(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
+
+
+def _window(case: Case, batch: Sequence[Request], passed: Sequence[Timeline], began: float) -> tuple[float, float]:
+    """A timed load's window on the timelines' clock. `began`: roughly when the pass did, if nothing was sent."""
+    due = {request.id: request.due or 0.0 for request in batch}
+    start = min((timeline.scheduled - due[timeline.request] for timeline in passed), default=began)
+    begin, end = load.window(case.settings.workload, batch)
+    return start + begin, start + end
 
 
 def _pass(

@@ -7,122 +7,25 @@ rates one per repeat. Samples of different requests in one run are not independe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, isfinite, log
 
 import numpy as np
 from numpy.typing import NDArray
 
 from context_research.errors import UsageProblem, given_twice
-from context_research.measure.intervals import covered
+from context_research.measure import requests
+from context_research.measure.repeat import Repeat as Repeat
+from context_research.measure.requests import e2e as e2e
+from context_research.measure.requests import itl as itl
+from context_research.measure.requests import stall as stall
+from context_research.measure.requests import tpot as tpot
+from context_research.measure.requests import ttft as ttft
 from context_research.records.case import Distribution, MetricRecord
-from context_research.records.requests import WindowRecord
 from context_research.request import Timeline
-from context_research.settings.workload import Slo
 
 PERCENTILES = (50, 90, 95, 99)
-
-
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    """One measured pass: its window in perf_counter seconds, and what completed.
-
-    `timelines` are the requests whose latencies count; `served` all that were served in the pass, as the load is
-    everything in flight. `transfers` holds the connector's own records of the pass's handoffs, (seconds, bytes) each;
-    `devices` is the number of GPUs (on CPU: 1, the machine) that served.
-    """
-
-    started: float
-    ended: float
-    timelines: Sequence[Timeline]
-    served: Sequence[Timeline]
-    transfers: Sequence[tuple[float, int]] = ()
-    devices: int = 1
-    joules: float | None = None
-    """What the serving GPUs used over the whole pass; None where that is not known."""
-    slo: Slo = field(default_factory=Slo)
-
-    @classmethod
-    def of(
-        cls,
-        timelines: Iterable[Timeline],
-        served: Sequence[Timeline],
-        *,
-        transfers: Sequence[tuple[float, int]] = (),
-        devices: int = 1,
-        joules: float | None = None,
-        slo: Slo | None = None,
-    ) -> Repeat:
-        """The window from when the first of `timelines` was due to the last one's end; those that completed count."""
-        asked = list(timelines)
-        return cls(
-            started=min((timeline.scheduled for timeline in asked), default=0.0),
-            ended=max((timeline.finished or timeline.scheduled for timeline in asked), default=0.0),
-            timelines=[timeline for timeline in asked if timeline.complete],
-            served=served,
-            transfers=transfers,
-            devices=devices,
-            joules=joules,
-            slo=slo or Slo(),
-        )
-
-    def with_all(self) -> Repeat:
-        """The same pass, ramp and drain counted too."""
-        return Repeat.of(
-            self.served,
-            self.served,
-            transfers=self.transfers,
-            devices=self.devices,
-            joules=self.joules,
-            slo=self.slo,
-        )
-
-    def window(self, case: str, number: int, origin: float) -> WindowRecord:
-        """What of this pass is in no request's line."""
-        return WindowRecord(
-            case=case,
-            repeat=number,
-            started=self.started - origin,
-            ended=self.ended - origin,
-            devices=self.devices,
-            slo=self.slo,
-            transfers=tuple(self.transfers),
-            joules=self.joules,
-        )
-
-    @classmethod
-    def read(cls, window: WindowRecord, served: Sequence[Timeline]) -> Repeat:
-        """The pass as it was measured, from its lines in requests.jsonl."""
-        measured = (timeline for timeline in served if timeline.phase == "measured")
-        return cls.of(
-            measured,
-            served,
-            transfers=window.transfers,
-            devices=window.devices,
-            joules=window.joules,
-            slo=window.slo,
-        )
-
-    @property
-    def seconds(self) -> float:
-        return self.ended - self.started
-
-    @property
-    def steady_seconds(self) -> float:
-        """Seconds in which a steady state of this load serves as much as `timelines` did; what rates are divided by.
-
-        Little's law: their end-to-end times ÷ requests in flight, the window's mean. A count in the window itself is
-        off by a wave of requests at its ends (docs/metrics.md). 0 where nothing completed; of a pass with failed
-        requests, which is invalid, it says little.
-        """
-        spans = [(each.scheduled, each.token_times[-1]) for each in self.served if each.token_times]
-        held = sum(covered([span], self.started, self.ended) for span in spans)
-        return sum(map(e2e, self.timelines)) * self.seconds / held if held else 0.0
-
-    @property
-    def output_tokens(self) -> int:
-        """Of `timelines`: what rates of tokens count."""
-        return sum(len(timeline.token_times) for timeline in self.timelines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,32 +41,17 @@ class Metric:
     samples: Callable[[Repeat], Iterable[float]]
     lower_is_better: bool = True
     statistic: str = "p50"
+    of_classes: bool = True
+    """Whether a class of requests has it too."""
 
+    @property
+    def is_latency(self) -> bool:
+        """Of requests, in seconds: what only says how long the run was where a load has no steady state."""
+        return self.unit == "s" and self.statistic != "mean"
 
-def ttft(timeline: Timeline) -> float:
-    """First token at the client − scheduled. From the scheduled time, so that a client that sends late shows it."""
-    return timeline.token_times[0] - timeline.scheduled
-
-
-def tpot(timeline: Timeline) -> float | None:
-    """(last token − first token) / (output tokens − 1); None where there is one token. DistServe's TPOT."""
-    times = timeline.token_times
-    return (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None
-
-
-def itl(timeline: Timeline) -> list[float]:
-    """Gaps between consecutive tokens at the client; tokens of one chunk are 0 apart."""
-    return [float(gap) for gap in np.diff(timeline.token_times)]
-
-
-def stall(timeline: Timeline) -> float | None:
-    """The longest gap between two tokens; None where there is one token."""
-    return max(itl(timeline), default=None)
-
-
-def e2e(timeline: Timeline) -> float:
-    """Last token at the client − scheduled."""
-    return timeline.token_times[-1] - timeline.scheduled
+    def of_class(self, name: str) -> Metric:
+        """The same of one class's requests: a metric by itself, ``chat.ttft``."""
+        return replace(self, name=f"{name}.{self.name}", samples=lambda repeat: self.samples(repeat.of_class(name)))
 
 
 def chunked_share(timelines: Iterable[Timeline]) -> float | None:
@@ -172,12 +60,34 @@ def chunked_share(timelines: Iterable[Timeline]) -> float | None:
     return gaps.count(0.0) / len(gaps) if gaps else None
 
 
+def attainment(repeat: Repeat) -> float | None:
+    """Share of the requests that were due which met every SLO given; one that failed or never ended missed.
+
+    None where no SLO is given. Requests of classes without any count on neither side.
+    """
+    bound = {name: count for name, count in repeat.asked.items() if repeat.class_slos.get(name, repeat.slo).given}
+    return _good(repeat) / total if (total := sum(bound.values())) else None
+
+
 def goodput(repeat: Repeat) -> float | None:
-    """Requests per second and device that met every SLO given (DistServe's goodput); None without an SLO."""
-    if (repeat.slo.ttft is None and repeat.slo.tpot is None) or repeat.seconds <= 0:
+    """Requests per second and device that met every SLO given, at this load; None without an SLO.
+
+    vLLM's and AIPerf's goodput. DistServe's, the highest rate at which enough requests meet them, is `capacity`.
+    """
+    if attainment(repeat) is None or repeat.seconds <= 0:
         return None
-    met = [timeline for timeline in repeat.timelines if _meets(timeline, repeat.slo)]
-    return len(met) / repeat.steady_seconds / repeat.devices if met else 0.0
+    good = _good(repeat)
+    return good / repeat.steady_seconds / repeat.devices if good else 0.0
+
+
+def _good(repeat: Repeat) -> int:
+    bound = ((timeline, repeat.slo_of(timeline)) for timeline in repeat.timelines)
+    return sum(slo.given and requests.met(timeline, slo) for timeline, slo in bound)
+
+
+def rate(count: Callable[[Repeat], int]) -> Callable[[Repeat], Iterable[float]]:
+    """Of something that is counted: per second of a steady state of this load, and per device."""
+    return lambda repeat: [count(repeat) / repeat.steady_seconds / repeat.devices] if repeat.steady_seconds else []
 
 
 def output_token_time(repeat: Repeat) -> float | None:
@@ -191,10 +101,6 @@ def energy_per_output_token(repeat: Repeat) -> float | None:
     return None if repeat.joules is None or not tokens else repeat.joules / tokens
 
 
-def _meets(timeline: Timeline, slo: Slo) -> bool:
-    return (slo.ttft is None or ttft(timeline) <= slo.ttft) and (slo.tpot is None or (tpot(timeline) or 0) <= slo.tpot)
-
-
 def _each(formula: Callable[[Timeline], float | None]) -> Callable[[Repeat], Iterable[float]]:
     return lambda repeat: [value for timeline in repeat.timelines if (value := formula(timeline)) is not None]
 
@@ -203,6 +109,7 @@ def _one(value: float | None) -> list[float]:
     return [] if value is None else [value]
 
 
+_more_is_better = partial(Metric, lower_is_better=False, statistic="mean")
 METRICS: tuple[Metric, ...] = (
     Metric("ttft", "s", _each(ttft)),
     Metric("tpot", "s", _each(tpot)),
@@ -210,16 +117,35 @@ METRICS: tuple[Metric, ...] = (
     Metric("stall", "s", _each(stall)),
     Metric("e2e", "s", _each(e2e)),
     Metric("output_token_time", "s", lambda repeat: _one(output_token_time(repeat)), statistic="mean"),
-    Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers]),
+    Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers], of_classes=False),
     Metric(
         "handoff_bandwidth",
         "B/s",
         lambda repeat: [size / s for s, size in repeat.transfers if s > 0],
         lower_is_better=False,
+        of_classes=False,
     ),
-    Metric("energy_per_output_token", "J", lambda repeat: _one(energy_per_output_token(repeat)), statistic="mean"),
-    Metric("goodput", "1/s", lambda repeat: _one(goodput(repeat)), lower_is_better=False, statistic="mean"),
+    Metric(
+        "energy_per_output_token",
+        "J",
+        lambda repeat: _one(energy_per_output_token(repeat)),
+        statistic="mean",
+        of_classes=False,
+    ),
+    _more_is_better("goodput", "1/s", lambda repeat: _one(goodput(repeat))),
+    _more_is_better("attainment", "1", lambda repeat: _one(attainment(repeat))),
+    _more_is_better("request_rate", "1/s", rate(lambda repeat: repeat.finished)),
+    _more_is_better("input_token_rate", "1/s", rate(lambda repeat: repeat.prompt_tokens)),
+    _more_is_better("output_token_rate", "1/s", rate(lambda repeat: repeat.output_tokens)),
 )
+
+
+def with_classes(of: Iterable[Metric], repeats: Iterable[Repeat]) -> tuple[Metric, ...]:
+    """Each metric, and behind it the same of every class that the repeats' loads have."""
+    names = list(dict.fromkeys(name for repeat in repeats for name in repeat.classes))
+    return tuple(
+        each for metric in of for each in (metric, *(metric.of_class(name) for name in names if metric.of_classes))
+    )
 
 
 def samples_needed(percentile: int) -> int:
@@ -262,6 +188,11 @@ def pooled(metric: Metric, repeats: Iterable[Repeat]) -> Distribution:
     return summarize(samples, metric.unit).model_copy(update={"missing": missing})
 
 
+def withheld(metric: Metric, why: str) -> Distribution:
+    """No figures, and why."""
+    return summarize((), metric.unit).model_copy(update={"missing": why})
+
+
 def extended(added: Iterable[Metric]) -> tuple[Metric, ...]:
     """The built-in metrics and those that plugins add. Raises UsageProblem: no metric, a name that is taken."""
     every = (*METRICS, *added)
@@ -276,13 +207,17 @@ def extended(added: Iterable[Metric]) -> tuple[Metric, ...]:
     return every
 
 
-def summaries(of: Iterable[Metric], repeats: Sequence[Repeat]) -> dict[str, MetricRecord]:
-    """Every metric over the samples of all `repeats` together."""
-    return {
-        metric.name: MetricRecord(
-            **pooled(metric, repeats).model_dump(),
-            lower_is_better=metric.lower_is_better,
-            statistic=metric.statistic,
-        )
+def summaries(
+    of: Iterable[Metric], repeats: Sequence[Repeat], no_latencies: str | None = None
+) -> dict[str, MetricRecord]:
+    """Every metric over the samples of all `repeats` together; `no_latencies`: why those are withheld."""
+    found = {
+        metric.name: (metric, withheld(metric, no_latencies))
+        if no_latencies and metric.is_latency
+        else (metric, pooled(metric, repeats))
         for metric in of
+    }
+    return {
+        name: MetricRecord(**all_of.model_dump(), lower_is_better=metric.lower_is_better, statistic=metric.statistic)
+        for name, (metric, all_of) in found.items()
     }

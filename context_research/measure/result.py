@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
-from context_research.measure import metrics, utilisation, waterfall
+import numpy as np
+
+from context_research.measure import metrics, overload, utilisation, waterfall
 from context_research.measure.checks import machine
 from context_research.measure.checks.evidence import Proof
 from context_research.measure.client_lag import Lag
 from context_research.measure.metrics import Metric, Repeat
 from context_research.records import sent
 from context_research.records.case import (
+    ArrivalsRecord,
     CaseRecord,
     CheckRecord,
     ChecksSeconds,
     ClientRecord,
     HandoffRecord,
     LagRecord,
+    OverloadRecord,
     RepeatRecord,
     Requests,
     Simulated,
@@ -26,10 +32,11 @@ from context_research.records.case import (
 )
 from context_research.records.requests import RequestRecord, WindowRecord
 from context_research.request import Timeline
+from context_research.workload import load
 from context_research.workload.case import Case
 
 
-@dataclass(slots=True)
+@dataclass
 class CaseResult:
     """One measured case.
 
@@ -58,7 +65,9 @@ class CaseResult:
 
     def samples(self, of: Iterable[Metric]) -> dict[str, tuple[float, ...]]:
         """Every metric's samples over all repeats."""
-        return {metric.name: tuple(metrics.sampled(metric, self.repeats)[0]) for metric in of}
+        every, withheld = metrics.with_classes(of, self.repeats), self._no_latencies is not None
+        shown = (metric for metric in every if not (withheld and metric.is_latency))
+        return {metric.name: tuple(metrics.sampled(metric, self.repeats)[0]) for metric in shown}
 
     def windows(self) -> tuple[WindowRecord, ...]:
         """Each repeat's line in requests.jsonl."""
@@ -75,7 +84,7 @@ class CaseResult:
 
     def record(self, of: Iterable[Metric]) -> CaseRecord:
         """The case's entry in `<experiment>_summary.json`."""
-        of = tuple(of)
+        of = metrics.with_classes(of, self.repeats)
         measured = [timeline for repeat in self.repeats for timeline in repeat.timelines]
         counted, standing = self.proof.counted, self.proof.standing
         return CaseRecord(
@@ -87,9 +96,10 @@ class CaseResult:
             handoff=self._handoff(),
             preemptions=sum(counters.preemptions for counters in counted.values()),
             kv_usage_max={role: counters.kv_usage_max for role, counters in counted.items()},
-            metrics=metrics.summaries(of, self.repeats),
+            metrics=metrics.summaries(of, self.repeats, self._no_latencies),
             whole=Whole(
-                metrics=metrics.summaries(of, self.whole), seconds=sum(repeat.seconds for repeat in self.whole)
+                metrics=metrics.summaries(of, self.whole, self._no_latencies),
+                seconds=sum(repeat.seconds for repeat in self.whole),
             ),
             simulation=self._simulation(),
             roles=utilisation.summarize(self.repeats),
@@ -103,12 +113,14 @@ class CaseResult:
                     steady_seconds=repeat.steady_seconds,
                     finished=len(repeat.timelines),
                     output_tokens=repeat.output_tokens,
-                    metrics=metrics.summaries(of, [repeat]),
+                    metrics=metrics.summaries(of, [repeat], self._no_latencies),
                 )
                 for repeat in self.repeats
             ),
             waterfall=waterfall.summarize(measured),
             validity=tuple(self.checks),
+            arrivals=self._arrivals(),
+            overload=self.overload,
             checks_s=ChecksSeconds(
                 case=self.proof.seconds, parity_reference=self.proof.reference_s, run=standing.seconds
             ),
@@ -148,6 +160,38 @@ class CaseResult:
             faults=self.proof.faults,
             bytes=sum(size for _, size in transfers),
             copy_ceiling=self.proof.standing.ceiling,
+        )
+
+    @cached_property
+    def overload(self) -> OverloadRecord | None:
+        """Whether a timed load was too much for its engines."""
+        if not self.case.settings.workload.timed or not self.repeats:
+            return None
+        grown = [overload.backlog(repeat) for repeat in self.repeats]
+        slope = sum(each.slope for each in grown) / len(grown)
+        return OverloadRecord(overloaded=overload.overloaded(grown), slope=slope, p=tuple(each.p for each in grown))
+
+    @property
+    def _no_latencies(self) -> str | None:
+        """Why there are no figures of latencies, if there are none."""
+        if self.overload is None or not self.overload.overloaded:
+            return None
+        return (
+            f"overloaded: the backlog grew by {self.overload.slope:.3g} requests/s; a latency would only say how long "
+            "the run was"
+        )
+
+    def _arrivals(self) -> ArrivalsRecord | None:
+        if self.overload is None:
+            return None
+        due = sum((Counter(repeat.due) for repeat in self.repeats), Counter[str]())
+        moments = ((t.scheduled for t in repeat.served if t.phase == "measured") for repeat in self.repeats)
+        gaps = np.concatenate([np.diff(np.sort(list(some))) for some in moments])
+        return ArrivalsRecord(
+            due=dict(due),
+            rate=sum(due.values()) / sum(repeat.seconds for repeat in self.repeats),
+            cv=float(gaps.std() / gaps.mean()) if gaps.size > 1 else None,
+            left_out=load.left_out(self.case),
         )
 
     def _joules(self) -> float | None:

@@ -153,6 +153,25 @@ class RepeatRecord(Record):
     metrics: Metrics
 
 
+class ArrivalsRecord(Record):
+    """An open or replayed load as it was: requests due in the windows by class (empty name: without one), how many a
+    second, the coefficient of variation of their gaps. `left_out`: rows of a trace with too long prompts."""
+
+    due: dict[str, Count]
+    rate: float
+    cv: float | None
+    left_out: Count = 0
+
+
+class OverloadRecord(Record):
+    """Whether requests came faster than they were served (measure/overload.py): `slope` is by how many a second the
+    backlog grew, the mean of the repeats; `p` each one's."""
+
+    overloaded: bool
+    slope: float
+    p: tuple[float, ...]
+
+
 class ChecksSeconds(Record):
     """What proving took: this case's checks, its parity reference, what is found out once a run."""
 
@@ -190,6 +209,10 @@ class CaseRecord(Record):
     waterfall: dict[str, Distribution]
     """Part of TTFT -> its seconds over completed requests."""
     validity: tuple[CheckRecord, ...]
+    arrivals: ArrivalsRecord | None = Field(default=None, exclude_if=lambda none: none is None)
+    """None in a closed loop."""
+    overload: OverloadRecord | None = Field(default=None, exclude_if=lambda none: none is None)
+    """None in a closed loop: what is in flight is bounded there."""
     checks_s: ChecksSeconds | None = None
     status: Literal["passed", "failed", "invalid"]
     failure: str | None = None
@@ -210,6 +233,11 @@ class CaseRecord(Record):
     def not_provable(self) -> list[CheckRecord]:
         """The checks whose evidence can't be had here."""
         return [check for check in self.validity if check.status == "not provable"]
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether there was no steady state: attainment and rates are figures, latencies are not."""
+        return self.overload is not None and self.overload.overloaded
 
     @property
     def counts(self) -> bool:

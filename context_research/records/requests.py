@@ -38,6 +38,13 @@ class WindowRecord(Record):
     """(seconds, bytes) of each handoff of the whole pass, ramp and drain too, by the connector's own records."""
     joules: float | None
     """Of the GPUs in the whole pass."""
+    timed: bool = Field(default=False, exclude_if=lambda timed: not timed)
+    """`started` and `ended` were set beforehand, and not by the requests that were measured."""
+    class_slos: dict[str, Slo] = Field(default_factory=dict, exclude_if=lambda slos: not slos)
+    due: dict[str, Count] = Field(default_factory=dict)
+    """By class: how many requests were to be measured. Empty in files of earlier versions."""
+    kv_usage: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict, exclude_if=lambda some: not some)
+    """Engine -> (seconds, share of its KV pool in use) over the pass."""
 
 
 class LegRecord(Record):
@@ -85,6 +92,7 @@ class RequestRecord(Record):
     scheduled: float
     prompt_tokens: int
     output_tokens_asked: int
+    class_name: str = Field(default="", exclude_if=lambda name: not name)
     legs: tuple[LegRecord, ...]
     token_times: tuple[float, ...]
     token_ids: tuple[int, ...]
@@ -106,6 +114,7 @@ class RequestRecord(Record):
             scheduled=round(timeline.scheduled - origin, _DIGITS),
             prompt_tokens=timeline.prompt_tokens,
             output_tokens_asked=timeline.output_tokens_asked,
+            class_name=timeline.class_name,
             legs=tuple(LegRecord.of(leg, origin) for leg in timeline.legs),
             token_times=tuple(round(at - origin, _DIGITS) for at in timeline.token_times),
             token_ids=tuple(timeline.token_ids),
@@ -123,6 +132,7 @@ class RequestRecord(Record):
             prompt_tokens=self.prompt_tokens,
             output_tokens_asked=self.output_tokens_asked,
             phase=self.phase,
+            class_name=self.class_name,
             legs=[leg.leg() for leg in self.legs],
             error=self.error,
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +115,14 @@ def arrivals(workload: Workload, rng: np.random.Generator) -> NDArray[np.float64
     return moments[moments < end]
 
 
-def window(workload: Workload, batch: Sequence[Planned]) -> tuple[float, float]:
+class Due(Protocol):
+    """Of a request, planned or made, that has a moment of its own."""
+
+    @property
+    def due(self) -> float | None: ...
+
+
+def window(workload: Workload, batch: Sequence[Due]) -> tuple[float, float]:
     """Start and end of the measured window of a timed load, in seconds from the start of the pass."""
     seconds = workload.window_s
     if seconds is None:  # a trace, measured to its end
@@ -144,6 +152,12 @@ def typical(case: Case) -> Planned:
     """The measured request of the first repeat whose prompt is the median one: what stands for the load."""
     measured = [each for each in planned(case, 0) if each.phase == "measured"]
     return sorted(measured, key=lambda each: each.prompt_tokens)[(len(measured) - 1) // 2]
+
+
+def left_out(case: Case) -> int:
+    """Rows of the replayed slice of a trace whose prompts are too long for it."""
+    trace = case.settings.workload.trace
+    return traces.replayed(trace, None).left_out if trace is not None else 0
 
 
 def in_a_pass(workload: Workload, concurrency: int | None) -> list[Phase]:

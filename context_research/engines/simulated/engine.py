@@ -68,7 +68,7 @@ class SimulatedEngine:
         self._config: Any = None
         self._executor: Any = None
         self._start_s = 0.0
-        self._count = stats.logger_class(self.counters)(None)
+        self._count = stats.logger_class(self.counters, machine.loop.time)(None)
         self._flights: dict[str, _Flight] = {}
         self._arrived: list[Any] = []
         self._tasks: set[asyncio.Task[None]] = set()

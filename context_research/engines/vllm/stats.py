@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from context_research.engines.base import Counters
@@ -11,8 +12,8 @@ READS = "context_research_reads"
 """Key under which our connector (nixl_connector.py) adds (request id, started, finished) of each KV read."""
 
 
-def logger_class(counters: Counters) -> Any:
-    """A StatLoggerBase subclass that adds to `counters`, for AsyncLLM's `stat_loggers`.
+def logger_class(counters: Counters, clock: Callable[[], float] = time.perf_counter) -> Any:
+    """A StatLoggerBase subclass that adds to `counters`, for AsyncLLM's `stat_loggers`; `clock` is the timelines'.
 
     Not vLLM's Prometheus metrics: two engines in one process overwrite each other's there.
     """
@@ -32,7 +33,7 @@ def logger_class(counters: Counters) -> Any:
             if scheduler_stats is not None:
                 counters.cache_queries += scheduler_stats.prefix_cache_stats.queries
                 counters.cache_hits += scheduler_stats.prefix_cache_stats.hits
-                counters.kv_usage_max = max(counters.kv_usage_max, scheduler_stats.kv_cache_usage)
+                counters.use_kv(clock(), scheduler_stats.kv_cache_usage)
                 if scheduler_stats.kv_connector_stats:
                     _count_transfers(counters, scheduler_stats.kv_connector_stats)
 

@@ -63,7 +63,7 @@ def test_rates_are_those_of_a_steady_state_with_as_many_in_flight():
 
 
 def test_goodput_is_none_met_and_not_unknown_where_nothing_completed():
-    assert samples("goodput", Repeat(0, 4, [], [ONE], slo=Slo(ttft=5))) == [0]
+    assert samples("goodput", Repeat(0, 4, [], [ONE], slo=Slo(ttft=5), due={"": 1})) == [0]
 
 
 def test_an_idle_slot_lowers_the_rate():
@@ -111,10 +111,12 @@ def test_chunked_share(requests, share):
 
 
 def test_only_rates_are_better_when_higher():
-    assert {metric.name for metric in METRICS if not metric.lower_is_better} == {"handoff_bandwidth", "goodput"}
+    rates = {"goodput", "request_rate", "input_token_rate", "output_token_rate"}
+    assert {m.name for m in METRICS if not m.lower_is_better} == {"handoff_bandwidth", "attainment", *rates}
     assert {metric.name: metric.unit for metric in METRICS if metric.unit != "s"} == {
         "handoff_bandwidth": "B/s",
-        "goodput": "1/s",
+        **dict.fromkeys(rates, "1/s"),
+        "attainment": "1",
         "energy_per_output_token": "J",
     }
 
