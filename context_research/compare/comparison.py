@@ -53,7 +53,9 @@ class Side:
         """Every request. Raises UsageProblem: a requests.jsonl is missing or corrupt."""
         found = [observations.read(run.files) for run in self.runs]
         axes = {name: case.axes for run in self.runs for name, case in run.cases.items()}
-        return Arm(self.label, observations.by_repeat(found[0]) if self.per_repeat else tuple(found), axes)
+        overloaded = frozenset(name for run in self.runs for name, case in run.cases.items() if case.overloaded)
+        units = observations.by_repeat(found[0]) if self.per_repeat else tuple(found)
+        return Arm(self.label, units, axes, overloaded)
 
 
 @dataclass(frozen=True, slots=True)

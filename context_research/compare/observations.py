@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
@@ -16,6 +16,8 @@ from context_research.request import Timeline
 
 Cases = dict[str, list[Repeat]]
 """Case -> its repeats."""
+CLASS = "class"
+"""The axis that `Arm.by_class` adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class Arm:
     label: str
     units: tuple[Mapping[str, list[Repeat]], ...]
     axes: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    overloaded: frozenset[str] = frozenset()
+    """Cases without a steady state: their latencies say how long the run was."""
 
     @property
     def cases(self) -> list[str]:
@@ -39,6 +43,26 @@ class Arm:
     def repeats(self, case: str) -> list[Repeat]:
         """Every repeat of `case`, whichever unit's."""
         return [repeat for unit in self.units for repeat in unit.get(case, ())]
+
+    def without(self, cases: Collection[str]) -> Arm:
+        """The same without these cases."""
+        kept = ({case: some for case, some in unit.items() if case not in cases} for unit in self.units)
+        return replace(self, units=tuple(kept))
+
+    def by_class(self) -> Arm:
+        """A case for each class of a case's load, ``rate_4 chat``; those without classes as they are."""
+        units: list[dict[str, list[Repeat]]] = []
+        axes = dict(self.axes)
+        for unit in self.units:
+            units.append({})
+            for case, repeats in unit.items():
+                names = list(dict.fromkeys(name for repeat in repeats for name in repeat.classes))
+                for name in names or [""]:
+                    own = f"{case} {name}".strip()
+                    units[-1][own] = [repeat.of_class(name) for repeat in repeats] if name else repeats
+                    if name:
+                        axes[own] = {**self.axes.get(case, {}), CLASS: name}
+        return replace(self, units=tuple(units), axes=axes)
 
 
 def read(files: RunFiles, lines: int | None = None) -> Cases:

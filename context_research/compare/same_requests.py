@@ -13,7 +13,8 @@ from context_research.records.summary import SummaryRecord
 _EXPLAIN = {
     *("seed", "axes", "model.name", "model.revision", "model.hash"),
     *(f"workload.{key}" for key in ("prompt_lengths", "concurrency", "arrivals", "output_tokens")),
-    *(f"workload.{key}" for key in ("requests", "repeats", "temperature")),
+    *(f"workload.{key}" for key in ("requests", "repeats", "temperature", "classes", "trace", "length_spread")),
+    *(f"workload.{key}" for key in ("rate", "cv", "warmup_s", "window_s")),
 }
 """Facts that decide what is sent: where they were allowed to differ, so are the requests."""
 

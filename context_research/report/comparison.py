@@ -19,7 +19,8 @@ from context_research.measure.metrics import METRICS
 from context_research.records import store
 from context_research.records.case import CaseRecord
 from context_research.records.run import RunRecord
-from context_research.report import checks, figures
+from context_research.report import checks
+from context_research.report.figures.drawing import draw
 from context_research.report.run import about
 from context_research.report.tables import images, quantity, table
 
@@ -30,7 +31,7 @@ def write(findings: Findings) -> Path:
     """Write the report, its figures in a folder beside it; its path. Raises UsageProblem for a missing artifact."""
     comparison = findings.comparison
     arms = [side.observed() for side in (comparison.baseline, comparison.candidate)]
-    drawn = figures.draw(arms, comparison.report.with_suffix(""), _about(findings))
+    drawn = draw(arms, comparison.report.with_suffix(""), _about(findings))
     sections = [
         _head(findings),
         _verdicts(findings),

@@ -15,7 +15,8 @@ from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import RunFiles
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
-from context_research.report import checks, figures, sections
+from context_research.report import checks, sections
+from context_research.report.figures.drawing import draw
 from context_research.report.tables import SCALES, images, scaled, table
 
 _ROLES = ("prefill", "decode")
@@ -33,9 +34,10 @@ def write(files: RunFiles) -> Path:
     lines = summary.requests_file.lines if summary.requests_file else None
     cases = observations.read(files, lines) if files.requests.is_file() else {}
     axes = {case.name: case.axes for case in summary.cases}
-    arm = Arm(run.serving.mode, observations.by_repeat(cases), axes)
+    overloaded = frozenset(case.name for case in summary.cases if case.overloaded)
+    arm = Arm(run.serving.mode, observations.by_repeat(cases), axes, overloaded)
     title = about(run, summary.cases)
-    drawn = figures.draw([arm], files.report.with_suffix(""), title) if arm.units else []
+    drawn = draw([arm], files.report.with_suffix(""), title) if arm.units else []
     store.replace(files.report, render(run, summary, images(drawn, files.report.stem), sections.kept(files)))
     return files.report
 

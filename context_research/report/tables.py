@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tabulate import tabulate
 
 if TYPE_CHECKING:
-    from context_research.report.figures import Figure
+    from context_research.report.figures.drawing import Figure
 
 SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
 """Unit of a metric -> factor to, and name of, the unit that readers get."""

@@ -46,9 +46,10 @@ def save(canvas: mpl.Figure, folder: Path, stem: str) -> None:
     canvas.savefig(folder / f"{stem}.svg", dpi=150, metadata={"Date": None})
 
 
-def grid(count: int, height: float) -> tuple[mpl.Figure, list[Axes]]:
-    """`count` panels in rows of at most 4, as few empty places as can be; `height` of each in inches."""
-    columns = count if count <= 3 else 2 if count == 4 else min((3, 4), key=lambda number: -count % number)
+def grid(count: int, height: float, columns: int | None = None) -> tuple[mpl.Figure, list[Axes]]:
+    """`count` panels, `height` of each in inches, in rows of `columns`: by default 4 at most, few places left empty."""
+    if columns is None:
+        columns = count if count <= 3 else 2 if count == 4 else min((3, 4), key=lambda number: -count % number)
     rows = -(-count // columns)
     canvas = mpl.Figure(figsize=(max(5.0, min(10.0, 4.2 * columns)), 1.2 + height * rows))
     axes = list(canvas.subplots(rows, columns, squeeze=False).flat)
