@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal["warmup", "ramp", "measured", "drain"]
+Phase = Literal["warmup", "ramp", "measured", "drain", "tail"]
 """Where in a case a request is: before it, while the load builds up, in its window, or keeping the load up to its end.
+
+`drain` is a closed loop's, `tail` a timed load's: it is sent for as long as requests of the window are being served.
 """
 
 
@@ -20,7 +22,7 @@ class Request:
 
     `prompt` holds token ids, four bytes each; exactly `output_tokens` are generated (end-of-sequence is ignored).
     `sha256` covers everything that is sent, and when, so that two runs can show that they sent the same.
-    Latencies are those of phase `measured`; requests of `ramp` and `drain` keep the load up around them.
+    Latencies are those of phase `measured`; others keep the load up around them.
     `due`: seconds from the start of its pass, None where that depends on how others are served (a closed loop).
     """
 

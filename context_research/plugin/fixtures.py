@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from context_research.plugin.session import SESSION, Session
 from context_research.records.case import CaseRecord, FinishedCase
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
+from context_research.settings.workload import Workload
 from context_research.workload.case import Case
 
 CASE = pytest.StashKey[str]()
@@ -125,17 +127,27 @@ def _finished(item: pytest.Item, session: Session, result: CaseResult, topology:
     )
 
 
+def _load(workload: Workload) -> str:
+    """Outputs' length; of what isn't that simple a name, and a few letters that other loads don't have."""
+    plain = workload.arrivals == "closed" and not workload.classes and not workload.length_spread
+    if plain and isinstance(workload.output_tokens, int):
+        return f"{workload.output_tokens} out"
+    requests = {"repeats", "requests", "request_timeout_s", "warmup_requests", "allow_preemptions", "prompt_lengths"}
+    load = workload.model_dump_json(exclude=requests | {"concurrency", "temperature", "cache", "rate"})
+    names = "+".join(workload.classes) or f"{workload.output_tokens} out"
+    rate = "" if workload.rate is None else f" {workload.rate:g}/s"
+    return f"{workload.arrivals}{rate} {names} {sha256(load.encode()).hexdigest()[:4]}"
+
+
 def _work(case: CaseRecord, chosen: Settings, model: Model) -> str:
     """What was computed, and what a reader of the row alone must know."""
-    work = f"{model.label} {model.dtype}, {chosen.workload.output_tokens} out"
+    work = f"{model.label} {model.dtype}, {_load(chosen.workload)}"
     if case.allowed:
         work += f", INVALID: {', '.join(check.check for check in case.allowed)}"
     if case.not_provable:
         work += f", NOT PROVABLE: {', '.join(check.check for check in case.not_provable)}"
     if case.extrapolated_share:
         work += ", EXTRAPOLATED"
-    if chosen.workload.arrivals != "closed":
-        work += f", {chosen.workload.arrivals} arrivals"
     if chosen.workload.temperature:
         work += f", temperature {chosen.workload.temperature:g}"
     return work + ("" if chosen.workload.cache == "cold" else f", cache {chosen.workload.cache}")

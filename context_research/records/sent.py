@@ -16,6 +16,8 @@ class Sent(Protocol):
     @property
     def prompt_sha256(self) -> str: ...
     @property
+    def phase(self) -> str: ...
+    @property
     def repeat(self) -> int: ...
     @property
     def scheduled(self) -> float: ...
@@ -28,9 +30,11 @@ class Sent(Protocol):
 def digest(sent: Iterable[Sent]) -> str | None:
     """Of the requests of a case's measured passes, ramp and drain too, in the order in which they were due.
 
-    Prompts and sampling (`prompt_sha256`), lengths and order count; moments and ids don't. None: nothing was sent.
+    Not of a timed load's tail: how much of it is sent depends on how long the window's requests take. Prompts, sampling
+    and moments drawn beforehand (`prompt_sha256`), lengths and order count; other moments and ids don't. None: nothing
+    was sent.
     """
-    passes = sorted((each for each in sent if each.repeat >= 0), key=_due)
+    passes = sorted((each for each in sent if each.repeat >= 0 and each.phase != "tail"), key=_due)
     lines = (f"{s.repeat} {s.prompt_sha256} {s.prompt_tokens} {s.output_tokens_asked}\n" for s in passes)
     return sha256("".join(lines).encode()).hexdigest() if passes else None
 

@@ -75,7 +75,7 @@ async def timed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> N
             due = start + (request.due or 0.0)
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
-            if stopped or (request.phase == "drain" and not measured):
+            if stopped or (request.phase == "tail" and not measured):
                 break
             measured += request.phase == "measured"
             sent.create_task(one(request, due))

@@ -177,10 +177,10 @@ def _counts(workload: Workload, concurrency: int | None) -> dict[Phase, int]:
 
 
 def _phased(workload: Workload, batch: Sequence[Planned]) -> list[Planned]:
-    """The warm-up's requests are its ramp; what is due after the window keeps the load up (`drain`)."""
+    """Each with its phase: what is due in the warm-up is the window's ramp."""
     begin, end = window(workload, batch)
 
     def phase(due: float) -> Phase:
-        return "ramp" if due < begin else "measured" if due <= end else "drain"
+        return "ramp" if due < begin else "measured" if due <= end else "tail"
 
     return [replace(each, phase=phase(each.due or 0.0)) for each in batch]

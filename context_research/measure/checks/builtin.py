@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from context_research.engines.base import Counters, Evidence
-from context_research.measure.checks import clocks, first_token, judge, kv_probe, machine, output_parity, token_counts
+from context_research.engines.base import Evidence
+from context_research.measure.checks import (
+    clocks,
+    first_token,
+    judge,
+    kv_probe,
+    machine,
+    output_parity,
+    sent_load,
+    timed_window,
+    token_counts,
+)
 from context_research.measure.checks.registry import CaseEvidence, Check
 from context_research.models import capacity
 from context_research.records.case import CheckRecord
@@ -65,19 +75,40 @@ def _cache(evidence: CaseEvidence) -> CheckRecord:
     return judge.cache(evidence.sent, evidence.counted, evidence.resets, declared, expected)
 
 
-def _reads(decode: Counters | None) -> Sequence[tuple[float, int]]:
-    """(seconds, bytes) of each KV read as its request had to wait for it; all of one case have the same size.
+def _whole(evidence: CaseEvidence) -> bool:
+    """Whether no request failed."""
+    return not any(timeline.error for timeline in evidence.timelines)
+
+
+def _window(evidence: CaseEvidence) -> CheckRecord:
+    if evidence.settings.workload.timed:
+        return timed_window.judge(evidence.steady)
+    return judge.window(evidence.steady, evidence.whole, evidence.case.concurrency or 1)
+
+
+def _window_not_due(settings: Settings) -> str | None:
+    known = settings.workload.timed or settings.workload.arrivals == "closed"
+    return None if known else f"arrivals {settings.workload.arrivals} have no window that we know"
+
+
+def _reads(evidence: CaseEvidence) -> Sequence[tuple[float, int]]:
+    """(seconds, bytes) of each KV read as its request had to wait for it.
 
     NIXL's own records leave out what a connector does around a transfer; they are used where no others are.
     """
+    decode, block = evidence.counted.get("decode"), capacity.block_tokens(evidence.settings)
     if decode is None:
         return []
-    sizes = (size for _, size in decode.transfers)
-    return [(end - start, size) for (_, start, end), size in zip(decode.reads, sizes, strict=False)] or decode.transfers
+    size = block * evidence.model.kv_bytes_per_token
+    sizes = {timeline.request: -(-timeline.prompt_tokens // block) * size for timeline in evidence.sent}
+    # vLLM appends a suffix of its own to a request's id.
+    read = [(end - start, sizes.get(name) or sizes.get(name.rpartition("-")[0])) for name, start, end in decode.reads]
+    return [(seconds, count) for seconds, count in read if count] or decode.transfers
 
 
 BUILT_IN = (
     Check("complete", lambda e: judge.complete(e.asked, e.timelines, e.dead, e.replaced)),
+    Check("load", lambda e: sent_load.judge(e.settings.workload, e.plans, e.sent, _whole(e))),
     Check("tokens", _tokens, frozenset({Evidence.COUNTS})),
     Check(
         "disaggregated",
@@ -87,7 +118,7 @@ BUILT_IN = (
     ),
     Check(
         "transport",
-        lambda e: judge.transport(e.transport, _reads(e.counted.get("decode"))),
+        lambda e: judge.transport(e.transport, _reads(e)),
         frozenset({Evidence.TRANSFERS, Evidence.LOG}),
         _of_handoff("no KV is handed over"),
     ),
@@ -117,11 +148,7 @@ BUILT_IN = (
         frozenset({Evidence.ALTERNATIVES, Evidence.OUTPUTS, Evidence.RESETS}),
         _handoff_not_due,
     ),
-    Check(
-        "window",
-        lambda e: judge.window(e.steady, e.whole, e.case.concurrency or 1),
-        not_due=lambda settings: None if settings.workload.arrivals == "closed" else "no closed loop keeps slots full",
-    ),
+    Check("window", _window, not_due=_window_not_due),
     Check(
         "waterfall",
         lambda e: judge.ttft_waterfall(e.measured, e.settings.device),

@@ -16,18 +16,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
 from context_research.engines import contract
 from context_research.engines.base import Counters, Engine, Evidence, capabilities
 from context_research.engines.loop import EventLoop
-from context_research.engines.null import NullEngine
 from context_research.errors import EngineFailure
 from context_research.hardware import load as machine_load
 from context_research.hardware.load import Load, Reading
 from context_research.hardware.processes import Process
 from context_research.measure import client_lag
-from context_research.measure.checks import first_token, kv_probe, kv_transport, machine, output_parity
+from context_research.measure.checks import first_token, kv_probe, kv_transport, machine, output_parity, self_test
 from context_research.measure.checks.builtin import BUILT_IN, KV, PARITY
 from context_research.measure.checks.first_token import LookedUp
 from context_research.measure.checks.kv_probe import Probe, Yardstick
@@ -42,19 +40,14 @@ from context_research.models.model import Model
 from context_research.records.case import CheckRecord
 from context_research.records.files import RunFiles
 from context_research.request import Leg, Request, Timeline, add_reads
-from context_research.serving import build
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
-from context_research.workload.arrivals import closed_loop
 from context_research.workload.case import Case, engine_settings
-from context_research.workload.load import typical
-from context_research.workload.prompts import alone, beginnings, requests
+from context_research.workload.load import Planned, planned, typical
+from context_research.workload.prompts import alone, beginnings
 
 _NOT_ASKED = NoReference("n/a", "not asked for")
 _SETTLE_S = 5.0
-_NULL_GAP_S = 1e-3
-_NULL_ROUNDS = 4
-"""Requests of each slot in the client's self-test."""
 _TICK = Request(id="tick", prompt=[1, 2], output_tokens=1, seed=0, temperature=0.0, sha256="", phase="warmup")
 
 
@@ -78,39 +71,16 @@ class Standing:
 
 def standing(model: Model, cases: Sequence[Case], files: RunFiles, checks: tuple[Check, ...] = BUILT_IN) -> Standing:
     """Found out before any engine starts: on a GPU they would be in each other's way."""
-    busiest = max(cases, key=lambda case: case.concurrency or 0)
-    backend, self_test, ceiling = backend_of(busiest.settings), None, None
+    busiest = self_test.busiest(cases)
+    backend, lag, ceiling = backend_of(busiest.settings), None, None
     began = time.perf_counter()
     if Evidence.WALL_TIME not in backend.absent:
-        self_test = _self_test(backend, busiest, model)
+        lag = self_test.run(backend, busiest, model)
     seconds = time.perf_counter() - began if backend.measured else 0.0
     split = next((backend_of(case.settings) for case in cases if case.settings.serving.handoff), None)
     if split is not None and Evidence.LOG not in split.absent:
         ceiling = kv_transport.copy_ceiling(split.settings.device, split.placements)
-    return Standing(files.run_id, files.outputs / "references", checks, self_test, ceiling, seconds)
-
-
-def _self_test(backend: Backend, case: Case, model: Model) -> Lag:
-    """Replay the case's schedule on engines that compute nothing: what is late then is the client's own."""
-    topology = build.build(backend, lambda placement: NullEngine(placement, _NULL_GAP_S))
-    batch = requests(case, model.vocabulary, 0)
-    timelines: list[Timeline] = []
-    lateness: list[float] = []
-
-    async def serve(request: Request, due: float) -> Timeline:
-        timelines.append(await topology.serve(request, 0, due))
-        return timelines[-1]
-
-    async def replay() -> None:
-        async with client_lag.watched(lateness):
-            in_flight = case.concurrency or 1
-            await closed_loop(batch[: _NULL_ROUNDS * in_flight], in_flight, serve)
-
-    with client_lag.frozen_heap():
-        backend.loop.run(replay())
-    if errors := [timeline.error for timeline in timelines if timeline.error]:
-        raise RuntimeError(f"the client's self-test failed: {errors[0]}")  # a mistake of ours: nothing else is there
-    return client_lag.of(timelines, lateness)
+    return Standing(files.run_id, files.outputs / "references", checks, lag, ceiling, seconds)
 
 
 @dataclass(slots=True)
@@ -285,9 +255,15 @@ class Proof:
                 looked_up=self.looked_up,
                 load=self.load,
                 treatments=self.treatments,
+                plans=self._plans(timelines),
                 own_niceness=os.getpriority(os.PRIO_PROCESS, 0),
             )
             return judge_all(self.standing.checks, evidence)
+
+    def _plans(self, timelines: Sequence[Timeline]) -> dict[int, list[Planned]]:
+        """What each repeat that was begun was to send."""
+        begun = sorted({timeline.repeat for timeline in timelines if timeline.repeat >= 0})
+        return {repeat: planned(self.case, repeat) for repeat in begun}
 
     @property
     def _named(self) -> list[Process]:

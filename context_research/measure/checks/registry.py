@@ -33,6 +33,7 @@ from context_research.request import Timeline
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Resolved
 from context_research.workload.case import Case
+from context_research.workload.load import Planned
 
 STATUSES: tuple[Status, ...] = ("fail", "not provable", "pass", "n/a")
 """From that which a reader must see first."""
@@ -66,7 +67,8 @@ class CaseEvidence:
     checks sent it meanwhile; `faults` what went wrong with transfers, on all engines. `resets`: whether each engine's
     prefix cache could be emptied, before and afterwards. `dead` names engines, `replaced` those whose processes are
     not the ones that the case began with. `probes` are of requests that were served alone afterwards, `looked_up` of
-    those whose first tokens differed. `load` is what else the machine did, `treatments` how it treats each engine.
+    those whose first tokens differed. `plans` are what each repeat was to send, drawn anew. `load` is what else the
+    machine did, `treatments` how it treats each engine.
     """
 
     case: Case
@@ -92,6 +94,7 @@ class CaseEvidence:
     load: Load | None = None
     treatments: Mapping[str, Treatment] = field(default_factory=dict)
     own_niceness: int = 0
+    plans: Mapping[int, Sequence[Planned]] = field(default_factory=dict)
 
     @property
     def settings(self) -> Settings:

@@ -107,8 +107,10 @@ def test_arrivals(suite):
 
 
 def test_arrivals_that_nobody_has_are_refused(suite):
-    result = suite.inside(*ONE, "--set=workload.arrivals=open")
-    result.stderr.fnmatch_lines(["ERROR: *workload.arrivals: no arrivals are called 'open'; one of closed"])
+    result = suite.inside(*ONE, "--set=workload.arrivals=steady")
+    result.stderr.fnmatch_lines(
+        ["ERROR: *workload.arrivals: no arrivals are called 'steady'; one of closed, open, replay"]
+    )
     assert not (suite.path / "outputs").exists()
 
 

@@ -77,7 +77,7 @@ def without(given, *kinds):
 
 def test_the_order_is_the_registrys():
     assert list(statuses(WHOLE)) == [
-        *("complete", "tokens", "disaggregated", "transport", "cache", "client", "clock", "machine"),
+        *("complete", "load", "tokens", "disaggregated", "transport", "cache", "client", "clock", "machine"),
         *("pressure", "parity", "first_token", "kv", "window", "waterfall"),
     ]
 
@@ -171,7 +171,7 @@ def test_allow_invalid_names_checks():
     with pytest.raises(UsageProblem) as problem:
         check_allowed(resolved(allow_invalid=["parity", "fine"]), BUILT_IN)
     assert str(problem.value).startswith(
-        "test: allow_invalid: unknown check 'fine'; one of complete, tokens, disaggregated, "
+        "test: allow_invalid: unknown check 'fine'; one of complete, load, tokens, disaggregated, "
     )
     assert "\n" not in str(problem.value)
 
