@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 from typing import Any
 
 from matplotlib import figure as mpl
@@ -42,13 +43,18 @@ def requests_of(arm: Arm, case: str) -> list[Timeline]:
 
 
 def classes_of(arms: Sequence[Arm]) -> list[str]:
-    """The classes of the arms' loads, in the order of their names; none where there are none."""
-    return sorted({name for arm in arms for case in arm.cases for one in arm.repeats(case) for name in one.classes})
+    """The classes of the arms' loads, those of short prompts (their median) first; none where there are none."""
+    lengths: dict[str, list[int]] = {}
+    for arm in arms:
+        for case in arm.cases:
+            for timeline in requests_of(arm, case):
+                lengths.setdefault(timeline.class_name, []).append(timeline.prompt_tokens)
+    return sorted(filter(None, lengths), key=lambda name: (median_low(lengths[name]), name))
 
 
 def shades(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each class."""
-    return {name: _CLASSES[index % len(_CLASSES)] for index, name in enumerate(sorted(names))}
+    """A colour for each class, in their order."""
+    return {name: _CLASSES[index % len(_CLASSES)] for index, name in enumerate(names)}
 
 
 def axes_of(arms: Sequence[Arm], case: str) -> Mapping[str, JsonValue]:

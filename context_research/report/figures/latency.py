@@ -96,7 +96,7 @@ def _along(arms: Sequence[Arm]) -> str:
         for axis, value in axes_of(arms, case).items():
             values.setdefault(axis, []).append(value)
     varied = [axis for axis, some in values.items() if axis != CLASS and any(each != some[0] for each in some)]
-    return PROMPT if PROMPT in values else next(iter(varied), "case")
+    return PROMPT if PROMPT in values else next(iter(varied), CLASS if CLASS in values else "case")
 
 
 def _columns(arms: Sequence[Arm], along: str) -> list[_Column]:
@@ -115,7 +115,7 @@ def _columns(arms: Sequence[Arm], along: str) -> list[_Column]:
         found.append(_Column(title, along.replace("_", " "), *_places(arms, along, cases)))
     if others:
         at = {case: float(index) for index, case in enumerate(others)}
-        title = "other cases" if columns or len(others) > 1 else others[0]
+        title = "other cases" if columns else "all cases"
         found.append(_Column(title, "case", at, {place: case for case, place in at.items()}))
     return found
 

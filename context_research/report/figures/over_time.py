@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from context_research.compare.goodput_map import Floats
 from context_research.compare.observations import Arm
 from context_research.measure import metrics
 from context_research.measure.metrics import Repeat
-from context_research.report.figures.arms import ROLES, Sheet, plural, shades, slashed, tokens
+from context_research.report.figures.arms import ROLES, Sheet, classes_of, plural, shades, slashed, tokens
 from context_research.report.figures.style import legend, log_ticks
 from context_research.request import Timeline
 
@@ -68,7 +68,7 @@ def _passes(arms: Sequence[Arm], case: str) -> list[Repeat | None]:
 
 def _sheet(arms: Sequence[Arm], case: str, passes: Sequence[Repeat | None]) -> Sheet:
     shown = [(index, one) for index, one in enumerate(passes) if one is not None]
-    groups = _groups([timeline for _, one in shown for timeline in one.served])
+    groups = _groups([timeline for _, one in shown for timeline in one.served], classes_of(arms))
     engines = list(dict.fromkeys(engine for _, one in shown for engine in one.kv_usage))
     rows = 3 if engines else 2
     canvas = mpl.Figure(figsize=(10.0 if len(shown) > 1 else 8.0, 1.2 + 1.0 + 1.5 * rows))
@@ -94,28 +94,21 @@ def _sheet(arms: Sequence[Arm], case: str, passes: Sequence[Repeat | None]) -> S
     return Sheet(f"time-{case}", f"{case}, over time", canvas, _caption(arms, shown, groups))
 
 
-def _groups(timelines: Sequence[Timeline]) -> list[_Group]:
-    """By class; without classes the longest prompts apart from the others, where they differ at all.
-
-    The class with the longest median prompt is the one of long prompts.
-    """
-    names = list(dict.fromkeys(sorted(timeline.class_name for timeline in timelines)))
-    lengths = np.array([timeline.prompt_tokens for timeline in timelines])
+def _groups(timelines: Sequence[Timeline], classes: Sequence[str]) -> list[_Group]:
+    """By class, the last of `classes` that of long prompts; without any the longest prompts apart, if they differ."""
+    names = [name for name in ("", *classes) if any(timeline.class_name == name for timeline in timelines)]
     if names != [""]:
-        median = {name: np.median([t.prompt_tokens for t in timelines if t.class_name == name]) for name in names}
-        longest = max(names, key=lambda name: median[name]) if len(names) > 1 else None
-        colours: Mapping[str, str] = shades(names)
-        return [
-            _Group(name or "without a class", colours[name], name == longest, name)
-            for name in sorted(names, key=lambda name: name == longest)
-        ]
-    short, long = shades(["", "long"]).values()
+        colours = {**shades(classes), "": "#999999"}
+        long = names[-1] if len(names) > 1 else None
+        return [_Group(name or "without a class", colours[name], name == long, name) for name in names]
+    usual, marked = shades(["", "long"]).values()
+    lengths = np.array([timeline.prompt_tokens for timeline in timelines])
     if lengths.max() < 2 * np.median(lengths):
-        return [_Group("requests", short)]
+        return [_Group("requests", usual)]
     limit = int(np.quantile(lengths, _LONG))
     return [
-        _Group(f"prompts up to {tokens(limit)} tokens", short, up_to=limit),
-        _Group("longer ones", long, long=True, over=limit),
+        _Group(f"prompts up to {tokens(limit)} tokens", usual, up_to=limit),
+        _Group("longer ones", marked, long=True, over=limit),
     ]
 
 
@@ -145,9 +138,8 @@ def _in_flight(axis: Axes, one: Repeat, origin: float, groups: Sequence[_Group],
     for group in reversed(groups):  # the long ones lie at the bottom, where they can be read off
         own = [timeline for timeline in one.served if group.has(timeline)]
         top = below + level(own, origin, edges)
-        axis.stairs(top, edges, baseline=below, fill=True, color=group.colour, alpha=0.75, lw=0, rasterized=True)
+        axis.stairs(top, edges, baseline=below, fill=True, color=group.colour, alpha=0.8, lw=0, rasterized=True)
         below = top
-    axis.stairs(below, edges, color="#333333", lw=0.6, rasterized=True)
 
 
 def level(timelines: Sequence[Timeline], origin: float, edges: Floats) -> Floats:
@@ -166,7 +158,8 @@ def _kv(axis: Axes, one: Repeat, origin: float, engines: Sequence[str]) -> None:
     for number, engine in enumerate(engines):
         if points := one.kv_usage.get(engine):
             at, share = np.array(points).T
-            axis.step(at - origin, share * 100, where="post", color=_ENGINES[number % len(_ENGINES)], lw=1.0)
+            colour = _ENGINES[number % len(_ENGINES)]
+            axis.step(at - origin, share * 100, where="post", color=colour, lw=1.0, rasterized=at.size > _BINS)
 
 
 def _outside(axis: Axes, one: Repeat, origin: float, end: float) -> None:
