@@ -20,9 +20,12 @@ class Load:
     prompt_tokens: int
     output_tokens: int
     concurrency: int
+    of: str = ""
+    """Which of a case's requests these are, where that is not all of them: ``class chat``."""
 
     def __str__(self) -> str:
-        return f"{self.concurrency} × ({self.prompt_tokens} prompt + {self.output_tokens} output tokens)"
+        of = f" of {self.of}" if self.of else ""
+        return f"{self.concurrency} × ({self.prompt_tokens} prompt + {self.output_tokens} output tokens){of}"
 
 
 def load_bytes(settings: Settings, model: Model, placement: Placement, load: Load) -> int:

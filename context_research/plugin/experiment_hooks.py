@@ -100,9 +100,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    """The header, where it was not known in time."""
+    """What was found out since the header; the header too, where it was not known in time."""
     session = config.stash[SESSION]
-    return pytest_report_header(config) if session.late and session.selected else []
+    header = pytest_report_header(config) if session.late and session.selected else []
+    return header + [worded(f"  {note}", config) for note in session.notes]
 
 
 def _notice(session: Session) -> str:
@@ -149,6 +150,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     return result
 
 
+@pytest.hookimpl(tryfirst=True)  # what it finds is shown when collection is reported
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Refuse what the selected cases can't do, before the first artifact and the first engine."""
     ours = session.config.stash[SESSION]

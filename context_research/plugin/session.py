@@ -34,7 +34,7 @@ from context_research.settings.sources import Layer, Resolved
 from context_research.workload import arrivals
 from context_research.workload.arrivals import ArrivalProcess
 from context_research.workload.case import Case, at, cases
-from context_research.workload.load import loads
+from context_research.workload.load import described, loads
 
 Added = TypeVar("Added")
 
@@ -54,6 +54,8 @@ class Session:
         """How many experiment items there were before selection, and the marker they got."""
         self.selected: list[pytest.Item] = []
         self.cannot_start: str | None = None
+        self.notes: list[str] = []
+        """What `check` has to tell before the run starts: warnings, what is taken of a trace."""
         """Why no engine could be had, where that ended the session."""
         self.standing = Standing()
 
@@ -188,6 +190,7 @@ class Session:
         store.check_writable(self.files.outputs)
         check_run_id(self.files)
         self._check_plan()
+        notes = [f"load: {told}" for case in cases if (told := described(case.settings.workload))]
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
             own = resolve(chosen.experiment, layers, self.experiment.configs, self.config.rootpath).settings
@@ -195,6 +198,11 @@ class Session:
             for case in cases:
                 fits = at(own, case.axes)
                 preflight.check(backend_of(fits.settings), self.model_of(fits.settings), loads(fits))
+                notes += [
+                    f"warning: {told}"
+                    for told in preflight.warnings(backend_of(fits.settings), self.model_of(fits.settings), fits)
+                ]
+        self.notes = list(dict.fromkeys(notes))
 
 
 def given_layers(config: pytest.Config) -> list[Layer]:

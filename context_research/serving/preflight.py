@@ -19,7 +19,8 @@ from context_research.models.capacity import (
 )
 from context_research.models.model import Model
 from context_research.settings.schema import Settings
-from context_research.workload.load import pass_length
+from context_research.workload.case import Case
+from context_research.workload.load import mean_load, pass_length
 
 _GIB = 1 << 30
 
@@ -55,6 +56,25 @@ def check_fit(settings: Settings, model: Model, placements: Iterable[Placement],
             )
 
 
+def warnings(backend: Backend, model: Model, case: Case) -> list[str]:
+    """What can run, but hardly as it is meant: a mean load that is over a pool. A line each.
+
+    Nothing is known of an open load beforehand: how much of it is in flight depends on how fast it is served.
+    """
+    settings, load = backend.settings, mean_load(case)
+    if load is None:
+        return []
+    told = []
+    for placement in backend.placements:
+        try:
+            _check_pool(
+                settings, model, placement, pool_bytes(settings, model, placement), _share(settings, placement, load)
+            )
+        except UsageProblem as problem:
+            told.append(f"{case.name}: {problem}: requests will queue or be preempted")
+    return told
+
+
 def _check_workload(settings: Settings, model: Model, load: Load) -> None:
     """Refuse what no pool could make possible."""
     if load.concurrency > (settings.engine.max_num_seqs or load.concurrency):
@@ -63,9 +83,10 @@ def _check_workload(settings: Settings, model: Model, load: Load) -> None:
         )
     length = load.prompt_tokens + load.output_tokens
     if length > model.max_length:
+        of = f" ({load.of})" if load.of else ""
         raise UsageProblem(
-            f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens is over the {model.max_length} "
-            f"that {model.settings.name} takes here (--prompt-lengths, --output-tokens, model.max_model_len)"
+            f"a prompt of {load.prompt_tokens} + {load.output_tokens} output tokens{of} is over the "
+            f"{model.max_length} that {model.settings.name} takes here ({_lengths(settings)}, model.max_model_len)"
         )
     if settings.workload.primed_share and not cached_tokens(settings, load.prompt_tokens):
         raise UsageProblem(
@@ -96,8 +117,16 @@ def _check_pool(settings: Settings, model: Model, placement: Placement, pool: in
         raise UsageProblem(
             f"KV cache too small on engine {placement.spec.name}: {load} × {model.kv_bytes_per_token} bytes = "
             f"{need / _GIB:.2f} GiB{told}, the pool is {pool / _GIB:.2f} GiB{_taken_off(settings, model)} "
-            "(--prompt-lengths, --concurrency, engine.kv_cache_memory_bytes, engine.gpu_memory_utilization)"
+            f"({_lengths(settings, '--prompt-lengths, --concurrency')}, engine.kv_cache_memory_bytes, "
+            "engine.gpu_memory_utilization)"
         )
+
+
+def _lengths(settings: Settings, plain: str = "--prompt-lengths, --output-tokens") -> str:
+    """What sets the lengths of requests."""
+    if settings.workload.trace is not None:
+        return "workload.trace.longest_prompt"
+    return "workload.classes" if settings.workload.classes else plain
 
 
 def _taken_off(settings: Settings, model: Model) -> str:

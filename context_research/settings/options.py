@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,8 @@ OPTIONS = (
 
 _PATHS = frozenset({"serving", "experiment", "model.name", "device_profile", "outputs"})
 """Keys whose value is a path, or may be one."""
+_TRACE = re.compile(r"workload\.(trace\.file|classes\.\w+\.rows)")
+"""Keys whose value is a trace's path."""
 _OTHERS = frozenset(
     f"CONTEXT_RESEARCH_{name}"
     for name in (
@@ -145,13 +148,15 @@ def located(key: str, text: str, folder: Path) -> str:
 
     What is not there may be a name: of a serving mode, a device profile, a model on the hub. `outputs` is made by us.
     """
-    if key not in _PATHS:
+    trace = _TRACE.fullmatch(key) is not None
+    if key not in _PATHS and not trace:
         return text
     if not can_be_kept(text):
         raise UsageProblem(f"{flag_of(key)}={text!a}: no path can hold such characters")
     try:
         path = folder / Path(text).expanduser()
-        is_path = text.startswith("~") or key == "outputs" or path.is_file() or (path / "config.json").is_file()
+        is_path = trace or text.startswith("~") or key == "outputs"
+        is_path = is_path or path.is_file() or (path / "config.json").is_file()
     except (OSError, RuntimeError) as error:  # too long a name; ~nobody
         raise UsageProblem(f"{flag_of(key)}={text}: {getattr(error, 'strerror', None) or error}") from None
     return str(path) if is_path and (key == "outputs" or folder != Path.cwd() or text.startswith("~")) else text

@@ -131,6 +131,8 @@ def parse_set(source: str, given: Iterable[str]) -> Layer:
 
 
 def _located(key: str, value: Any, folder: Path) -> Any:
+    if isinstance(value, list) and key.startswith("axes."):
+        return [_located(key.removeprefix("axes."), each, folder) for each in value]
     return located(key, value, folder) if isinstance(value, str) else value
 
 

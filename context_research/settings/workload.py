@@ -106,6 +106,14 @@ class Trace(Section):
     longest_prompt: Positive | None = None
     ticks: Literal["spread", "exact"] = "spread"
 
+    @model_validator(mode="after")
+    def _one_slice(self) -> Trace:
+        if self.rows is not None and (self.start_s or self.seconds is not None):
+            raise ValueError("a slice is given by its rows, or by start_s and seconds, not by both")
+        if self.rows is not None and self.rows[0] >= self.rows[1]:
+            raise ValueError("rows are [first, end], and end is over first")
+        return self
+
 
 class Primed(Section):
     """A prefix cache that holds the first part of every prompt: `primed` is its share of the prompt's tokens."""

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from context_research.errors import UsageProblem
 from context_research.models.capacity import Load
 from context_research.request import Phase
 from context_research.settings.workload import LoadClass, Workload
@@ -37,7 +38,7 @@ class Planned:
 def planned(case: Case, repeat: int | None) -> list[Planned]:
     """The requests of one repeat, or of the warm-up (`repeat` None), in the order in which they are sent.
 
-    Raises UsageProblem: a trace that can't be read, or has no row to replay.
+    Raises UsageProblem: a trace that can't be read, or has no row to replay; a window in which nothing is due.
     """
     workload = case.settings.workload
     if repeat is None:
@@ -45,6 +46,8 @@ def planned(case: Case, repeat: int | None) -> list[Planned]:
     if workload.arrivals == "replay":
         assert workload.trace is not None  # validated
         rows = traces.replayed(workload.trace, np.random.default_rng(case.seed(f"ticks{repeat}")))
+        if strange := sorted(set(workload.classes) - set(rows.class_names)):
+            raise UsageProblem(f"classes.{strange[0]}: no replayed row of {workload.trace.file} has that class")
         fields = (rows.prompt_tokens.tolist(), rows.output_tokens.tolist(), rows.at.tolist(), rows.class_names)
         some = [Planned(p, o, due=at, class_name=name) for p, o, at, name in zip(*fields, strict=True)]
         return _phased(workload, some)
@@ -133,8 +136,8 @@ def window(workload: Workload, batch: Sequence[Due]) -> tuple[float, float]:
 def loads(case: Case) -> list[Load]:
     """What the case asks of the KV cache at its busiest, as far as that is known beforehand.
 
-    Where lengths differ, or nothing bounds what is in flight, that is its longest request, by itself.
-    Raises UsageProblem as `planned` does.
+    Where lengths differ, or nothing bounds what is in flight, that is its longest request, by itself; and, where there
+    is a bound, as many of the shortest. Raises UsageProblem as `planned` does.
     """
     workload = case.settings.workload
     output, equal = workload.output_tokens, not workload.length_spread
@@ -145,7 +148,47 @@ def loads(case: Case) -> list[Load]:
         max(sent, key=lambda each: each.prompt_tokens),
         max(sent, key=lambda each: each.prompt_tokens + each.output_tokens),
     }
-    return [Load(each.prompt_tokens, each.output_tokens, 1) for each in longest]
+    found = [Load(each.prompt_tokens, each.output_tokens, 1, _source(workload, each)) for each in longest]
+    if case.concurrency:
+        shortest = (min(each.prompt_tokens for each in sent), min(each.output_tokens for each in sent))
+        found.append(Load(*shortest, case.concurrency, "the shortest"))
+    return found
+
+
+def mean_load(case: Case) -> Load | None:
+    """A closed loop's requests in flight, each of the mean length; None for equal ones, and where nothing bounds them.
+
+    What an open load has in flight depends on how fast it is served, which is not known beforehand.
+    """
+    workload = case.settings.workload
+    varies = workload.length_spread or workload.classes or not isinstance(workload.output_tokens, int)
+    if not varies or not case.concurrency:
+        return None
+    sent = planned(case, 0)
+    prompt = round(sum(each.prompt_tokens for each in sent) / len(sent))
+    output = round(sum(each.output_tokens for each in sent) / len(sent))
+    return Load(prompt, output, case.concurrency, "the mean length")
+
+
+def described(workload: Workload) -> str | None:
+    """What is replayed of a trace, in one line: rows, what is left out, what was done to moments. None without one."""
+    if (trace := workload.trace) is None:
+        return None
+    rows = traces.replayed(trace, None)
+    told = f"{len(rows.at):,} rows of {trace.file} over {rows.at[-1]:.0f} s"
+    if rows.left_out:
+        told += f", {rows.left_out:,} left out with prompts over {trace.longest_prompt:,} tokens"
+    if rows.tick is not None:
+        done = "spread within their tick by the seed" if trace.ticks == "spread" else "left there (ticks: exact)"
+        told += f"; moments on a grid of {rows.tick:g} s, {done}"
+    return told
+
+
+def _source(workload: Workload, each: Planned) -> str:
+    """Where a request's lengths come from, for messages."""
+    if each.class_name:
+        return f"class {each.class_name}"
+    return f"trace {workload.trace.file}" if workload.trace is not None else ""
 
 
 def typical(case: Case) -> Planned:
@@ -183,4 +226,9 @@ def _phased(workload: Workload, batch: Sequence[Planned]) -> list[Planned]:
     def phase(due: float) -> Phase:
         return "ramp" if due < begin else "measured" if due <= end else "tail"
 
+    if not any(phase(each.due or 0.0) == "measured" for each in batch):
+        raise UsageProblem(
+            f"no request is due in the measured window, {begin:g} s to {end:g} s: another workload.warmup_s, a longer "
+            f"{'window_s' if workload.trace is None else 'slice of the trace'}, or a higher rate"
+        )
     return [replace(each, phase=phase(each.due or 0.0)) for each in batch]
