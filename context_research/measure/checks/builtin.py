@@ -82,7 +82,7 @@ def _whole(evidence: CaseEvidence) -> bool:
 
 def _window(evidence: CaseEvidence) -> CheckRecord:
     if evidence.settings.workload.timed:
-        return timed_window.judge(evidence.steady)
+        return timed_window.judge(evidence.steady, evidence.settings.workload.warmup_s)
     return judge.window(evidence.steady, evidence.whole, evidence.case.concurrency or 1)
 
 
@@ -132,7 +132,7 @@ BUILT_IN = (
     ),
     Check(
         "pressure",
-        lambda e: judge.pressure(e.counted, e.settings.workload.allow_preemptions),
+        lambda e: judge.pressure(e.counted, e.settings.workload.allow_preemptions or e.settings.workload.timed),
         frozenset({Evidence.COUNTS}),
     ),
     Check(

@@ -175,7 +175,8 @@ class Proof:
             greedy, exact = self.settings.workload.temperature == 0, output_parity.is_exact(self.model)
             if different and greedy and not exact and not missing({Evidence.ALTERNATIVES}, self.given):
                 sent = {request.id: request for batch in batches for request in batch}
-                seconds = sum(timeline.finished - timeline.sent for timeline in timelines if timeline.finished)
+                ends = [timeline.finished for timeline in timelines if timeline.finished]
+                seconds = max(ends, default=0.0) - min(timeline.sent for timeline in timelines)
                 looking = first_token.look_up(
                     self.topology.prefillers[0], different, sent, seconds, self.settings.workload.request_timeout_s
                 )

@@ -166,11 +166,13 @@ def client(timelines: Sequence[Timeline], lag: Lag, self_test: Lag | None) -> Ch
 def pressure(engines: Mapping[str, Counters], allowed: bool) -> CheckRecord:
     """No request was preempted, unless the case is meant for that: it would have been computed twice.
 
+    Of an open or a replayed load that is part of what it does to the engines.
+
     Every engine that lived has made a token by then; a role that counted none does not count.
     """
     preempted = sum(counters.preemptions for counters in engines.values())
     usage = ", ".join(f"{name} {counters.kv_usage_max:.0%}" for name, counters in engines.items())
-    told = " (allowed by workload.allow_preemptions)" if preempted and allowed else ""
+    told = " (part of this load, or allowed by workload.allow_preemptions)" if preempted and allowed else ""
     evidence = f"{preempted} preemptions{told}; most KV in use: {usage}"
     if silent := [name for name, counters in engines.items() if not counters.generated]:
         evidence += f"; {', '.join(silent)} counted no token at all"

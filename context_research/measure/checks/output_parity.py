@@ -71,11 +71,14 @@ def is_exact(model: Model) -> bool:
 
 
 def sample(batch: Sequence[Request]) -> list[Request]:
-    """The measured requests that are compared: first, last and between."""
+    """The measured requests that are compared: first, last and between, and the first of each class besides."""
     measured = [request for request in batch if request.phase == "measured"]
     last = len(measured) - 1
-    chosen = sorted({round(index * last / max(1, SAMPLE - 1)) for index in range(SAMPLE)}) if measured else []
-    return [measured[index] for index in chosen if index <= last]
+    chosen = {round(index * last / max(1, SAMPLE - 1)) for index in range(SAMPLE)} if measured else set()
+    classes = [request.class_name for request in measured]
+    have = {classes[index] for index in chosen if index <= last}
+    chosen |= {classes.index(name) for name in dict.fromkeys(classes) if name not in have}
+    return [measured[index] for index in sorted(chosen) if index <= last]
 
 
 class Kept:

@@ -16,7 +16,7 @@ from context_research.records.case import CheckRecord
 from context_research.workload.load import TAIL
 
 
-def judge(repeats: Sequence[Repeat]) -> CheckRecord:
+def judge(repeats: Sequence[Repeat], warmup_s: float) -> CheckRecord:
     """The check `window` of a timed load."""
     some = [repeat for repeat in repeats if repeat.timelines]
     if not some:
@@ -27,10 +27,9 @@ def judge(repeats: Sequence[Repeat]) -> CheckRecord:
     evidence = f"backlog grew by {slopes} of {rate:.3g} requests/s"
     if overload.overloaded(grown):
         return judged("window", True, f"overloaded, no latency is shown: {evidence}")
-    warmup = min(repeat.started - min(each.scheduled for each in repeat.served) for repeat in some)
     typical = median(e2e(timeline) for repeat in some for timeline in repeat.timelines)
-    evidence = f"{warmup:.3g} s of warm-up, where half of the requests take up to {typical:.3g} s; {evidence}"
-    if warmup < typical:
+    evidence = f"{warmup_s:g} s of warm-up, where half of the requests take up to {typical:.3g} s; {evidence}"
+    if warmup_s < typical:
         return judged("window", False, f"{evidence}; the load had not built up: a longer workload.warmup_s")
     if short := [repeat for repeat in some if not _went_on(repeat)]:
         evidence += f"; in {len(short)} of {len(some)} repeats arrivals ended before the window's last request"
