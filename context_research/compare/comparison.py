@@ -53,9 +53,18 @@ class Side:
         """Every request. Raises UsageProblem: a requests.jsonl is missing or corrupt."""
         found = [observations.read(run.files) for run in self.runs]
         axes = {name: case.axes for run in self.runs for name, case in run.cases.items()}
-        overloaded = frozenset(name for run in self.runs for name, case in run.cases.items() if case.overloaded)
         units = observations.by_repeat(found[0]) if self.per_repeat else tuple(found)
-        return Arm(self.label, units, axes, overloaded)
+        return Arm(self.label, units, axes, frozenset(self.overloaded))
+
+    @property
+    def overloaded(self) -> dict[str, list[str]]:
+        """Case -> the runs in which it was."""
+        found: dict[str, list[str]] = {}
+        for run in self.runs:
+            for name, case in run.cases.items():
+                if case.overloaded:
+                    found.setdefault(name, []).append(run.files.run_id)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

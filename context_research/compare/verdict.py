@@ -83,7 +83,7 @@ def judge(
     practical = PRACTICAL if practical is None else practical
     noise = 0.0 if comparison.unit == "session" else START_NOISE if start_noise is None else start_noise
     family = list(dict.fromkeys(pairs for name in primary for pairs in _named(comparison, name)))
-    found = statistics.decide(family, practical, noise)
+    found = [_unless_overloaded(each, comparison) for each in statistics.decide(family, practical, noise)]
     if noise_floor is not None:
         allowed = ["seed", *comparison.allowed]
         check_comparable(comparison.baseline.runs[0], noise_floor.baseline.runs[0], allowed)
@@ -98,6 +98,16 @@ def judge(
     ]
     floor = noise_floor.name if noise_floor else None
     return Findings(comparison, found, rest, practical, noise, beforehand, floor)
+
+
+def _unless_overloaded(found: Verdict, comparison: Comparison) -> Verdict:
+    """A latency that was withheld lacks no samples: there was no steady state."""
+    sides = (comparison.baseline, comparison.candidate)
+    grown = [side.label for side in sides if found.pairs.case in side.overloaded]
+    if not grown or len(found.pairs.complete) == len(found.pairs.baseline):
+        return found
+    told = f"overloaded: {' and '.join(grown)}; a latency would only say how long the run was"
+    return replace(found, reason=told, pairs_needed=None)
 
 
 def _named(comparison: Comparison, name: str) -> list[Pairs]:

@@ -133,7 +133,7 @@ METRICS: tuple[Metric, ...] = (
         of_classes=False,
     ),
     _more_is_better("goodput", "1/s", lambda repeat: _one(goodput(repeat))),
-    _more_is_better("attainment", "1", lambda repeat: _one(attainment(repeat))),
+    _more_is_better("attainment", "share", lambda repeat: _one(attainment(repeat))),
     _more_is_better("request_rate", "1/s", rate(lambda repeat: repeat.finished)),
     _more_is_better("input_token_rate", "1/s", rate(lambda repeat: repeat.prompt_tokens)),
     _more_is_better("output_token_rate", "1/s", rate(lambda repeat: repeat.output_tokens)),

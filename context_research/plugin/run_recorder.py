@@ -22,7 +22,7 @@ from context_research.records.requests import FileRecord
 from context_research.records.run import ManifestRecord, RunRecord, new_run
 from context_research.records.running import Running
 from context_research.records.summary import SummaryRecord
-from context_research.report import sections
+from context_research.report import loads, sections
 from context_research.report.checks import terminal_table
 from context_research.report.sections import Section
 
@@ -285,6 +285,8 @@ class Recorder:
             if self._cases:
                 terminalreporter.write_line(terminal_table(self._cases))
                 terminalreporter.write_line("")
+            if told := loads.terminal_table(self._cases):
+                terminalreporter.write_line(f"{told}\n")
             for case in self._cases:
                 if case.reruns:
                     terminalreporter.write_line(f"{case.name} was run again, {len(case.reruns)} ×: {case.reruns[-1]}")

@@ -21,7 +21,7 @@ from context_research.records.case import CaseRecord
 from context_research.records.run import RunRecord
 from context_research.report import checks
 from context_research.report.figures.drawing import draw
-from context_research.report.run import about
+from context_research.report.run import about, load_of
 from context_research.report.tables import images, quantity, table
 
 _OUTCOMES = ("better", "worse", "equivalent", "undecided")
@@ -81,8 +81,26 @@ def _head(findings: Findings) -> str:
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()
     )
-    proof = f"\n\n{warning}" if (warning := checks.warning(_cases(findings))) else ""
-    return f"{title}\n\n**{headline(findings)}**{backend}{proof}{allowed}\n\n{_about(findings)}."
+    cases = _cases(findings)
+    proof = "".join(f"\n\n{told}" for told in (checks.warning(cases), _overload(findings)) if told)
+    load = "".join(f" {what[0].upper()}{what[1:]}: {told}." for what, told in load_of(first))
+    return f"{title}\n\n**{headline(findings)}**{backend}{proof}{allowed}\n\n{_about(findings)}.{load}"
+
+
+def _overload(findings: Findings) -> str:
+    """Of each side by itself: where one is overloaded and the other isn't, that is the finding."""
+    comparison = findings.comparison
+    told = []
+    for side in (comparison.baseline, comparison.candidate):
+        for case, runs in side.overloaded.items():
+            often = f" ({len(runs)} of {len(side.runs)} sessions)" if len(side.runs) > 1 else ""
+            told.append(f"{side.label} in {case}{often}")
+    return (
+        f"> **OVERLOADED: {'; '.join(told)}.** Requests came faster than they were served: there is no steady state, "
+        "and no latency is compared there. Attainment and throughput are."
+        if told
+        else ""
+    )
 
 
 def _cases(findings: Findings) -> list[CaseRecord]:
@@ -160,12 +178,14 @@ def _sides(found: Verdict) -> tuple[str, str]:
 
 
 def _pooled(arms: Sequence[Arm]) -> str:
+    overloaded = {case for arm in arms for case in arm.overloaded}
+    steady = [arm.without(overloaded) for arm in arms]
+    every = [repeat for arm in steady for case in arm.cases for repeat in arm.repeats(case)]
     rows = [
         (metric.name, case, arm.label, m.count, *(quantity(m.value(f"p{p}"), "s") for p in metrics.PERCENTILES))
-        for metric in METRICS
-        if metric.unit == "s" and metric.statistic != "mean"  # rates have one sample a repeat
-        for case in dict.fromkeys(case for arm in arms for case in arm.cases)
-        for arm in arms
+        for metric in metrics.with_classes((each for each in METRICS if each.is_latency), every)
+        for case in dict.fromkeys(case for arm in steady for case in arm.cases)
+        for arm in steady
         if (m := metrics.pooled(metric, arm.repeats(case))).count
     ]
     header = ("metric", "case", "arm", "samples", *(f"p{p}" for p in metrics.PERCENTILES))
@@ -173,7 +193,7 @@ def _pooled(arms: Sequence[Arm]) -> str:
         "Every request of every unit together: what a user of that arm saw. Requests of one session are not "
         "independent, so no verdict rests on these. A dash is a percentile with too few samples behind it."
     )
-    return f"## All requests\n\n{note}\n\n{table(rows, header)}"
+    return f"## All requests\n\n{note}\n\n{table(rows, header)}" if rows else ""
 
 
 def _descriptive(findings: Findings) -> str:

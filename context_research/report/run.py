@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from context_research.backends.registry import named
 from context_research.compare import observations
+from context_research.compare.family import class_of
 from context_research.compare.observations import Arm
+from context_research.errors import UsageProblem
 from context_research.measure.metrics import PERCENTILES, samples_needed
 from context_research.records import running, store
 from context_research.records import summary as summaries
@@ -15,7 +17,7 @@ from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import RunFiles
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
-from context_research.report import checks, sections
+from context_research.report import checks, loads, sections
 from context_research.report.figures.drawing import draw
 from context_research.report.tables import SCALES, images, scaled, table
 
@@ -47,6 +49,7 @@ def render(run: RunRecord, summary: SummaryRecord, drawn: str = "", added: str =
     parts = [
         _head(run, summary),
         _cases(run, summary),
+        loads.as_it_was(summary.cases),
         drawn,
         _figures(summary),
         _validity(summary),
@@ -68,6 +71,7 @@ def _head(run: RunRecord, summary: SummaryRecord) -> str:
         ("model", model.label or f"{model.name} {model.weights}"),
         ("handoff", run.setting("serving.handoff.connector") or "none"),
         ("seed", run.seed),
+        *load_of(run),
         ("started, finished (UTC)", f"{run.started}, {run.finished or 'not finished'}"),
         ("settings from", run.experiment_reason),
         ("command", f"`{' '.join(run.command)}`"),
@@ -76,7 +80,18 @@ def _head(run: RunRecord, summary: SummaryRecord) -> str:
         "dummy": "> The weights are vLLM's dummy ones: times are the model's, but a wrong KV cache would not show.",
         "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
     }.get(model.weights, "")
-    return "\n\n".join(part for part in (title, backend, invalid, table(rows, ("", "")), warning) if part)
+    overload = loads.warning(summary.cases)
+    return "\n\n".join(part for part in (title, backend, invalid, overload, table(rows, ("", "")), warning) if part)
+
+
+def load_of(run: RunRecord) -> list[tuple[str, str]]:
+    """The load in words, and what is asked of it; nothing where another version wrote the settings."""
+    try:
+        settings = run.resolved_settings()
+    except UsageProblem:
+        return []
+    slo = loads.objectives(settings)
+    return [("load", loads.described(settings)), *([("SLOs", slo)] if slo else [])]
 
 
 def about(run: RunRecord, cases: Iterable[CaseRecord] = ()) -> str:
@@ -113,16 +128,8 @@ def _cases(run: RunRecord, summary: SummaryRecord) -> str:
 
 
 def _figures(summary: SummaryRecord) -> str:
-    names = list(dict.fromkeys(name for case in summary.cases for name in case.metrics))
-    parts = []
-    for name in names:
-        entries = [(case.name, case.metrics[name]) for case in summary.cases if name in case.metrics]
-        entries = [(case, metric) for case, metric in entries if metric.count or metric.missing]
-        if entries:
-            scale, unit = SCALES.get(entries[0][1].unit, (1.0, entries[0][1].unit))
-            rows = [(c, m.count, *(scaled(m.value(column), scale) for column in _COLUMNS)) for c, m in entries]
-            missing = "".join(f"\n\n**{c}** has none: {m.missing}" for c, m in entries if m.missing)
-            parts.append(f"### {name} ({unit})\n\n{table(rows, ('case', 'samples', *_COLUMNS))}{missing}")
+    names = list(dict.fromkeys(class_of(name)[1] for case in summary.cases for name in case.metrics))
+    parts = [part for name in names if (part := _metric(summary.cases, name))]
     if not parts:
         return ""
     needed = ", ".join(f"p{percentile} needs {samples_needed(percentile)}" for percentile in PERCENTILES)
@@ -134,16 +141,47 @@ def _figures(summary: SummaryRecord) -> str:
     return "\n\n".join(part for part in ("## Metrics", note, _waterfall(summary), _roles(summary), *parts) if part)
 
 
+def _metric(cases: Sequence[CaseRecord], name: str) -> str:
+    """One metric's table: a row for each case, and below it one for each of its classes."""
+    entries = [
+        (case.name, of, record)
+        for case in cases
+        for of in ("", *loads.classes(case))
+        if (record := case.metrics.get(f"{of}.{name}" if of else name)) and (record.count or record.missing)
+    ]
+    if not entries:
+        return ""
+    with_classes = any(of for _, of, _ in entries)
+    scale, unit = SCALES.get(entries[0][2].unit, (1.0, entries[0][2].unit))
+    rows = [
+        (
+            case,
+            *((of or loads.ALL,) if with_classes else ()),
+            "overloaded" if case in _overloaded(cases) and record.missing else record.count,
+            *(scaled(record.value(column), scale) for column in _COLUMNS),
+        )
+        for case, of, record in entries
+    ]
+    why = dict.fromkeys((case, record.missing) for case, _, record in entries if record.missing)
+    missing = "".join(f"\n\n**{case}** has none: {told}" for case, told in why)
+    header = ("case", *(("class",) if with_classes else ()), "samples", *_COLUMNS)
+    return f"### {name} ({unit})\n\n{table(rows, header)}{missing}"
+
+
+def _overloaded(cases: Sequence[CaseRecord]) -> list[str]:
+    return [case.name for case in cases if case.overloaded]
+
+
 def _waterfall(summary: SummaryRecord) -> str:
     names = list(dict.fromkeys(name for case in summary.cases for name in case.waterfall))
     rows = [
         (case.name, column, *(_part(case, name, column) for name in names))
         for case in summary.cases
         for column in ("p50", "p90")
-        if case.waterfall
+        if case.waterfall and not case.overloaded
     ]
     header = ("case", "", *(name.replace("_", " ") for name in names))
-    return f"### where ttft goes (ms)\n\n{table(rows, header)}" if names else ""
+    return f"### where ttft goes (ms)\n\n{table(rows, header)}" if rows else ""
 
 
 def _part(case: CaseRecord, name: str, column: str) -> str:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 if TYPE_CHECKING:
     from context_research.report.figures.drawing import Figure
 
-SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s")}
+SCALES = {"s": (1e3, "ms"), "B/s": (1e-9, "GB/s"), "1/s": (1.0, "1/s"), "share": (100.0, "%")}
 """Unit of a metric -> factor to, and name of, the unit that readers get."""
 
 

@@ -116,7 +116,7 @@ def test_only_rates_are_better_when_higher():
     assert {metric.name: metric.unit for metric in METRICS if metric.unit != "s"} == {
         "handoff_bandwidth": "B/s",
         **dict.fromkeys(rates, "1/s"),
-        "attainment": "1",
+        "attainment": "share",
         "energy_per_output_token": "J",
     }
 

@@ -6,7 +6,7 @@ from context_research.compare import verdict
 from context_research.compare.comparison import of_ab, of_runs
 from context_research.report import comparison as report
 from tests.support import made_runs
-from tests.support.artifacts import cells
+from tests.support.artifacts import cells, keep, plain
 from tests.support.made_runs import CASE
 
 SIMULATED = {arm: {"backend": "simulated"} for arm in ("baseline", "candidate")}
@@ -166,3 +166,40 @@ def test_a_comparison_without_proof_says_so_in_its_headline_and_its_report(tmp_p
     text = report.write(findings).read_text()
     assert "> **NOT PROVABLE: cache (no counts).**" in text
     assert "not provable" in text.partition("## Validity")[2].partition("## Method")[0]
+
+
+def overloaded(files, arm="candidate"):
+    """Have an A/B's runs of one arm be overloaded, and their latencies withheld."""
+    withheld = {"count": 0, **dict.fromkeys(("mean", "p50", "p90", "p95", "p99")), "missing": "overloaded: it grew"}
+    for path in files.outputs.glob(f"runs/*-{arm}/e0_summary.json"):
+        kept = plain(path, "summary")
+        case = kept["cases"][0] | {"overload": {"overloaded": True, "slope": 0.8, "p": [0.0]}}
+        case["metrics"] = {name: figure | withheld for name, figure in case["metrics"].items() if name == "ttft"}
+        kept["cases"] = [case | {"metrics": kept["cases"][0]["metrics"] | case["metrics"]}]
+        keep(path, "summary", kept)
+    return files
+
+
+def test_an_overloaded_arm_is_named_first_and_its_latencies_are_not_compared(tmp_path):
+    found = verdict.judge(of_ab(overloaded(made_runs.A_B(tmp_path))))
+    text = report.write(found).read_text()
+    told = f"> **OVERLOADED: disaggregated in {CASE} (6 of 6 sessions).**"
+    assert told in text.partition("## Verdict")[0]
+    ttft, tpot = cells(text, "## Verdict")
+    assert (ttft[2], ttft[8]) == (
+        "undecided",
+        "overloaded: disaggregated; a latency would only say how long the run was",
+    )
+    assert tpot[2] != "undecided"
+    assert "## All requests" not in text
+    assert "OVERLOADED" not in written(tmp_path / "sound")
+
+
+def test_classes_have_rows_of_their_own(tmp_path):
+    figures = {CASE: made_runs.FLAT[CASE] | {"chat.ttft": [0.05]}}
+    text = report.write(judged(tmp_path, primary=["chat.ttft"], figures=figures, ratio=1.3)).read_text()
+    assert cells(text, "## Verdict")[0][:3] == ["chat.ttft p50", CASE, "worse"]
+
+
+def test_the_load_of_both_arms_is_described(tmp_path):
+    assert "Load: closed loop, 1, 4 in flight" in written(tmp_path).partition("## Verdict")[0]

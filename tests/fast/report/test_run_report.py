@@ -158,3 +158,45 @@ def test_what_a_failed_check_means_is_said_before_any_figure(status, allowed, to
     check = {"check": "cache", "status": "fail", "evidence": "warm"} | ({"allowed": True} if allowed else {})
     text = rendered({"status": status}, cases=[made.case(validity=[check])])
     assert told in text.partition("## Cases")[0]
+
+
+def of_classes(**figures):
+    """A case whose load had classes; latencies of an overloaded one are withheld."""
+    return made.case(metrics={name.replace("__", "."): figure for name, figure in figures.items()})
+
+
+def test_a_class_has_a_row_of_its_own_below_its_cases():
+    figure = made.metric(mean=0.1)
+    cases = [of_classes(ttft=figure, chat__ttft=made.metric(mean=0.05)), made.case("p64-c4", metrics={"ttft": figure})]
+    text = rendered(cases=cases)
+    assert cells(text, "### ttft (ms)") == [
+        ["p64-c1", "all", "2", "100", "–", "–", "–", "–"],
+        ["p64-c1", "chat", "2", "50", "–", "–", "–", "–"],
+        ["p64-c4", "all", "2", "100", "–", "–", "–", "–"],
+    ]
+    assert "### chat.ttft" not in text
+
+
+def test_shares_are_percents():
+    text = rendered(cases=[made.case(metrics={"attainment": made.metric("share", mean=0.935)})])
+    assert cells(text, "### attainment (%)")[0][2] == "93.5"
+
+
+def test_an_overloaded_case_says_so_first_and_in_its_rows_and_keeps_its_rates():
+    withheld, rate = made.metric(count=0, missing="overloaded: the backlog grew"), made.metric("1/s", 2, 3.5)
+    case = of_classes(ttft=withheld, chat__ttft=withheld, request_rate=rate)
+    case |= {"overload": {"overloaded": True, "slope": 0.8, "p": [0.0]}}
+    case |= {"arrivals": {"due": {"chat": 2}, "rate": 2.0, "cv": 1.0}}
+    part = dict.fromkeys(("mean", "p50", "p90", "p95", "p99"), 1.0)
+    case |= {"waterfall": {"prefill": part | {"unit": "s", "count": 2}}}
+    text = rendered(cases=[case])
+    assert "> **OVERLOADED: p64-c1 (backlog grew by 0.8 requests/s).**" in text.partition("## Cases")[0]
+    assert [row[2:4] for row in cells(text, "### ttft (ms)")] == [["overloaded", "–"]] * 2
+    assert text.count("**p64-c1** has none: overloaded: the backlog grew") == 1
+    assert cells(text, "### request_rate (1/s)")[0][:3] == ["p64-c1", "2", "3.5"]
+    assert "### where ttft goes" not in text
+
+
+def test_the_load_is_described_in_the_head():
+    told = "closed loop, 1, 4 in flight, 17 requests measured in a repeat; prompts of 256, 1024 tokens, output 16"
+    assert ["load", told] in cells(rendered(), "CPU cores")
