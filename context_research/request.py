@@ -12,7 +12,8 @@ from typing import Literal
 Phase = Literal["warmup", "ramp", "measured", "drain", "tail"]
 """Where in a case a request is: before it, while the load builds up, in its window, or keeping the load up to its end.
 
-`drain` is a closed loop's, `tail` a timed load's: it is sent for as long as requests of the window are being served.
+A `drain` is sent whole. A `tail`, a timed load's or that of a closed loop of varying lengths, is sent for as long as
+measured requests are being served.
 """
 
 

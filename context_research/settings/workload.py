@@ -68,7 +68,8 @@ def _one_length(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     except ValidationError as error:
         wanted = {frozenset(kind.model_fields): kind for kind in (Uniform, Lognormal)}
         kind = wanted.get(frozenset(value)) if isinstance(value, dict) else None
-        own = next((each for each in error.errors() if kind and kind.__name__ in each["loc"]), None)
+        # Its place in pydantic's words: the alternative, such as `function-after[_in_order(), Uniform]`, then the key.
+        own = next((each for each in error.errors() if kind and kind.__name__ in str(each["loc"][0])), None)
         why = f": {own['msg'].removeprefix('Value error, ')}" if own else ""
         raise ValueError(f"should be a number of tokens, {{low: , high: }} or {{p50: , p90: , max: }}{why}") from None
 

@@ -50,8 +50,21 @@ async def closed_loop(requests: Sequence[Request], concurrency: int, serve: Serv
 
 
 async def closed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> None:
-    """`closed_loop` with the case's concurrency; the warm-up of another load: one at a time."""
-    await closed_loop(requests, case.concurrency or 1, serve)
+    """`closed_loop` with the case's concurrency; the warm-up of another load: one at a time.
+
+    A tail is sent until the last measured request has ended.
+    """
+    measured = sum(request.phase == "measured" for request in requests)
+
+    async def one(request: Request, due: float) -> Any:
+        nonlocal measured
+        if request.phase == "tail" and not measured:
+            return None
+        result = await serve(request, due)
+        measured -= request.phase == "measured"
+        return result
+
+    await closed_loop(requests, case.concurrency or 1, one)
 
 
 async def timed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> None:

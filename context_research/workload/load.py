@@ -22,6 +22,8 @@ from context_research.workload.case import Case
 
 TAIL = 1.0
 """Of the measured window: for so long arrivals go on after it, at most, while its last requests are served."""
+_ROUNDS = 8
+"""Of a closed loop of varying lengths: so many times its concurrency follow after what is measured, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,7 @@ def mean_load(case: Case) -> Load | None:
     What an open load has in flight depends on how fast it is served, which is not known beforehand.
     """
     workload = case.settings.workload
-    varies = workload.length_spread or workload.classes or not isinstance(workload.output_tokens, int)
-    if not varies or not case.concurrency:
+    if not case.concurrency or not _varies(workload):
         return None
     sent = planned(case, 0)
     prompt = round(sum(each.prompt_tokens for each in sent) / len(sent))
@@ -214,9 +215,17 @@ def pass_length(workload: Workload, concurrency: int | None) -> int:
 
 
 def _counts(workload: Workload, concurrency: int | None) -> dict[Phase, int]:
-    ramp, drain = (0, 0) if concurrency in (None, 1) else (concurrency, concurrency - 1)
     measured = max(workload.requests, concurrency or 1)  # fewer would be no load of that concurrency
-    return {"ramp": ramp, "measured": measured, "drain": drain}
+    if concurrency in (None, 1):
+        return {"measured": measured}
+    if _varies(workload):  # a long request may be the last
+        return {"ramp": concurrency, "measured": measured, "tail": _ROUNDS * concurrency}
+    return {"ramp": concurrency, "measured": measured, "drain": concurrency - 1}
+
+
+def _varies(workload: Workload) -> bool:
+    """Whether the requests of a case differ in their lengths."""
+    return bool(workload.length_spread or workload.classes) or not isinstance(workload.output_tokens, int)
 
 
 def _phased(workload: Workload, batch: Sequence[Planned]) -> list[Planned]:

@@ -86,7 +86,7 @@ def replayed(trace: Trace, rng: np.random.Generator | None) -> Rows:
     inside = (index >= begin) & (index < end) & (every.at >= trace.start_s) & (every.at < until)
     short = every.prompt_tokens <= (trace.longest_prompt or math.inf)
     if not inside.any():
-        told = f"rows {begin} to {end}" if trace.rows else f"{trace.start_s:g} s to {min(until, every.at[-1]):g} s"
+        told = f"rows {begin} to {end}" if trace.rows else f"{trace.start_s:g} s to {until:g} s"
         raise UsageProblem(
             f"{trace.file}: no row lies in the slice of {told}; it has {len(every.at)}, over {every.at[-1]:.3f} s"
         )

@@ -9,6 +9,8 @@ from context_research.hardware.devices import Machine, this_machine
 from context_research.models.capacity import ACTIVATIONS, load_bytes, pool_bytes
 from context_research.serving import preflight
 from context_research.serving.preflight import Load, check_fit
+from context_research.workload.case import cases
+from context_research.workload.load import loads
 from tests.support.settings import backend_on, chosen, placed, resolve_model
 
 GIB = 1 << 30
@@ -383,3 +385,49 @@ def test_more_requests_than_memory_could_hold_are_counted_and_not_made(tiny):
     many = chosen(workload__requests=10**15, workload__cache="warm")
     with pytest.raises(UsageProblem, match="for a pass's prompts in the cache"):
         check_fit(many, tiny, placed(many, (0, 1)), [Load(1024, 16, 1)])
+
+
+VARYING = {
+    "workload__prompt_lengths": [],
+    "workload__concurrency": [4],
+    "workload__classes": {"short": {"share": 3, "prompt": 32, "output": 8}, "long": {"prompt": 200, "output": 8}},
+}
+
+
+def warned(**values):
+    settings = chosen(**(VARYING | SMALL | values))
+    [case] = cases(settings)
+    backend = backend_on(settings, (0, 1))
+    tiny_model = resolve_model(dtype="float32", max_model_len=224)
+    preflight.check(backend, tiny_model, loads(case))
+    return preflight.warnings(backend, tiny_model, case)
+
+
+def test_a_mean_load_over_the_pool_is_warned_of():
+    [told] = warned()
+    assert told.startswith("c4: KV cache too small on engine aggregated: 4 × (")
+    assert "of the mean length" in told
+    assert "(workload.classes, engine.kv_cache_memory_bytes, " in told
+    assert told.endswith(": requests will queue or be preempted")
+    assert warned(workload__concurrency=[1]) == []
+    assert warned(engine__kv_cache_memory_bytes=1024 * 4096) == []
+
+
+def test_as_many_of_the_shortest_have_to_fit():
+    with pytest.raises(UsageProblem, match=r"8 × \(32 prompt \+ 8 output tokens\) of the shortest × 4096 bytes"):
+        warned(workload__concurrency=[8])
+    with pytest.raises(UsageProblem, match=r"4 requests in flight are over engine\.max_num_seqs, 2"):
+        warned(engine__max_num_seqs=2)
+
+
+def test_a_class_whose_requests_never_fit_is_named():
+    classes = {"long": {"prompt": 220, "output": 8}}
+    with pytest.raises(UsageProblem, match=r"a prompt of 220 \+ 8 output tokens \(class long\) is over the 224"):
+        warned(workload__classes=classes)
+    opened = {"workload__arrivals": "open", "workload__rate": 5.0, "workload__window_s": 9.0}
+    opened |= {"workload__concurrency": []}
+    opened |= {"workload__classes": {"long": {"prompt": 200, "output": 20}}}
+    told = r"1 × \(200 prompt \+ 20 output tokens\) of class long × .*workload\.classes"
+    with pytest.raises(UsageProblem, match=told):
+        warned(engine__kv_cache_memory_bytes=232 * 4096, **opened)
+    assert warned(**opened) == []

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from context_research.workload.arrivals import closed_loop
+from context_research.workload.arrivals import closed, closed_loop
 
 
 class Server:
@@ -124,3 +124,14 @@ def test_an_error_ends_the_other_slots_too():
 
     before, after = asyncio.run(main())
     assert after == before < 50
+
+
+def test_the_tail_of_varying_lengths_is_sent_until_the_last_measured_request_has_ended():
+    server = Server(turns={2: 40})
+    phases = ["ramp", "measured", "measured", *["tail"] * 30]
+    batch = [SimpleNamespace(id=index, phase=phase) for index, phase in enumerate(phases)]
+    asyncio.run(closed(batch, SimpleNamespace(concurrency=2), server))
+    last = max(server.order)
+    assert 8 < last < 20
+    assert server.began[last - 1] < server.ended[2]
+    assert set(server.ended) == set(server.order)

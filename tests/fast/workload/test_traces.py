@@ -172,7 +172,7 @@ def test_a_slice_begins_at_its_own_start(trace, asked, prompts, at):
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"start_s": 20.0}, "no row lies in the slice of 20 s to 9 s; it has 10, over 9.000 s"),
+        ({"start_s": 20.0}, "no row lies in the slice of 20 s to inf s; it has 10, over 9.000 s"),
         ({"start_s": 1.25, "seconds": 0.5}, "no row lies in the slice of 1.25 s to 1.75 s"),
         ({"rows": (10, 12)}, "no row lies in the slice of rows 10 to 12; it has 10"),
         ({"longest_prompt": 9}, "every prompt of the slice is over longest_prompt, 9"),
