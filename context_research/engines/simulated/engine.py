@@ -230,7 +230,8 @@ class SimulatedEngine:
             self._deliver(some, loop.time())
         # Asynchronous scheduling may have another empty batch in its queue.
         waiting = self._executor.batches
-        idle = not computed and not any(batch.requests for batch, _ in waiting)
+        # What just ended may have made room for a request that waits.
+        idle = not computed and not batch.requests and not any(each.requests for each, _ in waiting)
         if idle and self._core.scheduler.has_requests():
             told |= any(tells for _, tells in waiting)
             await (clock.sleep(_POLL_S) if told else self._something_new())

@@ -105,6 +105,17 @@ def test_what_a_step_may_compute_is_vllms_to_decide(running):
     assert gaps(first) == [step(decode=[256], prefill=[(511, 0)])]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_one_that_ends_makes_room_for_the_next(running, device):
+    """Nothing arrives that would wake the engine: with asynchronous scheduling the last batches were empty."""
+    topology = running(device=device, count=1, engine__max_num_seqs=1, engine__max_num_batched_tokens=128)
+    served = serve(topology, *((0, request(name, 128, 1)) for name in "abc"))
+    assert [each.error for each in served] == [None] * 3
+    for before, after in pairwise(served):
+        assert after.prefill_started == before.prefill_finished
+        assert after.prefill_finished == after.prefill_started + step(prefill=[(128, 0)])
+
+
 def test_a_disaggregated_request_part_by_part(running):
     topology = running("disaggregated")
     prefill, decode = topology.engines
