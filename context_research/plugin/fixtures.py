@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,7 +135,8 @@ def _load(workload: Workload) -> str:
         return f"{workload.output_tokens} out"
     requests = {"repeats", "requests", "request_timeout_s", "warmup_requests", "allow_preemptions", "prompt_lengths"}
     load = workload.model_dump_json(exclude=requests | {"concurrency", "temperature", "cache", "rate"})
-    names = "+".join(workload.classes) or f"{workload.output_tokens} out"
+    lengths = f"{workload.output_tokens} out" if workload.trace is None else Path(workload.trace.file).name
+    names = "+".join(workload.classes) or lengths
     rate = "" if workload.rate is None else f" {workload.rate:g}/s"
     return f"{workload.arrivals}{rate} {names} {sha256(load.encode()).hexdigest()[:4]}"
 

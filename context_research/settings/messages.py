@@ -74,7 +74,7 @@ def _explain(error: Any, key: str) -> str:
 def _allowed(location: tuple[int | str, ...]) -> list[str]:
     section: Any = Settings
     for part in location:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in section.model_fields:  # others are names, such as a class's
             section = _section_of(section.model_fields[part].annotation)
     return sorted(section.model_fields)
 

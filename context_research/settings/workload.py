@@ -11,6 +11,10 @@ from context_research.settings.base import Integer, Number, Positive, Section, S
 
 Seconds = Annotated[Number, Field(ge=0)]
 Above0 = Annotated[Number, Field(gt=0)]
+TokenCount = Annotated[Integer, Field(gt=0, lt=1 << 31)]
+Cv = Annotated[Number, Field(ge=0.01, le=100)]
+"""Beyond it no gap can be told from none."""
+Scale = Annotated[Number, Field(gt=0, le=1e6)]
 ClassName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -33,8 +37,8 @@ class Slo(Section):
 class Uniform(Section):
     """Every whole number of tokens from `low` to `high` is equally likely."""
 
-    low: Positive
-    high: Positive
+    low: TokenCount
+    high: TokenCount
 
     @model_validator(mode="after")
     def _in_order(self) -> Uniform:
@@ -46,9 +50,9 @@ class Uniform(Section):
 class Lognormal(Section):
     """A lognormal distribution of this median and 90th percentile; what is over `max` is drawn again."""
 
-    p50: Positive
-    p90: Positive
-    max: Positive
+    p50: TokenCount
+    p90: TokenCount
+    max: TokenCount
 
     @model_validator(mode="after")
     def _in_order(self) -> Lognormal:
@@ -57,7 +61,7 @@ class Lognormal(Section):
         return self
 
 
-Length = Positive | Uniform | Lognormal
+Length = TokenCount | Uniform | Lognormal
 """Tokens: always as many, or drawn."""
 
 
@@ -81,7 +85,7 @@ class LoadClass(Section):
     at random. Of a replayed trace, whose rows name their classes, only `slo` is given.
     """
 
-    share: Above0 = 1.0
+    share: Scale = 1.0
     prompt: Length | None = None
     output: Length | None = None
     rows: Annotated[str, Field(min_length=1)] | None = None
@@ -103,7 +107,7 @@ class Trace(Section):
     start_s: Seconds = 0.0
     seconds: Above0 | None = None
     rows: tuple[Annotated[Integer, Field(ge=0)], Positive] | None = None
-    time_scale: Above0 = 1.0
+    time_scale: Scale = 1.0
     longest_prompt: Positive | None = None
     ticks: Literal["spread", "exact"] = "spread"
 
@@ -143,7 +147,7 @@ class Workload(Section):
     concurrency: tuple[Positive, ...] = ()
     arrivals: Annotated[str, Field(min_length=1)] = "closed"
     rate: Above0 | None = None
-    cv: Above0 = 1.0
+    cv: Cv = 1.0
     warmup_s: Seconds = 10.0
     window_s: Above0 | None = None
     classes: dict[ClassName, LoadClass] = Field(default_factory=dict)

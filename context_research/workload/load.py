@@ -22,6 +22,10 @@ from context_research.workload.case import Case
 
 TAIL = 1.0
 """Of the measured window: for so long arrivals go on after it, at most, while its last requests are served."""
+LONGEST = (1 << 31) - 1
+"""Tokens of a prompt or an output."""
+MOST = 10_000_000
+"""Requests of a pass: more are a mistake, and would take the machine's memory."""
 _ROUNDS = 8
 """Of a closed loop of varying lengths: so many times its concurrency follow after what is measured, at most."""
 
@@ -43,6 +47,7 @@ def planned(case: Case, repeat: int | None) -> list[Planned]:
     Raises UsageProblem: a trace that can't be read, or has no row to replay; a window in which nothing is due.
     """
     workload = case.settings.workload
+    _check_count(case)
     if repeat is None:
         return [replace(each, phase="warmup") for each in _drawn(case, "warmup", workload.warmup_requests)]
     if workload.arrivals == "replay":
@@ -50,6 +55,11 @@ def planned(case: Case, repeat: int | None) -> list[Planned]:
         rows = traces.replayed(workload.trace, np.random.default_rng(case.seed(f"ticks{repeat}")))
         if strange := sorted(set(workload.classes) - set(rows.class_names)):
             raise UsageProblem(f"classes.{strange[0]}: no replayed row of {workload.trace.file} has that class")
+        if workload.window_s is not None and workload.warmup_s + workload.window_s > rows.seconds:
+            raise UsageProblem(
+                f"the window ends {workload.warmup_s + workload.window_s:g} s after the start, the slice of "
+                f"{workload.trace.file} after {rows.seconds:g} s: a shorter workload.window_s, or a longer slice"
+            )
         fields = (rows.prompt_tokens.tolist(), rows.output_tokens.tolist(), rows.at.tolist(), rows.class_names)
         some = [Planned(p, o, due=at, class_name=name) for p, o, at, name in zip(*fields, strict=True)]
         return _phased(workload, some)
@@ -60,6 +70,20 @@ def planned(case: Case, repeat: int | None) -> list[Planned]:
     phases = in_a_pass(workload, case.concurrency)
     some = _drawn(case, f"repeat{repeat}", len(phases))
     return [replace(each, phase=phase) for each, phase in zip(some, phases, strict=True)]
+
+
+def _check_count(case: Case) -> None:
+    """Raises UsageProblem: more requests than are drawn, prompts longer than are counted."""
+    workload = case.settings.workload
+    count: float = max(workload.warmup_requests, workload.requests)
+    if workload.rate is not None and workload.window_s is not None:
+        count = max(count, workload.rate * (workload.warmup_s + workload.window_s * (1 + TAIL)))
+    if count > MOST:
+        raise UsageProblem(
+            f"over {MOST:,} requests in a pass: a lower workload.rate, a shorter window_s, fewer requests"
+        )
+    if (case.prompt_tokens or 0) > LONGEST:
+        raise UsageProblem(f"a prompt of over {LONGEST:,} tokens: no model takes it (--prompt-lengths)")
 
 
 def _drawn(case: Case, part: str, count: int) -> list[Planned]:

@@ -46,6 +46,8 @@ class Rows:
     class_names: tuple[str, ...]
     left_out: int = 0
     """Rows of the slice whose prompts are too long."""
+    seconds: float = 0.0
+    """How long the slice goes on, scaled as its moments are."""
     sha256: str = ""
     """Of the whole file."""
     tick: float | None = None
@@ -94,10 +96,11 @@ def replayed(trace: Trace, rng: np.random.Generator | None) -> Rows:
         raise UsageProblem(f"{trace.file}: every prompt of the slice is over longest_prompt, {trace.longest_prompt}")
     rows = every.some(np.flatnonzero(inside & short))
     start = float(every.at[begin]) if trace.rows else trace.start_s
-    at = rows.at - start
+    at, end_s = rows.at - start, min(until, float(every.at[min(end, len(every.at)) - 1])) - start
     if rng is not None and trace.ticks == "spread" and every.tick is not None:
         at = np.sort(at + rng.uniform(0.0, every.tick, size=at.size))
-    return replace(rows, at=at * trace.time_scale, left_out=int((inside & ~short).sum()))
+    left_out, scale = int((inside & ~short).sum()), trace.time_scale
+    return replace(rows, at=at * scale, left_out=left_out, seconds=(end_s + (every.tick or 0.0)) * scale)
 
 
 @lru_cache(maxsize=16)

@@ -13,6 +13,7 @@ import click
 
 import artifact_inputs
 import endings
+import load_inputs
 import settings_inputs
 
 NONE, SOME = 0, 1
@@ -46,12 +47,15 @@ def main(settings: int, artifacts: int, seed: int) -> None:
 def run(scratch: Path, settings: int, artifacts: int, seed: int, beat: endings.Beat) -> list[endings.Tally]:
     """So many inputs of each sort; files are written below `scratch`."""
     of_settings = settings_inputs.Inputs(_folder(scratch / "settings"))
+    of_loads = load_inputs.Loads(scratch / "settings", of_settings.read)
     kinds = {
         "YAML files": of_settings.yaml_file,
         "--set": of_settings.set_option,
         "options, variables": of_settings.option,
         "arms of an A/B": of_settings.arm,
         "arguments of commands": of_settings.command,
+        "loads": of_loads.load,
+        "traces": of_loads.trace,
     }
     counts = [settings // len(kinds) + (number < settings % len(kinds)) for number in range(len(kinds))]
     found = [

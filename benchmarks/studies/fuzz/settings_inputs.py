@@ -48,6 +48,8 @@ _KEYS = (
     *("axes.engine.block_size", "axes.workload.cache", "axes.mine", "serving.engines", "serving.engines.0.name"),
     *("serving.mode", "serving.handoff", "serving.handoff.extra_config", "devices", "seed", "outputs", "device"),
     *("backend", "device_profile", "allow_invalid", "workload", "model", "workload.arrivals", "nothing.here", "", "."),
+    *("workload.rate", "workload.cv", "workload.window_s", "workload.warmup_s", "workload.length_spread"),
+    *("workload.classes", "workload.classes.chat.rows", "workload.trace", "workload.trace.file", "axes.workload.rate"),
 )
 _PLAUSIBLE = (
     *("64", "1", "2", "17", "100000000", "0.5", "float32", "bfloat16", "cold", "warm", "{primed: 0.5}", "primed:0.25"),
@@ -85,23 +87,23 @@ class Inputs:
         if source.parent.name == "devices":
             return spoilt, lambda: endings.worked(profiles.load(str(path)).digest)
         flag = "--serving-config" if source.parent.name == "serving" else "--experiment-config"
-        return spoilt, lambda: self._read([sources.parse_options("command line", {flag: str(path)})])
+        return spoilt, lambda: self.read([sources.parse_options("command line", {flag: str(path)})])
 
     def set_option(self, random: Random) -> Trial:
         """One or two of --set."""
         given = [f"{self._key(random)}={self._value(random)}" for _ in range(random.randint(1, 2))]
-        return repr(given), lambda: self._read([sources.parse_set("command line", given)])
+        return repr(given), lambda: self.read([sources.parse_set("command line", given)])
 
     def option(self, random: Random) -> Trial:
         """Flags, or the variables of the same."""
         chosen = random.sample(OPTIONS, random.randint(1, 3))
         texts = {option.flag: self._value(random) for option in chosen}
         if random.random() < 0.5:
-            return repr(texts), lambda: self._read([sources.parse_options("command line", texts)])
+            return repr(texts), lambda: self.read([sources.parse_options("command line", texts)])
         variables = {option.environment: texts[option.flag] for option in chosen}
         if random.random() < 0.2:
             variables = {mutations.text(name, random): value for name, value in variables.items()}
-        return repr(variables), lambda: self._read(
+        return repr(variables), lambda: self.read(
             [sources.parse_options("environment", options.from_environment(variables))]
         )
 
@@ -168,7 +170,7 @@ class Inputs:
         value = json.dumps(random.choice(mutations.VALUES))
         return value if kind < 0.85 else mutations.text(value, random)
 
-    def _read(self, layers: Sequence[Layer]) -> str | None:
+    def read(self, layers: Sequence[Layer]) -> str | None:
         """What a run does with its settings before anything starts."""
         usual = {"seed": 0, "device": "cpu", "experiment": str(self._smoke)}
         given = {key for layer in layers for key in layer.values}
@@ -184,6 +186,7 @@ class Inputs:
             for case in found[:20]:
                 own = at(chosen, case.axes).settings
                 preflight.check(backend_of(own), _model(own), loads(at(chosen, case.axes)))
+                preflight.warnings(backend_of(own), _model(own), at(chosen, case.axes))
         return None
 
 

@@ -167,6 +167,20 @@ def test_a_trace_that_is_shorter_than_its_warm_up_is_refused(replayed):
     assert "no request is due in the measured window" in refused(load.planned, replayed(5), 0)
 
 
+def test_a_window_that_outlasts_the_slice_is_refused(replayed):
+    assert len(load.planned(replayed(window_s=89.0), 0)) == 100
+    told = refused(load.planned, replayed(window_s=100.0), 0)
+    assert told.startswith("the window ends 110 s after the start, the slice of ")
+    assert told.endswith("trace.jsonl after 99 s: a shorter workload.window_s, or a longer slice")
+    half = {"time_scale": 0.5, "seconds": 60.0}
+    assert "after 30 s" in refused(load.planned, replayed(window_s=25.0, trace=half), 0)
+
+
+@pytest.mark.parametrize("given", [{"rate": 1e300}, {"window_s": 1e300}, {"requests": 10**400}])
+def test_more_requests_than_memory_could_hold_are_refused_and_not_drawn(given):
+    assert refused(load.planned, opened(**given), 0).startswith("over 10,000,000 requests in a pass: a lower ")
+
+
 def test_what_is_taken_of_a_trace_is_told(replayed):
     case = replayed(trace={"longest_prompt": 20})
     told = load.described(case.settings.workload)
