@@ -184,6 +184,7 @@ class CaseResult:
     def _arrivals(self) -> ArrivalsRecord | None:
         if self.overload is None:
             return None
+        trace, given = load.taken(self.case), self.case.settings.workload.trace
         due = sum((Counter(repeat.due) for repeat in self.repeats), Counter[str]())
         moments = ((t.scheduled for t in repeat.served if t.phase == "measured") for repeat in self.repeats)
         gaps = np.concatenate([np.diff(np.sort(list(some))) for some in moments])
@@ -191,7 +192,9 @@ class CaseResult:
             due=dict(due),
             rate=sum(due.values()) / sum(repeat.seconds for repeat in self.repeats),
             cv=float(gaps.std() / gaps.mean()) if gaps.size > 1 else None,
-            left_out=load.left_out(self.case),
+            left_out=trace.left_out if trace else 0,
+            trace_sha256=trace.sha256 if trace else None,
+            spread_s=trace.tick if trace and given and given.ticks == "spread" else None,
         )
 
     def _joules(self) -> float | None:

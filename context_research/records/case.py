@@ -155,12 +155,17 @@ class RepeatRecord(Record):
 
 class ArrivalsRecord(Record):
     """An open or replayed load as it was: requests due in the windows by class (empty name: without one), how many a
-    second, the coefficient of variation of their gaps. `left_out`: rows of a trace with too long prompts."""
+    second, the coefficient of variation of their gaps.
+
+    Of a trace: its file's hash, rows that were left out as their prompts are too long, and the seconds of its clock's
+    grid over which moments were spread by the seed; None where they were left as they are."""
 
     due: dict[str, Count]
     rate: float
     cv: float | None
     left_out: Count = 0
+    trace_sha256: str | None = None
+    spread_s: float | None = None
 
 
 class OverloadRecord(Record):

@@ -53,6 +53,8 @@ def as_it_was(cases: Iterable[CaseRecord]) -> str:
     rows = [row for case in cases for row in _arrived(case)]
     left = [f"**{c.name}**: {c.arrivals.left_out} rows" for c in cases if c.arrivals and c.arrivals.left_out]
     note = f"\n\nLeft out of a trace, as their prompts are too long: {', '.join(left)}." if left else ""
+    if spread := [f"**{c.name}**: {c.arrivals.spread_s:g} s" for c in cases if c.arrivals and c.arrivals.spread_s]:
+        note += f"\n\nMoments of a trace, spread by the seed within its clock's ticks: {', '.join(spread)}."
     header = ("case", "class", "due", "rate (1/s)", "CV of gaps", "backlog grew by (1/s)", "state")
     explained = "What was due in the measured windows of all repeats. Gaps are drawn: rate and CV scatter about theirs."
     return f"## Load\n\n{explained}\n\n{table(rows, header)}{note}" if rows else ""

@@ -222,10 +222,10 @@ def typical(case: Case) -> Planned:
     return sorted(measured, key=lambda each: each.prompt_tokens)[(len(measured) - 1) // 2]
 
 
-def left_out(case: Case) -> int:
-    """Rows of the replayed slice of a trace whose prompts are too long for it."""
+def taken(case: Case) -> traces.Rows | None:
+    """What a replay takes of its trace, at the moments that stand there; None without one."""
     trace = case.settings.workload.trace
-    return traces.replayed(trace, None).left_out if trace is not None else 0
+    return None if trace is None else traces.replayed(trace, None)
 
 
 def in_a_pass(workload: Workload, concurrency: int | None) -> list[Phase]:

@@ -1,6 +1,7 @@
 """Open and replayed loads in whole simulated runs: what is sent depends on the seed and the case alone."""
 
 import json
+from hashlib import sha256
 
 import pytest
 import yaml
@@ -100,6 +101,9 @@ def test_a_replayed_trace_says_what_was_taken_of_it_and_how_its_moments_were_spr
     assert len({round(line["scheduled"] - start, 6) for line in lines}) == 12
     record = json.loads(files.summary("e0").read_text())["cases"][0]
     assert record["arrivals"]["left_out"] == 6
+    assert record["arrivals"]["spread_s"] == 3.0
+    assert record["arrivals"]["trace_sha256"] == sha256((suite.path / "trace.jsonl").read_bytes()).hexdigest()
+    assert "Moments of a trace, spread by the seed within its clock's ticks: **load**: 3 s." in files.report.read_text()
 
 
 def test_a_malformed_trace_is_one_line_and_nothing_half_written(run, suite):

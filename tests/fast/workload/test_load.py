@@ -186,8 +186,9 @@ def test_what_is_taken_of_a_trace_is_told(replayed):
     told = load.described(case.settings.workload)
     assert told.endswith("trace.jsonl over 10 s, 89 left out with prompts over 20 tokens")
     assert told.startswith("11 rows of ")
-    assert load.left_out(case) == 89
+    assert load.taken(case).left_out == 89
     assert load.described(opened().settings.workload) is None
+    assert load.taken(opened()) is None
 
 
 def test_the_typical_request_has_the_median_prompt(replayed):
