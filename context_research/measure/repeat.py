@@ -170,11 +170,16 @@ class Repeat:
         return sum(len(timeline.token_times) for timeline in self.timelines)
 
     @property
-    def prompt_tokens(self) -> int:
-        """Of `timelines`; of a timed load those of prompts whose first token came in the window."""
+    def prefilled(self) -> Sequence[Timeline]:
+        """Whose prompts count in rates: `timelines`; of a timed load those whose first token came in the window."""
         if self.timed:
-            return sum(t.prompt_tokens for t in self.served if t.token_times and self.contains(t.token_times[0]))
-        return sum(timeline.prompt_tokens for timeline in self.timelines)
+            return [each for each in self.served if each.token_times and self.contains(each.token_times[0])]
+        return self.timelines
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of `prefilled`."""
+        return sum(timeline.prompt_tokens for timeline in self.prefilled)
 
     @property
     def finished(self) -> int:

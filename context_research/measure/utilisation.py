@@ -17,10 +17,10 @@ def summarize(repeats: Sequence[Repeat]) -> dict[str, RoleRecord]:
     steady seconds. A role is busy while it has a request that its engine has scheduled, in the windows. In aggregated
     mode both are one engine's, and their times overlap.
     """
-    measured = [timeline for repeat in repeats for timeline in repeat.timelines]
-    if not measured:
+    if not any(repeat.timelines for repeat in repeats):
         return {}
-    computed = sum(timeline.prompt_tokens - (timeline.prefill_cached_tokens or 0) for timeline in measured)
+    prefilled = [timeline for repeat in repeats for timeline in repeat.prefilled]
+    computed = sum(timeline.prompt_tokens - (timeline.prefill_cached_tokens or 0) for timeline in prefilled)
     generated = sum(repeat.output_tokens for repeat in repeats)
     steady = sum(repeat.steady_seconds for repeat in repeats)
     windows = sum(repeat.seconds for repeat in repeats)

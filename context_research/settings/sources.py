@@ -74,6 +74,8 @@ def resolve(
     for layer in layers:
         values = {key: value for key, value in layer.values.items() if key not in ("experiment", "serving")}
         tree, sources = _flatten_into(tree, sources, Layer(layer.source, values))
+        for key in values:
+            _drop_axis(tree, sources, key, layer.source)
     if tree.get("device", "auto") == "auto":
         tree["device"], sources["device"] = device, why_device
     settings = validated(tree, path, serving_path, sources)
@@ -139,6 +141,19 @@ def _located(key: str, value: Any, folder: Path) -> Any:
 def serving_modes() -> list[str]:
     """The names that --serving takes: the files of configs/serving."""
     return sorted(path.stem for path in (CONFIGS / "serving").glob("*.yaml"))
+
+
+def _drop_axis(tree: dict[str, Any], sources: dict[str, str], key: str, given_by: str) -> None:
+    """A value that a stronger source gives takes the place of an axis over it."""
+    axes: Any = tree.get("axes")
+    axis_of = next((sources[name] for name in key_and_above(f"axes.{key}") if name in sources), given_by)
+    if axis_of == given_by:
+        return
+    *groups, leaf = key.split(".")
+    for group in groups:
+        axes = axes.get(group) if isinstance(axes, dict) else None
+    if isinstance(axes, dict) and axes.pop(leaf, None) is not None:
+        sources.pop(f"axes.{key}", None)
 
 
 def _refuse_second(option: Option, values: Mapping[str, Any], source: str) -> None:

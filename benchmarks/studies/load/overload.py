@@ -105,7 +105,7 @@ def study(
         "workload.arrivals": "open",
         "workload.rate": 3 * _GUESS[load],
         "workload.cv": cv,
-        "workload.window_s": 3 * requests / _GUESS[load],
+        "workload.window_s": 10 * requests / _GUESS[load],
         "workload.request_timeout_s": 1e6,
         **LOADS[load],
     }

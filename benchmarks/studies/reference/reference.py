@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 ALL_THERE, FAILED, WRONG_INPUT = 0, 1, 2
 """Exit statuses, beside CALL_AGAIN."""
 CASES = {
-    "whole": "--weights=seeded",
+    "whole": "--weights=seeded --output-tokens=128",
     "1": "--weights=seeded --prompt-lengths=1024,4096,16384,32768 --concurrency=1,8 --output-tokens=64 --requests=9 "
     "-k 'p1024-c8 or p4096-c8 or p16384-c8 or p32768-c1'",
     "2": "--weights=seeded --prompt-lengths=1024,8192,32768 --concurrency=1,4,16 --output-tokens=64 --requests=9 "

@@ -512,3 +512,16 @@ def test_a_tilde_is_the_home_folder_whoever_says_it(yaml, tmp_path, monkeypatch,
 
 def test_a_home_that_nobody_has_is_one_line():
     assert problem(cli={"--outputs": "~nobody-of-this-name/x"}).startswith("--outputs=~nobody-of-this-name/x: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "axes"),
+    [
+        ({}, {"workload.output_tokens": (4, 8), "slo.ttft": (1, 2)}),
+        ({"--output-tokens": "16"}, {"slo.ttft": (1, 2)}),
+    ],
+)
+def test_a_value_from_a_stronger_source_takes_an_axis_place(yaml, given, axes):
+    found = resolve(yaml(MINIMAL + "axes: {workload.output_tokens: [4, 8], slo: {ttft: [1, 2]}}\n"), cli=given).settings
+    assert found.axes == axes
+    assert found.workload.output_tokens == (16 if given else 128)

@@ -59,8 +59,9 @@ def test_the_whole_of_e0_is_every_case_of_its_file(tmp_path, ran):
     assert called(tmp_path, "--whole").exit_code == 0
     [command] = ran
     options = [option for option in command[command.index("--") + 1 :] if "benchmark-storage" not in option]
-    assert options == ["--weights=seeded"]
-    on_a_gpu = sources.resolve("e0", [Layer("test", {"seed": 0, "device": "cuda"})], "cuda", "a test").settings
+    assert options == ["--weights=seeded", "--output-tokens=128"]
+    given = Layer("test", {"seed": 0, "device": "cuda", "workload.output_tokens": 128})
+    on_a_gpu = sources.resolve("e0", [given], "cuda", "a test").settings
     names = [case.name for case in cases(on_a_gpu)]
     assert names == [f"p{length}-c{level}" for length in (1024, 4096, 16384, 32768) for level in (1, 8)]
 
