@@ -47,7 +47,7 @@ class Metric:
     @property
     def is_latency(self) -> bool:
         """Of requests, in seconds: what only says how long the run was where a load has no steady state."""
-        return self.unit == "s" and self.statistic != "mean"
+        return self.unit == "s" and self.statistic != "mean" and self.of_classes
 
     def of_class(self, name: str) -> Metric:
         """The same of one class's requests: a metric by itself, ``chat.ttft``."""

@@ -18,8 +18,8 @@ _BATCHES = 10
 """Parts of the window whose means are regressed on time: neighbours in a part depend on each other."""
 _PER_BATCH = 20
 _P = 0.01
-_SHARE = 0.04
-"""Of the rate at which requests were due: the least growth that counts."""
+_SHARE, _LEAST = 0.04, 5.0
+"""The least growth that counts: of the rate at which requests were due, and in requests over the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,13 @@ class Backlog:
     slope: float
     p: float
     due_per_s: float
+    seconds: float
 
     @property
     def grew(self) -> bool:
-        """By more than a twenty-fifth of what was due, and by more than chance."""
-        return self.p <= _P and self.slope >= _SHARE * self.due_per_s
+        """By a twenty-fifth of what was due or more, by some requests, and by more than chance."""
+        least = max(_SHARE * self.due_per_s, _LEAST / self.seconds)
+        return self.p <= _P and self.slope >= least
 
 
 def backlog(repeat: Repeat) -> Backlog:
@@ -48,9 +50,9 @@ def backlog(repeat: Repeat) -> Backlog:
     means, middles = (values.reshape(_BATCHES, _PER_BATCH).mean(axis=1) for values in (level, moments))
     rate = sum(repeat.asked.values()) / repeat.seconds
     if np.ptp(means) == 0:
-        return Backlog(0.0, 1.0, rate)
+        return Backlog(0.0, 1.0, rate, repeat.seconds)
     line = stats.linregress(middles, means, alternative="greater")
-    return Backlog(float(line.slope), float(line.pvalue), rate)
+    return Backlog(float(line.slope), float(line.pvalue), rate, repeat.seconds)
 
 
 def overloaded(backlogs: Sequence[Backlog]) -> bool:

@@ -39,7 +39,8 @@ LOADS: Mapping[str, Mapping[str, object]] = {
     "chats": {
         "engine.max_num_seqs": 32,
         "workload.prompt_lengths": (),
-        "workload.classes": {"chat": {"prompt": {"p50": 400, "p90": 1500, "max": 4000}, "output": 16}},
+        "workload.classes": {"chat": {"prompt": {"p50": 400, "p90": 1500, "max": 4000}}},
+        "workload.output_tokens": 16,
     },
 }
 SHARES = (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)
