@@ -32,7 +32,7 @@ def test_help_says_how_to_use_it(name):
 def test_an_unknown_experiment_is_refused_with_those_there_are():
     told = script("run_experiment.sh", "e77")
     assert told.returncode == 2
-    assert told.stderr == "run_experiment.sh: no experiment 'e77'. Experiments: e0\n"
+    assert told.stderr == "run_experiment.sh: no experiment 'e77'. Experiments: e0 e2\n"
 
 
 def test_no_experiment_shows_the_usage():
