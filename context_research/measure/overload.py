@@ -1,7 +1,7 @@
 """Whether a load was more than its engines carry: then its backlog grows for as long as it lasts.
 
 Above capacity there is no steady state, and a latency says how long the run was. The test errs near capacity, both
-ways, and more with few requests: docs/metrics.md has how often.
+ways, and more with few requests: docs/results/overload.md has how often.
 """
 
 from __future__ import annotations

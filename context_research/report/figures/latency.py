@@ -85,8 +85,8 @@ class _Column:
 
     @property
     def joined(self) -> bool:
-        """Whether its cases are points of one axis."""
-        return self.label != "case"
+        """Whether its cases are points of one axis: classes are not."""
+        return self.label not in ("case", CLASS)
 
 
 def _along(arms: Sequence[Arm]) -> str:
