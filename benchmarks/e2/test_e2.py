@@ -7,4 +7,4 @@ pytestmark = pytest.mark.experiment("e2")
 
 def test_e2(serving_run, case):
     result = serving_run(case)
-    assert all(repeat.finished for repeat in result.repeats)
+    assert all(repeat.timelines for repeat in result.repeats)

@@ -86,8 +86,9 @@ class Comparison:
 
     @property
     def metrics(self) -> list[str]:
-        """Every metric that any unit has a value of."""
-        return list(dict.fromkeys(name for _, figures in self._figures() for name, m in figures.items() if m.count))
+        """Every metric that any unit has a value of, or says why it has none."""
+        every = (item for _, figures in self._figures() for item in figures.items())
+        return list(dict.fromkeys(name for name, metric in every if metric.count or metric.missing))
 
     def pairs(self, metric: str, statistic: str | None = None) -> list[Pairs]:
         """One metric's pairs, case by case; `statistic` by default the metric's own."""

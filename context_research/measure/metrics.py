@@ -60,13 +60,14 @@ def chunked_share(timelines: Iterable[Timeline]) -> float | None:
     return gaps.count(0.0) / len(gaps) if gaps else None
 
 
-def attainment(repeat: Repeat) -> float | None:
-    """Share of the requests that were due which met every SLO given; one that failed or never ended missed.
+def attainment(repeat: Repeat) -> list[float]:
+    """For each request that was due: 1 if it met every SLO given, 0 if not, or if it failed or never ended.
 
-    None where no SLO is given. Requests of classes without any count on neither side.
+    Its mean is the share. Empty where no SLO is given; requests of classes without any are not counted.
     """
-    bound = {name: count for name, count in repeat.asked.items() if repeat.class_slos.get(name, repeat.slo).given}
-    return _good(repeat) / total if (total := sum(bound.values())) else None
+    bound = (count for name, count in repeat.asked.items() if repeat.class_slos.get(name, repeat.slo).given)
+    good, total = _good(repeat), sum(bound)
+    return [1.0] * good + [0.0] * (total - good)
 
 
 def goodput(repeat: Repeat) -> float | None:
@@ -74,7 +75,7 @@ def goodput(repeat: Repeat) -> float | None:
 
     vLLM's and AIPerf's goodput. DistServe's, the highest rate at which enough requests meet them, is `capacity`.
     """
-    if attainment(repeat) is None or repeat.seconds <= 0:
+    if not attainment(repeat) or repeat.seconds <= 0:
         return None
     good = _good(repeat)
     return good / repeat.steady_seconds / repeat.devices if good else 0.0
@@ -133,7 +134,7 @@ METRICS: tuple[Metric, ...] = (
         of_classes=False,
     ),
     _more_is_better("goodput", "1/s", lambda repeat: _one(goodput(repeat))),
-    _more_is_better("attainment", "share", lambda repeat: _one(attainment(repeat))),
+    _more_is_better("attainment", "share", attainment),
     _more_is_better("request_rate", "1/s", rate(lambda repeat: repeat.finished)),
     _more_is_better("input_token_rate", "1/s", rate(lambda repeat: repeat.prompt_tokens)),
     _more_is_better("output_token_rate", "1/s", rate(lambda repeat: repeat.output_tokens)),

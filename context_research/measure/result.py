@@ -117,7 +117,7 @@ class CaseResult:
                 )
                 for repeat in self.repeats
             ),
-            waterfall=waterfall.summarize(measured),
+            waterfall={} if self._no_latencies else waterfall.summarize(measured),
             validity=tuple(self.checks),
             arrivals=self._arrivals(),
             overload=self.overload,
@@ -168,8 +168,9 @@ class CaseResult:
         if not self.case.settings.workload.timed or not self.repeats:
             return None
         grown = [overload.backlog(repeat) for repeat in self.repeats]
-        slope = sum(each.slope for each in grown) / len(grown)
-        return OverloadRecord(overloaded=overload.overloaded(grown), slope=slope, p=tuple(each.p for each in grown))
+        slope = sum(each.in_flight.slope for each in grown) / len(grown)
+        p = tuple(each.in_flight.p for each in grown)
+        return OverloadRecord(overloaded=overload.overloaded(grown), slope=slope, p=p)
 
     @property
     def _no_latencies(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +25,7 @@ from context_research.records.case import CaseRecord, FinishedCase
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.settings.workload import Workload
+from context_research.workload import traces
 from context_research.workload.case import Case
 
 CASE = pytest.StashKey[str]()
@@ -135,6 +137,9 @@ def _load(workload: Workload) -> str:
         return f"{workload.output_tokens} out"
     requests = {"repeats", "requests", "request_timeout_s", "warmup_requests", "allow_preemptions", "prompt_lengths"}
     load = workload.model_dump_json(exclude=requests | {"concurrency", "temperature", "cache", "rate"})
+    files = [each.rows for each in workload.classes.values()] + [workload.trace.file if workload.trace else None]
+    for file in filter(None, files):  # by what is in it, wherever it lies
+        load = load.replace(json.dumps(file), traces.read(file).sha256)
     lengths = f"{workload.output_tokens} out" if workload.trace is None else Path(workload.trace.file).name
     names = "+".join(workload.classes) or lengths
     rate = "" if workload.rate is None else f" {workload.rate:g}/s"

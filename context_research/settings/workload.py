@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
@@ -34,6 +35,10 @@ class Slo(Section):
         return any(limit is not None for limit in (self.ttft, self.tpot, self.e2e, self.stall))
 
 
+_LEAST_MAX = 1.2
+"""In the limit of the widest distribution max / p50 is (p90 / p50) to the power of ln 2 / ln 1.8, 1.18."""
+
+
 class Uniform(Section):
     """Every whole number of tokens from `low` to `high` is equally likely."""
 
@@ -48,7 +53,7 @@ class Uniform(Section):
 
 
 class Lognormal(Section):
-    """A lognormal distribution of this median and 90th percentile; what is over `max` is drawn again."""
+    """A lognormal distribution without what is over `max`, such that what is left has this median and p90."""
 
     p50: TokenCount
     p90: TokenCount
@@ -58,6 +63,8 @@ class Lognormal(Section):
     def _in_order(self) -> Lognormal:
         if not self.p50 < self.p90 <= self.max:
             raise ValueError("p50 < p90 <= max is asked for")
+        if self.max < (least := ceil(self.p50 * (self.p90 / self.p50) ** _LEAST_MAX)):
+            raise ValueError(f"no lognormal that ends at {self.max} has this p50 and p90: a max of {least} or more")
         return self
 
 
@@ -219,6 +226,8 @@ def _contradiction(load: Workload) -> str | None:
     elif len(given) != 1:
         told = f"both are given: {' and '.join(given)}" if given else "neither is given"
         return f"lengths come from prompt_lengths or from classes, and {told}"
+    if "all" in load.classes:
+        return "classes.all: tables have that name for all requests together"
     for name, each in load.classes.items():
         if load.arrivals != "replay" and (each.rows is None) == (each.prompt is None):
             return f"classes.{name}: give its prompt (and output), or rows: FILE"

@@ -7,6 +7,7 @@ Another one is a function like `closed`, added by the hook `pytest_context_resea
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -75,22 +76,25 @@ async def timed(requests: Sequence[Request], case: Case, serve: Serve[Any]) -> N
     if any(request.due is None for request in requests):  # a warm-up
         await closed(requests, case, serve)
         return
-    loop, measured, stopped = asyncio.get_running_loop(), 0, False
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+    left = sum(request.phase == "measured" for request in requests)
 
     async def one(request: Request, due: float) -> None:
-        nonlocal measured, stopped
-        stopped |= await serve(request, due) is None
-        measured -= request.phase == "measured"
+        nonlocal left
+        result = await serve(request, due)
+        left -= request.phase == "measured"
+        if result is None or (request.phase == "measured" and not left):
+            over.set()
 
     start = loop.time()
     async with asyncio.TaskGroup() as sent:
         for request in requests:
             due = start + (request.due or 0.0)
-            if (wait := due - loop.time()) > 0:
-                await asyncio.sleep(wait)
-            if stopped or (request.phase == "tail" and not measured):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await over.wait()
+            if over.is_set():
                 break
-            measured += request.phase == "measured"
             sent.create_task(one(request, due))
 
 

@@ -264,4 +264,6 @@ def _phased(workload: Workload, batch: Sequence[Planned]) -> list[Planned]:
             f"no request is due in the measured window, {begin:g} s to {end:g} s: another workload.warmup_s, a longer "
             f"{'window_s' if workload.trace is None else 'slice of the trace'}, or a higher rate"
         )
+    if begin == end:
+        raise UsageProblem("the measured window has no length: all its requests are due at one moment")
     return [replace(each, phase=phase(each.due or 0.0)) for each in batch]

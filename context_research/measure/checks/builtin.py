@@ -82,7 +82,7 @@ def _whole(evidence: CaseEvidence) -> bool:
 
 def _window(evidence: CaseEvidence) -> CheckRecord:
     if evidence.settings.workload.timed:
-        return timed_window.judge(evidence.steady, evidence.settings.workload.warmup_s)
+        return timed_window.judge(evidence.steady, evidence.plans, evidence.settings.workload)
     return judge.window(evidence.steady, evidence.whole, evidence.case.concurrency or 1)
 
 

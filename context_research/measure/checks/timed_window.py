@@ -6,38 +6,42 @@ it has to go on until the window's last request has ended. Of an overloaded case
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from statistics import median
+from collections.abc import Mapping, Sequence
 
 from context_research.measure import overload
 from context_research.measure.checks.outcomes import judged, not_applicable
-from context_research.measure.metrics import Repeat, e2e
+from context_research.measure.metrics import Repeat
 from context_research.records.case import CheckRecord
-from context_research.workload.load import TAIL
+from context_research.settings.workload import Workload
+from context_research.workload.load import Planned
 
 
-def judge(repeats: Sequence[Repeat], warmup_s: float) -> CheckRecord:
-    """The check `window` of a timed load."""
-    some = [repeat for repeat in repeats if repeat.timelines]
-    if not some:
+def judge(repeats: Sequence[Repeat], plans: Mapping[int, Sequence[Planned]], workload: Workload) -> CheckRecord:
+    """The check `window` of a timed load. `plans`: what each repeat was to send."""
+    if not any(repeat.timelines for repeat in repeats):
         return not_applicable("window", "no request was measured")
-    grown = [overload.backlog(repeat) for repeat in some]
-    slopes = ", ".join(f"{each.slope:.3g}" for each in grown)
+    grown = [overload.backlog(repeat) for repeat in repeats]
+    slopes = ", ".join(f"{each.in_flight.slope:.3g}" for each in grown)
     rate = sum(each.due_per_s for each in grown) / len(grown)
     evidence = f"backlog grew by {slopes} of {rate:.3g} requests/s"
     if overload.overloaded(grown):
         return judged("window", True, f"overloaded, no latency is shown: {evidence}")
-    typical = median(e2e(timeline) for repeat in some for timeline in repeat.timelines)
-    evidence = f"{warmup_s:g} s of warm-up, where half of the requests take up to {typical:.3g} s; {evidence}"
-    if warmup_s < typical:
+    typical = overload.takes([timeline for repeat in repeats for timeline in repeat.timelines])
+    told = f"{workload.warmup_s:g} s of warm-up, where half of what is in flight takes up to {typical:.3g} s"
+    evidence = f"{told}; {evidence}"
+    if workload.warmup_s < typical:
         return judged("window", False, f"{evidence}; the load had not built up: a longer workload.warmup_s")
-    if short := [repeat for repeat in some if not _went_on(repeat)]:
-        evidence += f"; in {len(short)} of {len(some)} repeats arrivals ended before the window's last request"
-        return judged("window", False, f"{evidence}: a longer workload.window_s")
-    return judged("window", True, evidence)
+    late = max(_after_arrivals(repeat, plans[number], workload) for number, repeat in enumerate(repeats))
+    if late <= 0:
+        return judged("window", True, evidence)
+    evidence += f"; arrivals ended {late:.3g} s before the window's last request did"
+    if workload.window_s is None:
+        return judged("window", True, f"{evidence}, as the trace does: those met a falling load")
+    return judged("window", False, f"{evidence}: a longer window, or an earlier one of the trace")
 
 
-def _went_on(repeat: Repeat) -> bool:
-    """Whether arrivals went on until the window's last request had ended, or for as long as the load has any."""
-    last = max(timeline.token_times[-1] for timeline in repeat.timelines)
-    return last <= repeat.ended + TAIL * repeat.seconds
+def _after_arrivals(repeat: Repeat, plan: Sequence[Planned], workload: Workload) -> float:
+    """Seconds from the last moment at which a request would have been due to the end of the window's last one."""
+    start = repeat.started - workload.warmup_s
+    ended = max((timeline.token_times[-1] for timeline in repeat.timelines), default=start)
+    return ended - start - max(each.due or 0.0 for each in plan)

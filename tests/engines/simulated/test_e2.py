@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from context_research.compare import comparison
+from context_research.compare import comparison, verdict
 from context_research.records import store
 from context_research.records.files import RunFiles
 from context_research.records.summary import SummaryRecord
@@ -55,7 +55,7 @@ def test_its_figures_are_there_for_each_class(e2, suite, mode):
 
 
 def test_what_it_can_not_carry_is_overloaded_and_has_no_latency(e2, suite):
-    result, files = e2("much", "--set", "workload.rate=40", "--repeats=1")
+    result, files = e2("much", "--set", "workload.rate=20", "--repeats=1")
     result.assert_outcomes(passed=1)
     found = case(files)
     assert found.overloaded
@@ -78,3 +78,13 @@ def test_both_modes_get_the_same_requests_at_the_same_moments(e2):
         assert case(files).sent_sha256
     assert sent["aggregated"] == pytest.approx(sent["disaggregated"], abs=1e-5)
     assert len(sent["aggregated"]) > 50
+
+
+def test_an_ab_of_overloaded_arms_says_so(e2, suite):
+    """Every latency is withheld: the comparison is undecided, and no error."""
+    sides = [e2(mode, f"--serving={mode}", "--set", "workload.rate=20", "--repeats=2")[1] for mode in MODES]
+    runs = [comparison.load(files) for files in sides]
+    judged = verdict.judge(comparison.of_runs(*runs), primary=("chat.ttft", "attainment"))
+    outcomes = {found.pairs.metric: (str(found.outcome), found.reason) for found in judged.primary}
+    assert outcomes["chat.ttft"][0] == "undecided"
+    assert "overloaded" in outcomes["chat.ttft"][1]

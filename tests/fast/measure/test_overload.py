@@ -32,7 +32,7 @@ def test_what_is_carried_is_not_overloaded():
 def test_twice_what_is_carried_is_overloaded():
     found = overload.backlog(queue(2.0))
     assert found.grew
-    assert found.slope == pytest.approx(1.0, rel=0.2)
+    assert found.in_flight.slope == pytest.approx(1.0, rel=0.2)
     assert found.due_per_s == pytest.approx(2.0, rel=0.15)
 
 
@@ -47,13 +47,13 @@ def test_a_handful_of_requests_is_no_backlog():
     served = [timeline([at + 0.1], scheduled=at) for at in range(20)]
     served += [timeline([30.0 + n], scheduled=16 + n) for n in range(3)]
     found = overload.backlog(Repeat.of(served, served, window=(0, 20)))
-    assert found.slope > 0.04 * found.due_per_s
+    assert found.in_flight.slope > 0.04 * found.due_per_s
     assert not found.grew
 
 
 def test_an_empty_system_does_not_grow():
     served = [timeline([at], scheduled=at) for at in range(20)]
-    assert overload.backlog(Repeat.of(served, served, window=(0, 20))).p == 1
+    assert overload.backlog(Repeat.of(served, served, window=(0, 20))).in_flight.p == 1
 
 
 def test_most_repeats_decide():
@@ -61,3 +61,24 @@ def test_most_repeats_decide():
     assert overload.overloaded([much, much, little])
     assert not overload.overloaded([much, little, little])
     assert not overload.overloaded([much, little])
+
+
+def slow(warmup, seconds=60.0, rate=4.0, takes=30.0, seed=0):
+    """Engines that keep up with requests that take long: nothing waits."""
+    due = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, size=int(rate * (warmup + 2 * seconds))))
+    served = [timeline([at + 0.1, at + takes], scheduled=at) for at in due]
+    window = (warmup, warmup + seconds)
+    return Repeat.of([each for each in served if window[0] <= each.scheduled <= window[1]], served, window=window)
+
+
+@pytest.mark.parametrize("warmup", [0.0, 2.0, 10.0, 40.0])
+def test_long_requests_that_accumulate_are_no_overload(warmup):
+    found = overload.backlog(slow(warmup))
+    assert found.built_up == (warmup > 30)
+    assert not found.grew
+
+
+def test_long_requests_weigh_more_in_what_requests_take():
+    some = [timeline([1, 2], scheduled=0)] * 90 + [timeline([1, 100], scheduled=0)] * 10
+    assert overload.takes(some) == 100
+    assert overload.takes([]) == float("inf")

@@ -47,7 +47,7 @@ def test_rates_count_what_came_in_the_window(name, count):
 
 
 def test_failed_and_unsent_requests_missed_their_objectives():
-    assert value("attainment", repeat(slo=Slo(ttft=2))) == [2 / 4]
+    assert sorted(value("attainment", repeat(slo=Slo(ttft=2)))) == [0, 0, 1, 1]
     assert value("goodput", repeat(slo=Slo(ttft=2))) == [2 / 10 / 2]
     assert value("attainment", repeat()) == value("goodput", repeat()) == []
 
@@ -65,18 +65,25 @@ def test_failed_and_unsent_requests_missed_their_objectives():
     ],
 )
 def test_every_objective_given_counts(slo, met):
-    assert value("attainment", repeat(slo=slo)) == [met / 4]
+    assert sorted(value("attainment", repeat(slo=slo))) == [0] * (4 - met) + [1] * met
 
 
 def test_a_class_has_objectives_of_its_own():
     found = repeat(slo=Slo(ttft=0.5), class_slos={"document": Slo(e2e=4)})
-    assert value("attainment", found) == [1 / 4]
+    assert sorted(value("attainment", found)) == [0, 0, 0, 1]
     assert value("attainment", found.of_class("document")) == [1]
-    assert value("attainment", found.of_class("chat")) == [0]
+    assert value("attainment", found.of_class("chat")) == [0, 0, 0]
 
 
 def test_classes_without_objectives_are_not_counted():
-    assert value("attainment", repeat(class_slos={"chat": Slo(ttft=1)})) == [1 / 3]
+    assert sorted(value("attainment", repeat(class_slos={"chat": Slo(ttft=1)}))) == [0, 0, 1]
+
+
+def test_attainment_is_the_share_of_all_that_were_due():
+    """Not the mean of the repeats' shares: 1 of 2 and 6 of 6."""
+    one = Repeat.of([CHAT], [CHAT], window=(10, 20), due={"chat": 2}, slo=Slo(ttft=9))
+    many = Repeat.of([CHAT] * 6, [CHAT] * 6, window=(10, 20), due={"chat": 6}, slo=Slo(ttft=9))
+    assert metrics.summaries(METRICS, [one, many])["attainment"].mean == 7 / 8
 
 
 def test_every_metric_of_a_request_is_there_for_each_class():

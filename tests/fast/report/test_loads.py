@@ -46,8 +46,8 @@ OPEN = {
             "measured; lengths are the trace's",
         ),
         (
-            OPEN | {"workload__classes": {"all": {"rows": "a/rows.jsonl"}}},
-            "open, 4/s, CV 1 (Poisson), 10 s of warm-up, then 60 s measured; all 100 %: lengths of rows.jsonl",
+            OPEN | {"workload__classes": {"mix": {"rows": "a/rows.jsonl"}}},
+            "open, 4/s, CV 1 (Poisson), 10 s of warm-up, then 60 s measured; mix 100 %: lengths of rows.jsonl",
         ),
     ],
     ids=["closed", "classes", "axes", "replay", "rows"],
