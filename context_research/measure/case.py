@@ -37,20 +37,22 @@ def measure(
     is corrupt or of something else.
     """
     settings, count = case.settings, repeats or case.settings.workload.repeats
-    # All prompts exist before the clock starts.
-    warmup, *batches = (requests(case, model.vocabulary, repeat) for repeat in (None, *range(count)))
+    plans = [load.planned(case, number) for number in range(count)]
+    # A pass's prompts exist before its clock starts; those of all passes together may be gigabytes.
+    warmup, batch = (requests(case, model.vocabulary, repeat) for repeat in (None, 0))
     shown = f"{settings.experiment} {case.name}"
     loop = topology.backend.loop
-    progress = Progress(shown, sum(map(len, (warmup, *batches))), loop.time, loop.virtual, 1 + count)
-    proof = evidence.begun(case, model, topology, standing or Standing(), batches[0])
+    progress = Progress(shown, len(warmup) + sum(map(len, plans)), loop.time, loop.virtual, 1 + count)
+    proof = evidence.begun(case, model, topology, standing or Standing(), batch)
     backend = topology.backend
     origin = loop.time()
     timelines = _pass(case, topology, loop, arrive, warmup, -1, progress, while_waiting)
     steady, whole = list[Repeat](), list[Repeat]()
     with proof.counting(timelines):
-        for number, batch in enumerate(batches):
+        for number in range(count):
             if any(timeline.error for timeline in timelines):
                 break
+            batch = requests(case, model.vocabulary, number) if number else batch
             proof.prime(batch)
             before = {engine.name: engine.counters.snapshot() for engine in topology.engines}
             used, began = backend.joules(), loop.time()
@@ -73,8 +75,8 @@ def measure(
             )
             steady.append(repeat)
             whole.append(repeat.with_all())
-    proof.afterwards(batches, timelines)
-    asked = sum(request.phase == "measured" for batch in batches for request in batch)
+    proof.afterwards((requests(case, model.vocabulary, number) for number in range(count)), timelines)
+    asked = sum(each.phase == "measured" for plan in plans for each in plan)
     checks = proof.judge(asked, timelines, steady, whole)
     return CaseResult(case, asked, steady, whole, timelines, checks, proof, origin)
 

@@ -164,7 +164,10 @@ class Proof:
                     return
 
     def afterwards(self, batches: Iterable[Sequence[Request]], timelines: Sequence[Timeline]) -> None:
-        """Serve what tells of the measured requests, once they are over: nothing, where one of them failed."""
+        """Serve what tells of the measured requests, once they are over: nothing, where one of them failed.
+
+        `batches` are made again, where they are looked at.
+        """
         if any(timeline.error for timeline in timelines):
             return
         with self._clocked():
@@ -174,7 +177,8 @@ class Proof:
             different = first_token.differing([timeline for timeline in timelines if timeline.phase != "warmup"])
             greedy, exact = self.settings.workload.temperature == 0, output_parity.is_exact(self.model)
             if different and greedy and not exact and not missing({Evidence.ALTERNATIVES}, self.given):
-                sent = {request.id: request for batch in batches for request in batch}
+                names = {timeline.request for timeline in different}
+                sent = {request.id: request for batch in batches for request in batch if request.id in names}
                 ends = [timeline.finished for timeline in timelines if timeline.finished]
                 seconds = max(ends, default=0.0) - min(timeline.sent for timeline in timelines)
                 looking = first_token.look_up(

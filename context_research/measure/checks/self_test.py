@@ -63,7 +63,12 @@ def run(backend: Backend, case: Case, model: Model) -> Lag:
 
 def busiest(cases: Sequence[Case]) -> Case:
     """That with most in flight, or most requests a second."""
-    return max(cases, key=lambda case: case.concurrency or case.settings.workload.rate or 0)
+
+    def load(case: Case) -> float:
+        workload = case.settings.workload
+        return case.concurrency or workload.rate or (1 / workload.trace.time_scale if workload.trace else 0)
+
+    return max(cases, key=load)
 
 
 def _timed(case: Case) -> bool:

@@ -85,6 +85,12 @@ def _shifts(plan: Sequence[Planned], sent: Sequence[Timeline]) -> list[float]:
     return [abs(offset - middle) for offset in offsets]
 
 
+def _rescaled(gaps: NDArray[np.float64], rate: float) -> bool:
+    """Whether the moments end where their count, with the first one or without, says to the digit."""
+    ends = gaps.sum() * rate
+    return gaps.size > 1 and any(abs(ends / count - 1) < _EXACT for count in (gaps.size, gaps.size - 1))
+
+
 def _process(workload: Workload, drawn: Sequence[NDArray[np.float64]], problems: list[str]) -> str:
     """Rate and variation of an open load's gaps, and whether they are the process's."""
     assert workload.rate is not None  # validated
@@ -98,8 +104,8 @@ def _process(workload: Workload, drawn: Sequence[NDArray[np.float64]], problems:
     p = float(stats.kstest(shares, "uniform").pvalue)
     if p < _FALSE_ALARMS:
         problems.append(f"gaps are not those of a gamma process of {workload.rate:g}/s, CV {workload.cv:g}")
-    if any(some.size > 1 and abs(some.mean() * workload.rate - 1) < _EXACT for some in drawn):
-        problems.append("gaps were rescaled: their mean is exactly 1 / rate")
+    if any(_rescaled(some, workload.rate) for some in drawn):
+        problems.append("gaps were rescaled: so many in exactly count / rate seconds")
     return (
         f"{gaps.size} gaps of {rate:.3g}/s, CV {cv:.3g} (gamma of {workload.rate:g}/s, CV {workload.cv:g}; "
         f"Kolmogorov-Smirnov p {p:.2g})"
