@@ -68,7 +68,7 @@ def _explain(error: Any, key: str) -> str:
         return f"missing; give it in the file{'' if flag_of(key) == key else ' or with ' + flag_of(key)}"
     told = str(error["msg"]).removeprefix("Value error, ")
     # What contradicts itself is a whole group, and the message names its keys.
-    return told if error["loc"] and isinstance(error["input"], dict) else f"{told}, got {error['input']!r:.200}"
+    return told if error["type"] == "contradiction" else f"{told}, got {error['input']!r:.200}"
 
 
 def _allowed(location: tuple[int | str, ...]) -> list[str]:

@@ -7,6 +7,7 @@ from math import ceil
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from context_research.settings.base import Integer, Number, Positive, Section, Switch
 
@@ -206,7 +207,7 @@ class Workload(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Workload:
         if why := _contradiction(self):
-            raise ValueError(why)
+            raise PydanticCustomError("contradiction", "{why}", {"why": why})
         return self
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import psutil
@@ -186,10 +187,8 @@ def test_a_decode_engine_that_clamps_its_output_and_pads_it_is_caught(disaggrega
 def test_an_engine_that_cuts_prompts_is_caught(aggregated, judge):
     class Cut(Changed):
         async def serve(self, request, leg, **options):
-            whole = request.prompt
-            object.__setattr__(request, "prompt", whole[: max(1, len(whole) * 3 // 4)])
-            await self._engine.serve(request, leg, **options)
-            object.__setattr__(request, "prompt", whole)
+            cut = replace(request, prompt=request.prompt[: max(1, len(request.prompt) * 3 // 4)])
+            await self._engine.serve(cut, leg, **options)
 
     planted = with_engines(aggregated, Cut(aggregated.of_role("aggregated")[0]))
     assert "tokens" in caught(judge(planted, small("aggregated")))

@@ -65,7 +65,7 @@ async def _bare_loop(engine: VllmEngine, batch: list[Request], concurrency: int)
     """The least that drives an AsyncLLM: `concurrency` slots, and a clock reading a chunk, kept as it comes."""
     generate = engine.llm.generate
     prepared = [
-        ({"prompt_token_ids": request.prompt}, sampling(request, request.output_tokens, None), request.id)
+        ({"prompt_token_ids": list(request.prompt)}, sampling(request, request.output_tokens, None), request.id)
         for request in batch
     ]
     waiting, clock, served = iter(prepared), time.perf_counter, list[tuple[float, list[float]]]()

@@ -228,7 +228,7 @@ class VllmEngine:
 
         made_for, parameters, tokens = self._prepared.pop(request.id, (None, None, None))
         if made_for != (request, output_tokens, handoff) or alternatives is not None:
-            parameters = sampling(request, output_tokens, handoff, alternatives)
+            parameters, tokens = sampling(request, output_tokens, handoff, alternatives), None
         prompt, clock, output = {"prompt_token_ids": tokens or list(request.prompt)}, time.perf_counter, None
         leg.sent = clock()
         try:

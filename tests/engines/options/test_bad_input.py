@@ -44,7 +44,7 @@ CASES = {
     ),
     "unknown check": (
         ["--allow-invalid=parity,transprot"],
-        "--allow-invalid: unknown check 'transprot'; one of complete, tokens, disaggregated, transport, *",
+        "--allow-invalid: unknown check 'transprot'; one of complete, load, tokens, disaggregated, transport, *",
     ),
     "unknown cache state": (
         ["--cache=hot"],
