@@ -33,23 +33,24 @@ _OTHER = Request(id="other", prompt=[1, 2], output_tokens=_TOKENS, seed=0, tempe
 def run(backend: Backend, case: Case, model: Model) -> Lag:
     """The lags of the client at this case's load."""
     batch, timelines, lateness = requests(case, model.vocabulary, 0), list[Timeline](), list[float]()
-    topology = build.build(backend, lambda placement: NullEngine(placement, _STEP_S if _timed(case) else _GAP_S))
+    gap = _STEP_S if case.settings.workload.timed else _GAP_S
+    topology = build.build(backend, lambda placement: NullEngine(placement, gap))
 
     async def serve(request: Request, due: float) -> Timeline:
         timelines.append(await topology.serve(request, 0, due))
         return timelines[-1]
 
-    async def other(_: int) -> None:
+    async def other() -> None:
         while True:
             await topology.serve(_OTHER, 0, asyncio.get_running_loop().time())
 
     async def replay() -> None:
         async with client_lag.watched(lateness):
-            if not _timed(case):
+            if not case.settings.workload.timed:
                 slots = case.concurrency or 1
                 await closed_loop(batch[: _ROUNDS * slots], slots, serve)
                 return
-            others = [asyncio.create_task(other(number)) for number in range(_IN_FLIGHT)]
+            others = [asyncio.create_task(other()) for _ in range(_IN_FLIGHT)]
             await timed(_densest(batch), case, serve)
             for task in others:
                 task.cancel()
@@ -69,10 +70,6 @@ def busiest(cases: Sequence[Case]) -> Case:
         return case.concurrency or workload.rate or (1 / workload.trace.time_scale if workload.trace else 0)
 
     return max(cases, key=load)
-
-
-def _timed(case: Case) -> bool:
-    return case.settings.workload.timed
 
 
 def _densest(batch: Sequence[Request]) -> list[Request]:
