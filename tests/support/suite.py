@@ -36,10 +36,10 @@ class Suite:
         (self.path / "pytest.ini").write_text(INI)
 
     def inside(self, *options, lend=(), plugins=(), folder="benchmarks/e0"):
-        return self._pytester.runpytest_inprocess(folder, *options, plugins=[Lend(*lend), *plugins])
+        return _with_reasons(self._pytester.runpytest_inprocess(folder, *options, plugins=[Lend(*lend), *plugins]))
 
     def outside(self, *options, timeout=120):
-        return self._pytester.runpytest_subprocess("benchmarks/e0", *options, timeout=timeout)
+        return _with_reasons(self._pytester.runpytest_subprocess("benchmarks/e0", *options, timeout=timeout))
 
     def popen(self, *options):
         """E0 in a process of its own, started and left running."""
@@ -58,3 +58,18 @@ class Suite:
         """The only run's folder."""
         (folder,) = self.runs
         return folder
+
+
+def _with_reasons(result):
+    """Let `assert_outcomes` say what failed in there: by it scripts/test.sh knows a busy machine."""
+    plain = result.assert_outcomes
+
+    def assert_outcomes(**expected):
+        try:
+            plain(**expected)
+        except AssertionError as error:
+            failed = [line for line in result.outlines if line.startswith("FAILED ")]
+            raise AssertionError("\n".join([str(error), *failed])) from None
+
+    result.assert_outcomes = assert_outcomes
+    return result
