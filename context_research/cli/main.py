@@ -17,7 +17,6 @@ from context_research.cli import simulation
 from context_research.compare import comparison, verdict
 from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab import sessions as ab
-from context_research.compare.statistics import pairs_to_decide_alone
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
 from context_research.hardware.manifest import environment_manifest
@@ -146,14 +145,10 @@ def run_ab(
     An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
     """
     experiment, here = project.ask(given.pop("experiment"), given["pytest_options"])
-    plan = ab_plan.plan(experiment, _names(primary), practical, given=here.layers, root=here.root, **given)
+    arms = {arm: given.pop(arm) for arm in ("baseline", "candidate")}
+    plan = ab_plan.plan(experiment, arms, _names(primary), practical, given=here.layers, root=here.root, **given)
     running = ab.Ab.open(outputs or here.outputs, plan, fresh)
-    click.echo(f"A/B {running.files.ab_id}: {2 * plan.pairs} sessions, {plan.baseline} / {plan.candidate}")
-    if (needed := pairs_to_decide_alone(plan.family)) > plan.pairs:
-        click.echo(
-            f"note: {plan.pairs} pairs tell effects on most of the family, {plan.family} figures (primary metrics × "
-            f"cases, -k not counted); one alone takes {needed} (docs/statistics.md#how-many-pairs)"
-        )
+    click.echo(f"A/B {running.files.ab_id}: {len(arms) * plan.pairs} sessions, {' / '.join(plan.arms.values())}")
     if not plan.swaps_evenly:
         click.echo(
             f"note: {plan.pairs} pairs on {len(plan.device_groups)} groups of devices: a multiple of as many would "

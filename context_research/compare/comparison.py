@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from context_research.compare.statistics import Pairs
 from context_research.errors import UsageProblem
 from context_research.records import running, store
 from context_research.records import summary as summaries
-from context_research.records.ab import AbRecord, SessionRecord
+from context_research.records.ab import AbRecord, PlanRecord, SessionRecord
 from context_research.records.case import CaseRecord, MetricRecord
 from context_research.records.files import AbFiles, RunFiles, report_of
 from context_research.records.run import RunRecord
@@ -42,8 +43,12 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One arm: its runs, and what each of its units measured. Unit i of both sides had the same requests."""
+    """One arm: its runs, and what each of its units measured. Unit i of every side had the same requests.
 
+    `arm` is its name, `label` what it is called wherever its figures are shown.
+    """
+
+    arm: str
     label: str
     runs: tuple[Run, ...]
     units: tuple[Mapping[str, Figures], ...]
@@ -69,12 +74,14 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two sides that may be compared. `allowed`: what differs although it matters, as the user allowed."""
+    """Sides that may be compared, each with the first.
+
+    `allowed`: what differs although it matters, as the user allowed.
+    """
 
     name: str
     unit: Unit
-    baseline: Side
-    candidate: Side
+    sides: tuple[Side, ...]
     report: Path
     allowed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     same_arms: bool = False
@@ -82,7 +89,28 @@ class Comparison:
     unproven: tuple[str, ...] = ()
     """Runs that have kept no hash of what was sent: that the arms had the same is not proven."""
     planned: int | None = None
-    """Pairs that an A/B was to have; a look before its end decides nothing for good."""
+    """The most pairs that an A/B was to have; a look before its end decides nothing for good."""
+    looks: tuple[int, ...] = ()
+    """Numbers of pairs after which it could have been stopped."""
+
+    @property
+    def baseline(self) -> Side:
+        return self.sides[0]
+
+    @property
+    def candidates(self) -> tuple[Side, ...]:
+        return self.sides[1:]
+
+    @property
+    def cases(self) -> list[CaseRecord]:
+        """Every case of every run, of all sides."""
+        return [case for side in self.sides for run in side.runs for case in run.cases.values()]
+
+    @property
+    def final(self) -> bool:
+        """Whether it has come to its end: all planned pairs, or one of its looks."""
+        done = len(self.baseline.units)
+        return self.planned is None or done >= self.planned or done in self.looks
 
     @property
     def metrics(self) -> list[str]:
@@ -91,23 +119,24 @@ class Comparison:
         return list(dict.fromkeys(name for name, metric in every if metric.count or metric.missing))
 
     def pairs(self, metric: str, statistic: str | None = None) -> list[Pairs]:
-        """One metric's pairs, case by case; `statistic` by default the metric's own."""
+        """One metric's pairs, side by side and case by case; `statistic` by default the metric's own."""
         found = []
         cases = dict.fromkeys(case for case, _ in self._figures())
-        for case in cases:
-            own = next((f[metric] for name, f in self._figures() if name == case and metric in f), None)
-            if own is None:
-                continue
-            which = statistic or own.statistic
-            sides = (
-                tuple(f[metric].value(which) if metric in (f := unit.get(case, {})) else None for unit in side.units)
-                for side in (self.baseline, self.candidate)
-            )
-            found.append(Pairs(case, metric, which, own.unit, own.lower_is_better, *sides))
+        for side in self.candidates:
+            for case in cases:
+                own = next((f[metric] for name, f in self._figures() if name == case and metric in f), None)
+                if own is None:
+                    continue
+                which = statistic or own.statistic
+                before, after = (
+                    tuple(f[metric].value(which) if metric in (f := unit.get(case, {})) else None for unit in one.units)
+                    for one in (self.baseline, side)
+                )
+                found.append(Pairs(case, metric, which, own.unit, own.lower_is_better, before, after, side.arm))
         return found
 
     def _figures(self) -> Iterator[tuple[str, Figures]]:
-        for side in (self.baseline, self.candidate):
+        for side in self.sides:
             for unit in side.units:
                 yield from unit.items()
 
@@ -131,7 +160,10 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
         raise UsageProblem(f"{baseline.files.run_id} is not compared with itself: name two runs")
     differing = check_comparable(baseline, candidate, allowed)
     unproven = check_requests(baseline, candidate, differing)
-    sides = [Side(label, (run,), _repeats(run), True) for label, run in _labels(baseline, candidate)]
+    sides = tuple(
+        Side(arm, label, (run,), _repeats(run), True)
+        for arm, (label, run) in zip(("baseline", "candidate"), _labels(baseline, candidate), strict=True)
+    )
     counts = [[len(case.repeats) for case in run.cases.values()] for run in (baseline, candidate)]
     if not all(all(each) and each for each in counts) or len({n for each in counts for n in each}) != 1:
         told = " / ".join(
@@ -142,8 +174,7 @@ def of_runs(baseline: Run, candidate: Run, allowed: Collection[str] = ()) -> Com
     return Comparison(
         name,
         "repeat",
-        sides[0],
-        sides[1],
+        sides,
         report_of(candidate.files.outputs, name),
         differing,
         unproven=tuple(unproven),
@@ -176,30 +207,48 @@ def of_ab(files: AbFiles) -> Comparison:
             runs[session.pair, session.arm] = load(RunFiles(files.outputs, session.run_id))
         elif run := finished_unrecorded(files.outputs, session):
             runs[session.pair, session.arm] = run
-    whole = sorted({pair for pair, _ in runs if (pair, "baseline") in runs and (pair, "candidate") in runs})
+    plan = record.plan
+    arms = [plan.against, *(arm for arm in plan.arms if arm != plan.against)]
+    whole = sorted(pair for pair in {pair for pair, _ in runs} if all((pair, arm) in runs for arm in arms))
     if not whole:
         raise UsageProblem(f"A/B {files.ab_id} has no finished pair yet: run the same `ab` command again to go on")
     for pair in whole:
-        seeds = [runs[pair, arm].metadata.seed for arm in ("baseline", "candidate")]
-        if seeds[0] != seeds[1]:
-            raise UsageProblem(f"A/B {files.ab_id}: pair {pair + 1} has two seeds, {seeds[0]} and {seeds[1]}")
+        seeds = [runs[pair, arm].metadata.seed for arm in arms]
+        if len(set(seeds)) > 1:
+            raise UsageProblem(
+                f"A/B {files.ab_id}: pair {pair + 1} has more than one seed, {', '.join(map(str, seeds))}"
+            )
     differing: dict[str, tuple[Any, Any]] = {}
     for run in runs.values():
-        allowed = [*record.plan.allow_different, "seed"]
-        differing |= check_comparable(runs[whole[0], "baseline"], run, allowed)
+        differing |= check_comparable(runs[whole[0], arms[0]], run, [*plan.allow_different, "seed"])
     differing.pop("seed", None)
-    pairs = ((runs[pair, "baseline"], runs[pair, "candidate"]) for pair in whole)
-    unproven = dict.fromkeys(run for pair in pairs for run in check_requests(*pair, differing))
-    plan, sides = record.plan, []
-    for arm, given in (("baseline", plan.baseline), ("candidate", plan.candidate)):
-        label = given if plan.baseline != plan.candidate else f"{given}, {arm}"
+    unproven: dict[str, None] = {}
+    for pair, arm in product(whole, arms[1:]):
+        unproven |= dict.fromkeys(check_requests(runs[pair, arms[0]], runs[pair, arm], differing))
+    sides = []
+    for arm in arms:
         own = tuple(runs[pair, arm] for pair in whole)
         units = tuple({name: case.metrics for name, case in run.cases.items()} for run in own)
-        sides.append(Side(label, own, units, False))
-    same = plan.settings.get("baseline") == plan.settings.get("candidate")
+        sides.append(Side(arm, _label(plan, arm), own, units, False))
+    first = plan.settings.get(arms[0])
+    same = all(plan.settings.get(arm) == first for arm in arms)
     return Comparison(
-        files.ab_id, "session", sides[0], sides[1], files.report, differing, same, tuple(unproven), plan.pairs
+        files.ab_id,
+        "session",
+        tuple(sides),
+        files.report,
+        differing,
+        same,
+        tuple(unproven),
+        plan.pairs,
+        plan.looks,
     )
+
+
+def _label(plan: PlanRecord, arm: str) -> str:
+    """The arm's text, with its name where others have the same text."""
+    text = plan.arms[arm]
+    return text if list(plan.arms.values()).count(text) == 1 else f"{text}, {arm}"
 
 
 def finished_unrecorded(outputs: Path, session: SessionRecord) -> Run | None:
@@ -304,16 +353,15 @@ def _resolved(record: RunRecord, group: str, key: str) -> Any:
     return found[0] if len(found) == 1 else sorted(found, key=str)
 
 
-def manifest_differences(baseline: Run, candidate: Run) -> list[tuple[str, Any, Any]]:
-    """Every setting, version and recorded variable in which two runs differ: (name, baseline's, candidate's)."""
+def manifest_differences(*runs: Run) -> list[tuple[Any, ...]]:
+    """Every setting, version and recorded variable in which runs differ: its name, then each run's value."""
     sides = [
         dict(_flat({"settings": run.metadata.settings, **run.metadata.environment_manifest.model_dump(mode="json")}))
-        for run in (baseline, candidate)
+        for run in runs
     ]
-    names = sorted(set(sides[0]) | set(sides[1]))
-    return [
-        (name, sides[0].get(name), sides[1].get(name)) for name in names if sides[0].get(name) != sides[1].get(name)
-    ]
+    names = sorted({name for side in sides for name in side})
+    rows = ((name, *(side.get(name) for side in sides)) for name in names)
+    return [row for row in rows if any(value != row[1] for value in row[2:])]
 
 
 def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:

@@ -12,6 +12,17 @@ STATISTICS = ("mean", *(f"p{percentile}" for percentile in PERCENTILES))
 """What can stand for a unit, written ``ttft.p90``."""
 
 
+TAILS = ("p90", "p99")
+"""What is asked of a figure after its median, the nearer one first."""
+
+
+def tails(statistic: str) -> tuple[str, ...]:
+    """What follows a figure: the tails beyond it; nothing follows a mean."""
+    if not statistic.startswith("p"):
+        return ()
+    return tuple(tail for tail in TAILS if int(tail[1:]) > int(statistic[1:]))
+
+
 def split(name: str) -> tuple[str, str | None]:
     """The metric, and the statistic where one is named: only that can follow the last dot, all else is a metric's."""
     metric, _, last = name.rpartition(".")

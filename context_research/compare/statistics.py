@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -11,18 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from context_research.compare.multiplicity import adjust, any_look
 from context_research.records.verdict import Outcome, PairsRecord
 
 ALPHA = 0.05
-"""Share of false alarms allowed: of a single test, and by Benjamini-Hochberg of the alarms in a family."""
+"""The chance that an A/B has any false alarm among its verdicts; and again that it calls any figure equivalent that is
+not."""
 MIN_PAIRS = 6
-"""With n pairs the sign-flip test's p can't be under 2^(1−n): 5 pairs never reach 0.05."""
+"""With n pairs sign flips can't have a p under 2^(1−n): of 5 or fewer only an assumed distribution could decide."""
 PRACTICAL = 0.03
 """Ratios between 1 / (1 + this) and 1 + this are equal for practical purposes."""
 _POWER = 0.8
 """With which the pairs that an undecided verdict asks for would tell a practical difference."""
+_MOST_PAIRS = 10_000
 _RESAMPLES = 2**14
-"""Bootstrap resamples, and sign flips: up to 14 pairs every one of the 2^n is tried, and p is exact."""
+"""Sign flips: up to 14 pairs every one of the 2^n is tried, and p is exact."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Pairs:
     lower_is_better: bool
     baseline: tuple[float | None, ...]
     candidate: tuple[float | None, ...]
+    arm: str = "candidate"
+    """Whose `candidate` is."""
 
     @property
     def complete(self) -> list[tuple[float, float]]:
@@ -51,6 +57,13 @@ class Pairs:
     def have_ratios(self) -> bool:
         """Whether each complete pair's ratio has a logarithm: goodput is 0 where an arm misses its limits."""
         return all(b > 0 and c > 0 for b, c in self.complete)
+
+    @property
+    def changes(self) -> Floats:
+        """Each complete pair's log ratio; candidate − baseline where not every ratio has a logarithm."""
+        if self.have_ratios:
+            return np.log([candidate / baseline for baseline, candidate in self.complete])
+        return np.array([candidate - baseline for baseline, candidate in self.complete])
 
     @property
     def means(self) -> tuple[float, float]:
@@ -73,8 +86,11 @@ class Verdict:
     """What the pairs say. `ratio` is candidate / baseline (geometric mean), [`low`, `high`] its 95 % interval.
 
     Where a value is 0 `difference` is judged: `ratio` is then the means' (None: a baseline of 0), without an interval.
-    `p` is the sign-flip test's, `p_adjusted` after Benjamini-Hochberg over the family; None outside a family, as is
-    `outcome`. `pairs_needed`: how many would likely decide, given the noise and the ratio seen; None if not known.
+    `p` is that of "the arms are alike", `p_equivalent` that of "they differ by the practical margin or more", both by
+    Student's t; each has its adjusted one, beside the rest of the family and all planned looks. `p_sign_flip` rests on
+    no distribution, and adjusts nothing. What is adjusted, and `outcome`, are None outside a family. `fragile`: why a
+    decision may not last. `pairs_needed`: how many would likely decide, given the noise and the ratio seen; None if
+    not known.
     """
 
     pairs: Pairs
@@ -83,8 +99,12 @@ class Verdict:
     high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None
+    p_equivalent: float | None = None
+    p_equivalent_adjusted: float | None = None
+    p_sign_flip: float | None = None
     outcome: Outcome | None = None
     reason: str = ""
+    fragile: str = ""
     pairs_needed: int | None = None
     difference: Difference | None = None
 
@@ -95,72 +115,136 @@ class Verdict:
         return PairsRecord(**fields.pop("pairs"), **fields)
 
 
-def decide(family: Sequence[Pairs], practical: float = PRACTICAL, start_noise: float = 0.0) -> list[Verdict]:
+def decide(
+    family: Sequence[Pairs],
+    practical: float = PRACTICAL,
+    start_noise: float = 0.0,
+    looks: Sequence[int] = (),
+    after: Sequence[int | None] | None = None,
+) -> list[Verdict]:
     """One verdict for each of `family`, the comparisons named before anything was measured.
 
-    `start_noise`: by how much two starts of one engine differ, as a share; intervals are widened by it. It is 0 where
-    each unit is an engine start of its own, as its spread then is in the pairs.
+    `start_noise`: by how much two starts of one engine differ, as a share; a difference within it is none. It is 0
+    where each unit is an engine start of its own, as its spread then is in the pairs. `looks`: the numbers of pairs
+    after which one could have stopped. `after[i]`: the comparison that has to be decided before comparison i is asked.
     """
-    found = [describe(pairs, start_noise) for pairs in family]
-    if not found:
-        return []
+    found = [describe(pairs, practical, start_noise) for pairs in family]
     # The family is what was named: a comparison that lacks values still counts in it.
-    adjusted = stats.false_discovery_control([1.0 if verdict.p is None else verdict.p for verdict in found])
-    return [
-        _judged(verdict, float(p), len(found), practical, start_noise)
-        for verdict, p in zip(found, adjusted, strict=True)
-    ]
+    differ = adjust([1.0 if each.p is None else any_look(each.p, looks) for each in found], after)
+    alike = adjust([1.0 if each.p_equivalent is None else any_look(each.p_equivalent, looks) for each in found], after)
+    asked_at_once = len(family) if after is None else sum(each is None for each in after)
+    judged: list[Verdict] = []
+    for index, (each, p, p_equivalent) in enumerate(zip(found, differ, alike, strict=True)):
+        first = None if after is None or (before := after[index]) is None else judged[before]
+        each = replace(
+            each,
+            p_adjusted=None if each.p is None else p,
+            p_equivalent_adjusted=None if each.p_equivalent is None else p_equivalent,
+        )
+        judged.append(_judged(each, first, asked_at_once, practical, start_noise))
+    return judged
 
 
-def describe(pairs: Pairs, start_noise: float = 0.0) -> Verdict:
-    """Ratio, interval and p, without an outcome: for metrics outside the family."""
-    values = pairs.complete
-    if not values:
-        return Verdict(pairs)
-    if not pairs.have_ratios:
-        return _by_difference(pairs, start_noise)
-    logs = np.log([candidate / baseline for baseline, candidate in values])
-    ratio = float(np.exp(logs.mean()))
-    if len(values) < MIN_PAIRS:
-        return Verdict(pairs, ratio)
-    low, high = (float(np.exp(bound)) for bound in _interval(logs))
-    return Verdict(pairs, ratio, low / (1 + start_noise), high * (1 + start_noise), float(sign_flip(logs)))
+def describe(pairs: Pairs, practical: float = PRACTICAL, start_noise: float = 0.0) -> Verdict:
+    """Ratio, interval and p's, without an outcome: for metrics outside the family."""
+    found = ratio_alone(pairs)
+    if len(pairs.complete) < MIN_PAIRS:
+        return found
+    tested, flips = _test(pairs, practical, start_noise), float(sign_flip(pairs.changes))
+    found = replace(found, p=tested.p, p_equivalent=tested.p_equivalent, p_sign_flip=flips)
+    if found.difference is not None:
+        return replace(found, difference=replace(found.difference, low=tested.low, high=tested.high))
+    return replace(found, low=math.exp(tested.low), high=math.exp(tested.high))
 
 
-def _by_difference(pairs: Pairs, start_noise: float) -> Verdict:
-    """The same where some ratio has no logarithm. Which arm a 0 is in does not decide that: p stays exact."""
-    differences = np.array([candidate - baseline for baseline, candidate in pairs.complete])
+def ratio_alone(pairs: Pairs, reason: str = "") -> Verdict:
+    """The ratio, and of figures with a 0 the difference, without a word on chance: few pairs, or no measurement."""
+    if not pairs.complete:
+        return Verdict(pairs, reason=reason)
+    change = float(pairs.changes.mean())
+    if pairs.have_ratios:
+        return Verdict(pairs, math.exp(change), reason=reason)
     baseline, candidate = pairs.means
-    ratio, mean = candidate / baseline if baseline > 0 <= candidate else None, float(differences.mean())
-    if len(differences) < MIN_PAIRS:
-        return Verdict(pairs, ratio, difference=Difference(mean))
-    low, high = _interval(differences)
-    noise = start_noise * max(abs(baseline), abs(candidate))
-    return Verdict(
-        pairs, ratio, p=float(sign_flip(differences)), difference=Difference(mean, low - noise, high + noise)
-    )
+    ratio = candidate / baseline if baseline > 0 <= candidate else None
+    return Verdict(pairs, ratio, reason=reason, difference=Difference(change))
 
 
-def pairs_to_decide_alone(family: int) -> int:
-    """The fewest pairs with which one effect alone, in a family of so many, can be told: family × 2^(1−n) ≤ 0.05."""
-    return max(MIN_PAIRS, math.ceil(1 + math.log2(family / ALPHA)))
+def _test(pairs: Pairs, practical: float, start_noise: float) -> _Tested:
+    """Of log ratios; of differences where some ratio has no logarithm."""
+    if pairs.have_ratios:
+        margin = math.log1p(practical)
+        return _Tested.of(pairs.changes, math.log1p(start_noise), -margin, margin)
+    # A ratio within the margin either way: the candidate exceeds the baseline by no more than that share of it, and
+    # the other way round.
+    baseline, candidate = map(abs, pairs.means)
+    noise = start_noise * max(baseline, candidate)
+    return _Tested.of(pairs.changes, noise, -practical * candidate, practical * baseline)
 
 
-def pairs_for(noise: float, difference: float, family: int) -> int:
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """What Student's t says of the pairs' mean."""
+
+    low: float
+    high: float
+    p: float
+    """Two-sided, of a mean of 0."""
+    p_equivalent: float
+    """Of a mean outside the margins: the larger of two one-sided tests' (Schuirmann 1987)."""
+
+    @classmethod
+    def of(cls, values: Floats, noise: float, least: float, most: float) -> _Tested:
+        """A mean within `noise` of 0 counts as 0; `least` and `most` are the margins of what counts as alike."""
+        freedom, mean = len(values) - 1, float(values.mean())
+        error = float(values.std(ddof=1)) / math.sqrt(len(values))
+        reach = float(stats.t.isf(0.025, freedom)) * error + noise
+        p = min(1.0, 2 * _beyond(abs(mean) - noise, error, freedom))
+        inside = min(most - mean, mean - least) - noise
+        return cls(mean - reach, mean + reach, p, _beyond(inside, error, freedom))
+
+
+def _beyond(distance: float, error: float, freedom: int) -> float:
+    """The probability of a t as large as distance ÷ error; 0 or 1 where nothing scatters: a deterministic figure."""
+    if error == 0:
+        return 0.0 if distance > 0 else 1.0
+    return float(stats.t.sf(distance / error, freedom))
+
+
+def pairs_for(noise: float, difference: float, family: int, most: int = _MOST_PAIRS) -> int:
     """Pairs that tell `difference` (a share) in 8 of 10 cases, where the pairs' log ratios scatter by `noise` (sd).
 
-    For an effect alone in its family, whose p must then be under ALPHA ÷ family; normal approximation.
+    For an effect alone in its family, whose p must then be under ALPHA ÷ family: the power of Student's t, by the
+    noncentral t. `most` where even that many would not do.
     """
-    z = stats.norm.ppf(1 - ALPHA / family / 2) + stats.norm.ppf(_POWER)
-    return max(pairs_to_decide_alone(family), math.ceil((float(z) * noise / math.log1p(difference)) ** 2))
+    low, high = MIN_PAIRS, most
+    while low < high:  # power rises with the pairs
+        middle = (low + high) // 2
+        if _power(middle, noise, difference, ALPHA / family) >= _POWER:
+            high = middle
+        else:
+            low = middle + 1
+    return low
 
 
-def _judged(verdict: Verdict, adjusted: float, family: int, practical: float, start_noise: float) -> Verdict:
-    outcome, reason = _outcome(verdict, adjusted, family, practical)
+def _power(pairs: int, noise: float, difference: float, alpha: float) -> float:
+    if noise == 0:
+        return 1.0
+    freedom, shift = pairs - 1, math.log1p(difference) * math.sqrt(pairs) / noise
+    if shift > 30:  # beyond it scipy's noncentral t has no number
+        return 1.0
+    return float(stats.nct.sf(stats.t.isf(alpha / 2, freedom), freedom, shift))
+
+
+def _judged(verdict: Verdict, first: Verdict | None, family: int, practical: float, start_noise: float) -> Verdict:
+    """`first`: what had to be decided before this was asked."""
+    outcome, reason = _outcome(verdict, family, practical)
+    if outcome == "undecided" and first is not None and first.outcome == "undecided":
+        reason = f"not asked, as {first.pairs.statistic} is undecided"
+        return replace(verdict, p_adjusted=None, p_equivalent_adjusted=None, outcome=outcome, reason=reason)
     # No number of repeats tells what lies within the noise of a single start.
     needed = _needed(verdict.pairs, practical, family) if outcome == "undecided" and not start_noise else None
-    p_adjusted = None if verdict.p is None else adjusted
-    return replace(verdict, p_adjusted=p_adjusted, outcome=outcome, reason=reason, pairs_needed=needed)
+    fragile = "" if outcome == "undecided" else _fragile(verdict, practical, start_noise, outcome)
+    return replace(verdict, outcome=outcome, reason=reason, fragile=fragile, pairs_needed=needed)
 
 
 def _needed(pairs: Pairs, practical: float, family: int) -> int | None:
@@ -168,90 +252,79 @@ def _needed(pairs: Pairs, practical: float, family: int) -> int | None:
 
     None from a single pair, and where a value is 0.
     """
-    logs = [math.log(candidate / baseline) for baseline, candidate in pairs.complete] if pairs.have_ratios else []
-    if len(logs) < 2:
+    if len(pairs.complete) < 2 or not pairs.have_ratios:
         return None
-    seen = math.expm1(abs(float(np.mean(logs))))
-    return pairs_for(float(np.std(logs, ddof=1)), max(seen, practical), family)
+    seen = math.expm1(abs(float(pairs.changes.mean())))
+    return pairs_for(float(pairs.changes.std(ddof=1)), max(seen, practical), family)
 
 
-def _outcome(verdict: Verdict, adjusted: float, family: int, practical: float) -> tuple[Outcome, str]:
-    count, asked = len(verdict.pairs.complete), len(verdict.pairs.baseline)
+def _outcome(verdict: Verdict, family: int, practical: float) -> tuple[Outcome, str]:
+    pairs = verdict.pairs
+    count, asked = len(pairs.complete), len(pairs.baseline)
     if asked < MIN_PAIRS:
         return "undecided", f"{asked} {'pair' if asked == 1 else 'pairs'}: fewer than {MIN_PAIRS} decide nothing"
-    if (found := _judged_by(verdict, practical)) is None or count < asked:
+    differ, alike = verdict.p_adjusted, verdict.p_equivalent_adjusted
+    if differ is None or alike is None or count < asked:
         # Those that have one may be the lucky ones.
         return (
             "undecided",
-            f"no {verdict.pairs.statistic} in {asked - count} of {asked} pairs (too few samples, or no number)",
+            f"no {pairs.statistic} in {asked - count} of {asked} pairs (too few samples, or no number)",
         )
-    if found.least < found.low and found.high < found.most:
-        return "equivalent", f"the interval is within {practical:.3g} either way{found.told}"
-    if found.low == found.high == found.alike == 0:
-        return "equivalent", f"no pair differs{found.told}"
-    if found.low <= found.alike <= found.high:
-        return "undecided", f"the interval holds {found.alike:g}, and more than a practical difference{found.told}"
-    if adjusted > ALPHA:
-        if family * 2.0 ** (1 - count) > ALPHA:
-            return "undecided", (
-                f"undecidable with {count} pairs: alone in a family of {family} an effect needs "
-                f"{pairs_to_decide_alone(family)}"
-            )
-        return "undecided", f"p is {adjusted:.2g}" + (
-            f" after correction for a family of {family}" if family > 1 else ""
-        )
-    better = (found.high < found.alike) == verdict.pairs.lower_is_better
-    return ("better" if better else "worse"), found.told.removeprefix("; ")
+    told = _by_differences(verdict)
+    if alike <= ALPHA:
+        return "equivalent", f"within {practical:.3g} either way{told}"
+    if differ <= ALPHA:
+        return ("better" if _lower(verdict) == pairs.lower_is_better else "worse"), told.removeprefix("; ")
+    return "undecided", f"p is {differ:.2g}" + (f" beside {family} questions" if family > 1 else "") + told
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """An interval, what it is where the arms are `alike`, and between what it is where that is so for all practice."""
-
-    low: float
-    high: float
-    alike: float
-    least: float
-    most: float
-    told: str = ""
+def _lower(verdict: Verdict) -> bool:
+    """Whether the candidate's figure is the lower one."""
+    if verdict.difference is not None:
+        return verdict.difference.mean < 0
+    return verdict.ratio is not None and verdict.ratio < 1
 
 
-def _judged_by(verdict: Verdict, practical: float) -> _Judged | None:
-    """The ratio, or the difference where there is a 0; None without an interval."""
-    if verdict.low is not None and verdict.high is not None:
-        return _Judged(verdict.low, verdict.high, 1, 1 / (1 + practical), 1 + practical)
+def _by_differences(verdict: Verdict) -> str:
     found = verdict.difference
     if found is None or found.low is None or found.high is None:
-        return None
-    # A ratio within the margin either way: the candidate exceeds the baseline by no more than that share of it, and
-    # the other way round.
-    baseline, candidate = map(abs, verdict.pairs.means)
-    unit = verdict.pairs.unit
-    told = f"; by differences, as a 0 has no ratio: {found.mean:.3g} {unit} ({found.low:.3g} to {found.high:.3g})"
-    return _Judged(found.low, found.high, 0, -practical * candidate, practical * baseline, told)
+        return ""
+    interval = f"{found.low:.3g} to {found.high:.3g}"
+    return f"; by differences, as a 0 has no ratio: {found.mean:.3g} {verdict.pairs.unit} ({interval})"
 
 
-def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The 95 % BCa bootstrap interval of their mean (Efron 1987)."""
-    if np.ptp(values) == 0:  # nothing to resample: a deterministic backend
-        return float(values[0]), float(values[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # degenerate data, and numpy's division by it
-        for method in ("BCa", "percentile"):  # BCa has no answer where nearly all pairs are alike
-            found = stats.bootstrap(
-                (values,),
-                np.mean,
-                confidence_level=1 - ALPHA,
-                n_resamples=_RESAMPLES,
-                method=method,
-                rng=np.random.default_rng(0),
-            ).confidence_interval
-            if np.isfinite([found.low, found.high]).all():
-                break
-    return float(found.low), float(found.high)
+def _fragile(verdict: Verdict, practical: float, start_noise: float, outcome: Outcome) -> str:
+    """Why a decision may not last: sign flips don't show it, or it rests on a single pair."""
+    told = []
+    if outcome != "equivalent" and (flips := verdict.p_sign_flip) is not None and flips > ALPHA:
+        told.append(f"sign flips alone don't show it (p {flips:.2g})")
+    if outcome == "equivalent":
+        p, adjusted = verdict.p_equivalent, verdict.p_equivalent_adjusted
+    else:
+        p, adjusted = verdict.p, verdict.p_adjusted
+    # What correction costs is taken to stay the same: the other figures have not changed.
+    price = adjusted / p if p and adjusted else 1.0
+    needed = [
+        number
+        for number in range(1, len(verdict.pairs.baseline) + 1)
+        if _p_without(verdict.pairs, number, practical, start_noise, outcome) * price > ALPHA
+    ]
+    if needed:
+        few = ", ".join(map(str, needed))
+        told.append(
+            f"without pair {few} it would be undecided" if len(needed) == 1 else f"it needs each of pairs {few}"
+        )
+    return "; ".join(told)
 
 
-def sign_flip(differences: NDArray[np.float64], resamples: int = _RESAMPLES) -> NDArray[np.float64]:
+def _p_without(pairs: Pairs, number: int, practical: float, start_noise: float, outcome: Outcome) -> float:
+    """The p behind `outcome`, without one of the pairs, counted from 1."""
+    kept = [values[: number - 1] + values[number:] for values in (pairs.baseline, pairs.candidate)]
+    rest = _test(replace(pairs, baseline=kept[0], candidate=kept[1]), practical, start_noise)
+    return rest.p_equivalent if outcome == "equivalent" else rest.p
+
+
+def sign_flip(differences: Floats, resamples: int = _RESAMPLES) -> Floats:
     """Two-sided p of the pairs' mean under flipping each pair's arms (Fisher's randomization test).
 
     Pairs lie along the first axis; the result has the shape of the others. Up to log2(`resamples`) pairs it is exact.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from context_research.backends.registry import named
 from context_research.compare import statistics
 from context_research.compare.comparison import Comparison, Side, check_comparable
-from context_research.compare.family import PRIMARY, offered, split
+from context_research.compare.family import PRIMARY, offered, split, tails
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL, Pairs, Verdict
 from context_research.errors import UsageProblem
 from context_research.records.verdict import SideRecord, VerdictRecord
@@ -47,9 +48,9 @@ class Findings:
             backend=one.backend,
             device=one.device,
             model=one.model,
-            baseline=_side(comparison.baseline),
-            candidate=_side(comparison.candidate),
+            sides=tuple(_side(side) for side in comparison.sides),
             planned_pairs=comparison.planned,
+            looks=comparison.looks,
             practical=self.practical,
             start_noise=self.start_noise,
             named_beforehand=self.beforehand,
@@ -61,7 +62,7 @@ class Findings:
 
 
 def _side(side: Side) -> SideRecord:
-    return SideRecord(label=side.label, runs=tuple(run.files.run_id for run in side.runs))
+    return SideRecord(arm=side.arm, label=side.label, runs=tuple(run.files.run_id for run in side.runs))
 
 
 def judge(
@@ -82,27 +83,56 @@ def judge(
     primary = PRIMARY if primary is None else primary
     practical = PRACTICAL if practical is None else practical
     noise = 0.0 if comparison.unit == "session" else START_NOISE if start_noise is None else start_noise
-    family = list(dict.fromkeys(pairs for name in primary for pairs in _named(comparison, name)))
-    found = [_unless_overloaded(each, comparison) for each in statistics.decide(family, practical, noise)]
+    family, after = _family(comparison, primary)
+    judged = {(pairs.case, pairs.metric, pairs.statistic) for pairs in family}
+    others = [
+        pairs
+        for metric in comparison.metrics
+        for pairs in comparison.pairs(metric)
+        if (pairs.case, pairs.metric, pairs.statistic) not in judged and pairs.complete
+    ]
+    if not (backend := named(comparison.baseline.runs[0].metadata.backend)).measured:
+        # Nothing in it is a matter of chance: that it comes out alike six times says nothing.
+        family = [pairs for pairs, first in zip(family, after, strict=True) if first is None]
+        found = [statistics.ratio_alone(pairs, f"{backend.name}: not measured, so no verdict") for pairs in family]
+        rest = [statistics.ratio_alone(pairs) for pairs in others]
+        return Findings(comparison, found, rest, practical, noise, beforehand)
+    found = statistics.decide(family, practical, noise, comparison.looks, after)
+    found = [_unless_overloaded(each, comparison) for each in found]
     if noise_floor is not None:
         allowed = ["seed", *comparison.allowed]
         check_comparable(comparison.baseline.runs[0], noise_floor.baseline.runs[0], allowed)
         alarms = _alarms(noise_floor, primary, practical)
         found = [_unless_noise(each, alarms) for each in found]
-    judged = {(pairs.case, pairs.metric, pairs.statistic) for pairs in family}
-    rest = [
-        statistics.describe(pairs, noise)
-        for metric in comparison.metrics
-        for pairs in comparison.pairs(metric)
-        if (pairs.case, pairs.metric, pairs.statistic) not in judged and pairs.complete
-    ]
+    rest = [statistics.describe(pairs, practical, noise) for pairs in others]
     floor = noise_floor.name if noise_floor else None
     return Findings(comparison, found, rest, practical, noise, beforehand, floor)
 
 
+def _family(comparison: Comparison, primary: Sequence[str]) -> tuple[list[Pairs], list[int | None]]:
+    """The questions, and for each the one that has to be decided before it is asked, by its index; None: at once.
+
+    The primary figures are asked at once, in every case and of every arm. Each one's tails follow it, the nearer one
+    first, as far as every pair has them: how many samples there are was planned, and says nothing of their values.
+    """
+    family = list(dict.fromkeys(pairs for name in primary for pairs in _named(comparison, name)))
+    after: list[int | None] = [None] * len(family)
+    for index, pairs in enumerate(list(family)):
+        before = index
+        for tail in tails(pairs.statistic):
+            of_all = comparison.pairs(pairs.metric, tail)
+            [own] = [each for each in of_all if (each.case, each.arm) == (pairs.case, pairs.arm)]
+            if own in family or len(own.complete) < len(own.baseline):
+                break
+            family.append(own)
+            after.append(before)
+            before = len(family) - 1
+    return family, after
+
+
 def _unless_overloaded(found: Verdict, comparison: Comparison) -> Verdict:
     """A latency that was withheld lacks no samples: there was no steady state."""
-    sides = (comparison.baseline, comparison.candidate)
+    sides = (comparison.baseline, *(side for side in comparison.candidates if side.arm == found.pairs.arm))
     grown = [side.label for side in sides if found.pairs.case in side.overloaded]
     if not grown or len(found.pairs.complete) == len(found.pairs.baseline):
         return found

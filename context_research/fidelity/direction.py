@@ -46,7 +46,7 @@ def of_ab(
 def _verdicts(files: AbFiles, comparison: Comparison) -> tuple[VerdictRecord, str]:
     if files.verdict.is_file():
         kept = store.read(files.verdict, VerdictRecord)
-        sides = ((kept.baseline, comparison.baseline), (kept.candidate, comparison.candidate))
+        sides = zip(kept.sides, comparison.sides, strict=False)
         if all(list(kept_side.runs) == [run.files.run_id for run in side.runs] for kept_side, side in sides):
             return kept, "verdict.json"
     return ab.judge(files).record(), "judged now"

@@ -100,7 +100,7 @@ def of_ab(files: AbFiles, profile: str | None) -> Fidelity:
     """An A/B: each arm's sessions together, so that what differs from start to start averages out."""
     compared = comparison.of_ab(files)
     arms = {}
-    for side in (compared.baseline, compared.candidate):
+    for side in compared.sides:
         for run in side.runs:
             _refuse_simulated(run)
         if len({_arm_key(run) for run in side.runs}) > 1:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from context_research.records.base import Artifact, JsonObject, Record
-
-Arm = Literal["baseline", "candidate"]
 
 
 class PlanRecord(Record):
@@ -17,9 +15,14 @@ class PlanRecord(Record):
     experiment: str
     folder: str
     """Of the experiment, from the rootdir."""
-    baseline: str
-    candidate: str
+    arms: dict[str, str] = Field(min_length=2)
+    """Name -> serving mode or file, then options."""
+    against: str
+    """The arm that each other one is held against."""
     pairs: int = Field(ge=1)
+    """The most there will be; a pair is one session of each arm, with one seed."""
+    looks: tuple[int, ...] = ()
+    """Numbers of pairs after which all is judged, and it ends if all is decided; empty: after the last pair alone."""
     seed: int
     repeats: int
     pytest_options: tuple[str, ...]
@@ -27,14 +30,20 @@ class PlanRecord(Record):
     practical: float
     allow_different: tuple[str, ...]
     device_groups: tuple[tuple[int, ...], ...] = ()
-    settings: dict[Arm, JsonObject]
+    settings: dict[str, JsonObject]
+
+    @model_validator(mode="after")
+    def _check_against(self) -> Self:
+        if self.against not in self.arms:
+            raise ValueError(f"against {self.against!r}: no such arm; there are {', '.join(self.arms)}")
+        return self
 
 
 class SessionRecord(Record):
     """One session of an arm. `devices`: GPUs or cores that it sees, of this machine's; None: all."""
 
     pair: int = Field(ge=0)
-    arm: Arm
+    arm: str
     seed: int
     run_id: str | None = None
     status: Literal["planned", "running", "completed", "failed"] = "planned"

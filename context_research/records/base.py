@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-SCHEMA_VERSION: Literal[2] = 2
+SCHEMA_VERSION: Literal[3] = 3
 """Raised whenever a file means something else; `upgrade.py` reads the versions before."""
 
 Count = Annotated[int, Field(ge=0)]
@@ -24,4 +24,4 @@ class Record(BaseModel):
 class Artifact(Record):
     """A whole file."""
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION

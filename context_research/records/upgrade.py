@@ -3,6 +3,8 @@
 Version 1, to 2026-11-27: a case's axes were called `params`; a request had its two legs' moments as fields of its own;
 a repeat's window, devices, SLO and transfers were in no file; rates were first counted in the window, whose repeats
 have no `steady_seconds`: those figures are left out here, as they mean something else.
+
+Version 2, to 2026-11-28: an A/B had two arms, `baseline` and `candidate`; p was the sign flips'.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from context_research.records.base import SCHEMA_VERSION, JsonObject
+from context_research.records.base import JsonObject
 
 Plain = dict[str, Any]
 """What a JSON file of an earlier version holds."""
@@ -21,9 +23,12 @@ _MOVED = {"context_research.serving.nixl": "context_research.engines.vllm.nixl_c
 
 def artifact(kind: str, plain: Any) -> Any:
     """A whole file's data as today's version has it; `kind` is the name of its record's class."""
-    if not isinstance(plain, dict) or plain.get("schema_version") != 1:
+    if not isinstance(plain, dict):
         return plain
-    return _FROM_1.get(kind, lambda each: each)(plain) | {"schema_version": SCHEMA_VERSION}
+    for version, upgrades in _UPGRADES.items():
+        if plain.get("schema_version") == version:
+            plain = upgrades.get(kind, lambda each: each)(plain) | {"schema_version": version + 1}
+    return plain
 
 
 def request_line(plain: Any) -> Any:
@@ -106,4 +111,26 @@ def _ab(plain: Plain) -> Plain:
     return plain | {"plan": {"folder": f"benchmarks/{plain['plan']['experiment']}"} | plain["plan"]}
 
 
-_FROM_1: dict[str, Callable[[Any], Any]] = {"RunRecord": _run, "SummaryRecord": _summary, "AbRecord": _ab}
+def _arms(plain: Plain) -> Plain:
+    plan = dict(plain["plan"])
+    plan |= {"arms": {arm: plan.pop(arm) for arm in _TWO_ARMS}, "against": _TWO_ARMS[0]}
+    return plain | {"plan": plan}
+
+
+def _verdict(plain: Plain) -> Plain:
+    plain = dict(plain)
+    plain["sides"] = [{"arm": arm} | plain.pop(arm) for arm in _TWO_ARMS]
+    return plain | {part: [_pairs(one) for one in plain[part]] for part in ("primary", "descriptive")}
+
+
+def _pairs(plain: Plain) -> Plain:
+    later = {"p": None, "p_equivalent": None, "p_equivalent_adjusted": None, "fragile": ""}
+    return {"arm": _TWO_ARMS[1]} | plain | later | {"p_sign_flip": plain["p"]}
+
+
+_TWO_ARMS = ("baseline", "candidate")
+_UPGRADES: dict[int, dict[str, Callable[[Any], Any]]] = {
+    1: {"RunRecord": _run, "SummaryRecord": _summary, "AbRecord": _ab},
+    2: {"AbRecord": _arms, "VerdictRecord": _verdict},
+}
+"""Version -> a record's class -> what makes its data the next version's."""

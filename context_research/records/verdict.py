@@ -17,6 +17,8 @@ Unit = Literal["session", "repeat"]
 class PairsRecord(Record):
     """One figure of one case: its pairs, and what they say (compare/statistics.py, Verdict)."""
 
+    arm: str
+    """Whose `candidate` is."""
     case: str
     metric: str
     statistic: str
@@ -29,13 +31,18 @@ class PairsRecord(Record):
     high: float | None
     p: float | None
     p_adjusted: float | None
+    p_equivalent: float | None
+    p_equivalent_adjusted: float | None
+    p_sign_flip: float | None
     outcome: Outcome | None
-    """None outside the family."""
+    """None outside the family, and of runs that were not measured."""
     reason: str
+    fragile: str
     pairs_needed: int | None
 
 
 class SideRecord(Record):
+    arm: str
     label: str
     runs: tuple[str, ...]
 
@@ -47,9 +54,11 @@ class VerdictRecord(Artifact):
     backend: str
     device: str
     model: ModelRecord
-    baseline: SideRecord
-    candidate: SideRecord
+    sides: tuple[SideRecord, ...] = Field(min_length=2)
+    """The first is the one that the others are held against."""
     planned_pairs: int | None = None
+    looks: tuple[int, ...] = ()
+    """Numbers of pairs after which it could have been stopped."""
     practical: float
     start_noise: float
     named_beforehand: bool = True

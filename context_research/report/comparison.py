@@ -10,14 +10,13 @@ from typing import Any
 from tabulate import tabulate
 
 from context_research.backends.registry import named
-from context_research.compare.comparison import Side, manifest_differences
+from context_research.compare.comparison import Comparison, Side, manifest_differences
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS, Verdict
 from context_research.compare.verdict import Findings
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS
 from context_research.records import store
-from context_research.records.case import CaseRecord
 from context_research.records.run import RunRecord
 from context_research.report import checks
 from context_research.report.figures.drawing import draw
@@ -30,7 +29,7 @@ _OUTCOMES = ("better", "worse", "equivalent", "undecided")
 def write(findings: Findings) -> Path:
     """Write the report, its figures in a folder beside it; its path. Raises UsageProblem for a missing artifact."""
     comparison = findings.comparison
-    arms = [side.observed() for side in (comparison.baseline, comparison.candidate)]
+    arms = [side.observed() for side in comparison.sides]
     drawn = draw(arms, comparison.report.with_suffix(""), _about(findings))
     sections = [
         _head(findings),
@@ -55,13 +54,14 @@ def headline(findings: Findings) -> str:
         told = [f"{word} in {outcomes.count(word)} of {len(outcomes)}" for word in _OUTCOMES if word in outcomes]
         parts.append(f"{name}: {', '.join(told)} {'case' if len(outcomes) == 1 else 'cases'}.")
     comparison = findings.comparison
-    if comparison.planned and (done := len(comparison.baseline.units)) < comparison.planned:
+    if not comparison.final:
+        done = len(comparison.baseline.units)
         parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
     if runs := ", ".join(comparison.unproven):
         parts.append(f"That both were sent the same is NOT PROVABLE: {runs} kept no requests.")
     mark = named(comparison.baseline.runs[0].metadata.backend).labels.mark
-    label = f"{mark + ': ' if mark else ''}{checks.label(_cases(findings))}"
-    return f"{label}{comparison.candidate.label} against {comparison.baseline.label}: {' '.join(parts)}"
+    label = f"{mark + ': ' if mark else ''}{checks.label(comparison.cases)}"
+    return f"{label}{_candidates(comparison)} against {comparison.baseline.label}: {' '.join(parts)}"
 
 
 def terminal_table(findings: Findings) -> str:
@@ -73,15 +73,15 @@ def terminal_table(findings: Findings) -> str:
 def _head(findings: Findings) -> str:
     comparison = findings.comparison
     first = comparison.baseline.runs[0].metadata
-    title = f"# {first.experiment}: {comparison.candidate.label} against {comparison.baseline.label}"
-    worst = {case.name: case for case in sorted(_cases(findings), key=lambda case: case.extrapolated_share)}
+    title = f"# {first.experiment}: {_candidates(comparison)} against {comparison.baseline.label}"
+    worst = {case.name: case for case in sorted(findings.comparison.cases, key=lambda case: case.extrapolated_share)}
     warning = named(first.backend).labels.warning(first.engines, worst.values())
     backend = f"\n\n{warning}" if warning else ""
     allowed = "".join(
         f"\n\n> **{key} differs, and was allowed to:** {one} / {other}."
         for key, (one, other) in comparison.allowed.items()
     )
-    cases = _cases(findings)
+    cases = findings.comparison.cases
     proof = "".join(f"\n\n{told}" for told in (checks.warning(cases), _overload(findings)) if told)
     load = "".join(f" {what[0].upper()}{what[1:]}: {told}." for what, told in load_of(first))
     return f"{title}\n\n**{headline(findings)}**{backend}{proof}{allowed}\n\n{_about(findings)}.{load}"
@@ -91,7 +91,7 @@ def _overload(findings: Findings) -> str:
     """Of each side by itself: where one is overloaded and the other isn't, that is the finding."""
     comparison = findings.comparison
     told = []
-    for side in (comparison.baseline, comparison.candidate):
+    for side in comparison.sides:
         for case, runs in side.overloaded.items():
             often = f" ({len(runs)} of {len(side.runs)} sessions)" if len(side.runs) > 1 else ""
             told.append(f"{side.label} in {case}{often}")
@@ -103,25 +103,23 @@ def _overload(findings: Findings) -> str:
     )
 
 
-def _cases(findings: Findings) -> list[CaseRecord]:
-    """Every case of every run, of both sides."""
-    comparison = findings.comparison
-    return [case for run in (*comparison.baseline.runs, *comparison.candidate.runs) for case in run.cases.values()]
+def _candidates(comparison: Comparison) -> str:
+    return ", ".join(side.label for side in comparison.candidates)
 
 
 def _about(findings: Findings) -> str:
     comparison = findings.comparison
     count = len(comparison.baseline.units)
     paired = f"{count} paired {comparison.unit}{'' if count == 1 else 's'}"
-    cases = [case for side in (comparison.baseline, comparison.candidate) for case in side.runs[0].cases.values()]
+    cases = [case for side in comparison.sides for case in side.runs[0].cases.values()]
     return f"{about(comparison.baseline.runs[0].metadata, cases)}, {paired}"
 
 
 def _verdicts(findings: Findings) -> str:
     header, rows = _verdict_table(findings)
     ratio = (
-        "The ratio is candidate ÷ baseline, the geometric mean over the pairs, with its 95 % interval; p is after "
-        f"Benjamini-Hochberg over the family of {len(findings.primary)}."
+        "The ratio is candidate ÷ baseline, the geometric mean over the pairs, with its 95 % interval; p is that "
+        f"beside the whole family of {len(findings.primary)}."
     )
     if any(found.difference for found in findings.primary):
         ratio += " A value of 0 has no ratio: there the differences are judged, and means are arithmetic."
@@ -204,8 +202,10 @@ def _descriptive(findings: Findings) -> str:
 
 
 def _validity(findings: Findings) -> str:
-    sides = (findings.comparison.baseline, findings.comparison.candidate)
-    rows = [(name, *(_counted(_checks(side, name)) for side in sides)) for name in checks.names(_cases(findings))]
+    sides = findings.comparison.sides
+    rows = [
+        (name, *(_counted(_checks(side, name)) for side in sides)) for name in checks.names(findings.comparison.cases)
+    ]
     header = ("check", *(side.label for side in sides))
     note = "Cases × runs. A run with a failed check is in no comparison; what each proves: docs/validity.md."
     return f"## Validity\n\n{note}\n\n{table(rows, header)}"
@@ -232,27 +232,25 @@ def _method(findings: Findings) -> str:
         else "**named afterwards: a hint for the next measurement, no proof**"
     )
     return (
-        f"## Method\n\nThe unit is {unit}. Pairs share a seed, hence every request. Log ratios of the pairs; 95 % BCa "
-        "bootstrap interval, which holds the true ratio less often with few pairs (86 % at 6, 91 % at 12 in "
-        f"simulations); exact sign-flip p; Benjamini-Hochberg at {ALPHA:g} over the family, {family}. "
-        f"`equivalent`: the interval lies within {findings.practical:.3g} either way. `better` and "
-        f"`worse`: p after correction ≤ {ALPHA:g} and the interval misses 1. Else, and with fewer than {MIN_PAIRS} "
-        "pairs, `undecided`. Sources, false alarm rate and power: docs/statistics.md."
+        f"## Method\n\nThe unit is {unit}. Pairs share a seed, hence every request. Student's t on the pairs' log "
+        f"ratios; Holm's correction: {ALPHA:.0%} is the chance of any false alarm in the family, {family}. "
+        f"`equivalent`: two one-sided tests find it within {findings.practical:.3g} either way. Else, and with fewer "
+        f"than {MIN_PAIRS} pairs, `undecided`. Sources, false alarm rate and power: docs/statistics.md."
     )
 
 
 def _differences(findings: Findings) -> str:
-    sides = (findings.comparison.baseline, findings.comparison.candidate)
+    sides = findings.comparison.sides
     rows = [
         tuple("–" if value is None else value for value in row)
-        for row in manifest_differences(sides[0].runs[0], sides[1].runs[0])
+        for row in manifest_differences(*(side.runs[0] for side in sides))
     ]
     header = ("", *(side.label for side in sides))
     return f"## What differs\n\n{table(rows, header) if rows else 'Nothing in settings, versions or machine.'}"
 
 
 def _runs(findings: Findings) -> str:
-    sides = (findings.comparison.baseline, findings.comparison.candidate)
+    sides = findings.comparison.sides
     rows: Iterable[Sequence[Any]] = sorted(
         (
             (run.metadata.started, side.label, run.metadata.seed, _devices(run.metadata), run.files.run_id)

@@ -129,14 +129,15 @@ def A_B(outputs, pairs=6, ratio=1.0, ab_id="ab1", noise=0.01, arms=MODES, change
         },
         **{"primary": ["ttft", "tpot"], "allow_different": [], "device_groups": []},
         "settings": {arm: {"arm": text} for arm, text in arms.items()},
-        **arms,
+        "arms": arms,
+        "against": next(iter(arms)),
     } | plan
     made_plan = ab_plan.Plan(**planned)
     sessions = list(made_plan.sessions())
     for number, session in enumerate(sessions):
         arm = session.arm
         run_id = f"{ab_id}-{number:02}-{arm}"
-        factor = (ratio if arm == "candidate" else 1.0) * generator.lognormvariate(0, noise)
+        factor = (1.0 if arm == made_plan.against else ratio) * generator.lognormvariate(0, noise)
         own = (figures or FLAT).items()
         scaled = {name: {metric: [v * factor for v in values] for metric, values in of.items()} for name, of in own}
         run(

@@ -11,8 +11,7 @@ from tests.support.artifacts import plain
 from tests.support.made_runs import FLAT
 
 DEFAULTS = {
-    "baseline": "aggregated",
-    "candidate": "disaggregated",
+    "arms": {"baseline": "aggregated", "candidate": "disaggregated"},
     "pairs": 3,
     "seed": 5,
     "repeats": 1,

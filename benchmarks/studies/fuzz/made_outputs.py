@@ -13,7 +13,7 @@ from context_research.measure import metrics, waterfall
 from context_research.measure.metrics import METRICS, Repeat
 from context_research.models import hub
 from context_research.records import sent, store
-from context_research.records.ab import AbRecord, Arm, PlanRecord, SessionRecord
+from context_research.records.ab import AbRecord, PlanRecord, SessionRecord
 from context_research.records.case import (
     CaseRecord,
     CheckRecord,
@@ -34,7 +34,7 @@ from context_research.settings.schema import Mode
 from context_research.settings.sources import Layer
 
 CASE, PROMPT, OUTPUT = "p64-c1", 64, 4
-MODES: dict[Arm, Mode] = {"baseline": "aggregated", "candidate": "disaggregated"}
+MODES: dict[str, Mode] = {"baseline": "aggregated", "candidate": "disaggregated"}
 REFERENCE = "references/reference.json"
 
 
@@ -52,8 +52,8 @@ def make(outputs: Path) -> None:
     plan = PlanRecord(
         experiment="e0",
         folder="benchmarks/e0",
-        baseline="aggregated",
-        candidate="disaggregated",
+        arms=dict[str, str](MODES),
+        against="baseline",
         pairs=6,
         seed=0,
         repeats=1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from context_research.compare.statistics import PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
 from context_research.records import redact
-from context_research.records.ab import Arm, PlanRecord, SessionRecord
+from context_research.records.ab import PlanRecord, SessionRecord
 from context_research.settings import sources
 from context_research.settings.experiments import Experiment
 from context_research.settings.options import OPTIONS, everywhere, from_environment, unprefixed
@@ -24,7 +24,6 @@ from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
 from context_research.workload.case import cases
 
-ARMS: tuple[Arm, ...] = ("baseline", "candidate")
 _OURS = {option.flag for option in OPTIONS} | {"--set"}
 _SERVING = {"--serving", "--serving-config"}
 _GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats", "--device-groups"}
@@ -41,26 +40,31 @@ class Plan(PlanRecord):
     @property
     def family(self) -> int:
         """How many verdicts there will be, unless -k selects among the cases."""
-        return len(self.primary) * len(cases(self.settings_of("baseline")))
+        return len(self.primary) * len(cases(self.settings_of(self.against))) * (len(self.arms) - 1)
 
-    def settings_of(self, arm: Arm) -> Settings:
+    def settings_of(self, arm: str) -> Settings:
         return Settings.model_validate(self.settings[arm])
 
     def sessions(self) -> Iterator[SessionRecord]:
-        """ABBA: what drifts steadily weighs on both arms alike. Pair i has the seed `seed` + i in both arms."""
+        """Every second pair in reverse, so that a steady drift weighs on all arms alike; each arm in each place equally
+        often: AB BA BA AB; ABC CBA BCA ACB CAB BAC. Pair i has the seed `seed` + i in every arm.
+        """
+        arms = list(self.arms)
         for pair in range(self.pairs):
-            for arm in ARMS if pair % 2 == 0 else ARMS[::-1]:
+            turned = arms[(turn := pair // 2 % len(arms)) :] + arms[:turn]
+            for arm in turned if pair % 2 == 0 else turned[::-1]:
                 yield SessionRecord(pair=pair, arm=arm, seed=self.seed + pair, devices=self._devices(pair, arm))
 
-    def _devices(self, pair: int, arm: Arm) -> tuple[int, ...] | None:
+    def _devices(self, pair: int, arm: str) -> tuple[int, ...] | None:
         """The group of devices that a session sees, None: all.
 
-        A pair's arms run side by side, on two groups, and the next pair there has them the other way round.
+        A pair's arms run side by side, each on a group, and the next pair there has them one group further.
         """
         if not self.device_groups:
             return None
-        turn, lane = divmod(pair, len(self.device_groups) // 2)
-        return self.device_groups[2 * lane + (ARMS.index(arm) + turn + lane) % 2]
+        arms = list(self.arms)
+        turn, lane = divmod(pair, len(self.device_groups) // len(arms))
+        return self.device_groups[len(arms) * lane + (arms.index(arm) + turn + lane) % len(arms)]
 
     @property
     def swaps_evenly(self) -> bool:
@@ -69,7 +73,7 @@ class Plan(PlanRecord):
 
     def arguments(self, arm: str) -> list[str]:
         """pytest's arguments for one arm, our options by the names that hold everywhere."""
-        serving, *options = shlex.split(getattr(self, arm))
+        serving, *options = shlex.split(self.arms[arm])
         return everywhere([*self.pytest_options, f"--serving={serving}", *options])
 
     def record(self) -> PlanRecord:
@@ -79,15 +83,18 @@ class Plan(PlanRecord):
 
 def plan(
     experiment: Experiment,
+    arms: Mapping[str, str],
     primary: Sequence[str] | None = None,
     practical: float | None = None,
+    against: str | None = None,
     device_groups: str | None = None,
     given: Sequence[Layer] = (),
     root: Path | None = None,
     **more: Any,
 ) -> Plan:
-    """A plan, both arms' settings resolved, that nothing known beforehand speaks against.
+    """A plan, every arm's settings resolved, that nothing known beforehand speaks against.
 
+    `arms`: name -> serving mode or file, then options; each is held `against` one of them, by default the first.
     `given`: settings that hold for both arms' sessions without being among `pytest_options`, weakest first. `root`: the
     project's, at which relative paths in YAML start.
     Raises UsageProblem: no such arm, option, value, figure or device; arms that differ in what matters.
@@ -95,13 +102,15 @@ def plan(
     made = Plan(
         experiment=experiment.name,
         folder=os.path.relpath(experiment.folder),
+        arms=dict(arms),
+        against=against or next(iter(arms)),
         primary=PRIMARY if primary is None else tuple(dict.fromkeys(primary)),
         practical=PRACTICAL if practical is None else practical,
         device_groups=(),
         settings={},
         **more,
     )
-    resolved = {arm: _resolve(made, arm, given, experiment.configs, root) for arm in ARMS}
+    resolved = {arm: _resolve(made, arm, given, experiment.configs, root) for arm in arms}
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
         _check_primary(made.primary, chosen)
@@ -109,9 +118,12 @@ def plan(
         update={"settings": {arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()}}
     )
     if device_groups is not None:
-        made = made.model_copy(update={"device_groups": _groups(device_groups, resolved["baseline"])})
-    before, after = (comparison.settled(made.settings[arm]) for arm in ARMS)
-    comparison.check_same("the arms", before, after, made.allow_different, comparison.ALLOW)
+        made = made.model_copy(update={"device_groups": _groups(device_groups, made)})
+    before = comparison.settled(made.settings[made.against])
+    for arm in made.arms:
+        after = comparison.settled(made.settings[arm])
+        names = "the arms" if len(made.arms) == 2 else f"{made.against} and {arm}"
+        comparison.check_same(names, before, after, made.allow_different, comparison.ALLOW)
     return made
 
 
@@ -126,18 +138,19 @@ def _check_primary(primary: Sequence[str], chosen: Settings) -> None:
             raise UsageProblem(f"--primary {name}: there is no class {class_name}; this load has {', '.join(classes)}")
 
 
-def _groups(text: str, chosen: Settings) -> tuple[tuple[int, ...], ...]:
-    found = groups(text, backend_of(chosen).machine.indices, "this machine's")
-    if len(found) % 2 or len(set(map(len, found))) > 1:
+def _groups(text: str, made: Plan) -> tuple[tuple[int, ...], ...]:
+    arms = len(made.arms)
+    found = groups(text, backend_of(made.settings_of(made.against)).machine.indices, "this machine's")
+    if len(found) % arms or len(set(map(len, found))) > 1:
         raise UsageProblem(
-            f"--device-groups={text}: a pair's two arms run side by side, each on a group: give two, or any even "
-            "number of them, all of one size"
+            f"--device-groups={text}: a pair's {arms} arms run side by side, each on a group: give {arms} groups, or a "
+            "multiple of that, all of one size"
         )
     return tuple(map(tuple, found))
 
 
 def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path, root: Path | None) -> Settings:
-    text = getattr(made, arm)
+    text = made.arms[arm]
     try:
         words = shlex.split(text)
     except ValueError as error:

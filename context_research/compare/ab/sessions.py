@@ -270,7 +270,7 @@ class Ab:
 
     def _described(self, session: SessionRecord) -> str:
         where = f", devices {','.join(map(str, session.devices))}" if session.devices else ""
-        return f"pair {session.pair + 1}, {session.arm}: {getattr(self._plan, session.arm)}, seed {session.seed}{where}"
+        return f"pair {session.pair + 1}, {session.arm}: {self._plan.arms[session.arm]}, seed {session.seed}{where}"
 
     def _time_left(self) -> str:
         """From the sessions that were run: an arm's mean time for each one to come."""
