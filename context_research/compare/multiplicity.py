@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 _SEQUENCES = 2**20
 """Simulated A/As behind the price of looks."""
@@ -30,7 +30,7 @@ def adjust(p: Sequence[float], after: Sequence[int | None] | None = None) -> lis
     while left:
         worth = {i: p[i] / share[i] if share[i] > 0 else np.inf for i in left}
         best = min(left, key=lambda i: (worth[i], i))
-        highest = max(highest, min(1.0, worth[best]))
+        highest = max(highest, min(1.0, float(worth[best])))
         adjusted[best] = highest
         left.remove(best)
         if highest >= 1:
@@ -93,6 +93,6 @@ def _least_p(looks: tuple[int, ...]) -> Floats:
         for n in looks:
             mean = sums[n - 1] / n
             error = np.sqrt((squares[n - 1] / n - mean**2) / (n - 1))
-            p.append(2 * stats.t.sf(np.abs(mean) / error, n - 1))
+            p.append(2 * special.stdtr(n - 1, -np.abs(mean) / error))
         found.append(np.min(p, axis=0))
     return np.sort(np.concatenate(found))

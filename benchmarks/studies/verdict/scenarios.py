@@ -3,101 +3,140 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from context_research.compare.statistics import PRACTICAL, Pairs, pairs_for
+from context_research.compare.statistics import Pairs
 
-Kind = Literal["lognormal", "student", "shared"]
-"""Of noise: `student` has 3 degrees of freedom and the same sd; `shared` is lognormal, and a session's metrics
-correlate by `_SHARED`."""
-KINDS: tuple[Kind, ...] = ("lognormal", "student", "shared")
-NOISES = (0.01, 0.03, 0.05, 0.10)
-"""Sd of one run's logarithm. A pair's log ratio has √2 times it."""
-PAIRS = (6, 8, 10, 12)
-SLOWDOWN = 1.10
-_SHARED = 0.8
+Kind = Literal["normal", "student", "skewed", "shared", "odd", "zeros"]
+"""Of noise, each of the same sd, but for the last two. `student` has 3 degrees of freedom. `skewed`: a run is now and
+then much slower (exponential). `shared`: a session's figures correlate by `_SHARED`. `odd`: one pair has one run in
+which everything was `_ODD` slower. `zeros`: three values in ten are 0."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+Pattern = Literal["none", "one", "half", "ttft"]
+"""Which figures are affected: none, TTFT of the first case, both figures of every second case, every TTFT."""
+PATTERNS: tuple[Pattern, ...] = get_args(Pattern)
+LOOKS = (6, 8, 10, 12)
+FAMILIES = (8, 16, 18)
+"""TTFT and TPOT of 4, 8 and 9 cases."""
+_SHARED, _ODD, _ZERO = 0.8, 1.3, 0.3
 _DRIFT = 0.2
 """Sd of what both runs of a pair have in common. It must cancel."""
-_FAMILY = [(case, metric) for case in ("p256-c1", "p256-c4", "p1024-c1", "p1024-c4") for metric in ("tpot", "ttft")]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One truth: `affected` of `family` metrics have the ratio `effect`, the others 1."""
+    """One truth. `noise`: the sd of a pair's log ratio. `effect`: the affected figures' ratio, the others' is 1.
+
+    `looks`: stop at the first after which every figure is decided. `tails`: each figure has a tail that follows it and
+    is never affected.
+    """
 
     family: int
-    affected: int
+    pattern: Pattern
     noise: float
     pairs: int
     trials: int
-    kind: Kind = "lognormal"
-    effect: float = SLOWDOWN
+    kind: Kind = "normal"
+    effect: float = 1.10
+    looks: tuple[int, ...] = ()
+    tails: bool = False
 
+    @property
     def truths(self) -> list[float]:
-        """Each metric's ratio. The affected ones are TPOT first, in the order of the cases."""
-        order = sorted(range(self.family), key=lambda index: _FAMILY[index][1])
-        return [self.effect if order.index(index) < self.affected else 1.0 for index in range(self.family)]
+        """Each figure's ratio: TTFT of every case, TPOT of every case, then the tails."""
+        cases = max(1, self.family // 2)
+        affected: dict[Pattern, set[int]] = {
+            "none": set(),
+            "one": {0},
+            "half": {index for index in range(self.family) if index % cases % 2 == 0},
+            "ttft": set(range(cases)),
+        }
+        own = [self.effect if index in affected[self.pattern] else 1.0 for index in range(self.family)]
+        return own + [1.0] * (self.family if self.tails else 0)
+
+    @property
+    def after(self) -> list[int | None]:
+        """For each figure the one that has to be decided before it is asked."""
+        return [None] * self.family + [*range(self.family if self.tails else 0)]
 
     def generator(self, seed: int) -> np.random.Generator:
         """Of this scenario's own, so that it doesn't depend on which others run."""
         permille = [round(1000 * value) for value in (self.noise, self.effect)]
-        return np.random.default_rng([seed, self.family, self.affected, self.pairs, KINDS.index(self.kind), *permille])
+        kinds = [PATTERNS.index(self.pattern), KINDS.index(self.kind), len(self.looks), self.tails]
+        return np.random.default_rng([seed, self.family, self.pairs, *permille, *kinds])
 
-    @property
-    def truth(self) -> str:
-        """Which metrics are affected, in words."""
-        return "alone" if self.family == 1 else f"{self.affected} of {self.family}"
-
-    def pairs_measured(self, generator: np.random.Generator) -> list[Pairs]:
-        """One trial: the family's values, metrics × pairs of each arm."""
-        truths = self.truths()
+    def measured(self, generator: np.random.Generator) -> list[Pairs]:
+        """One trial: every figure's values, of all pairs."""
+        truths = self.truths
         shape = (len(truths), self.pairs)
         drift = np.exp(_DRIFT * generator.standard_normal(self.pairs))
-        arms = [drift * np.exp(self.noise * _unit_noise(self.kind, shape, generator)) for _ in range(2)]
+        arms = [drift * np.exp(self.noise / math.sqrt(2) * _noise(self.kind, shape, generator)) for _ in range(2)]
+        if self.kind == "odd":
+            arms[generator.integers(2)][:, generator.integers(self.pairs)] *= _ODD
+        if self.kind == "zeros":
+            arms = [arm * (generator.random(shape) >= _ZERO) for arm in arms]
+        names = [(f"case-{index % max(1, self.family // 2)}", f"figure-{index}") for index in range(len(truths))]
         return [
             Pairs(case, metric, "p50", "session", True, tuple(baseline.tolist()), tuple((truth * candidate).tolist()))
-            for (case, metric), truth, baseline, candidate in zip(_FAMILY, truths, *arms, strict=False)
+            for (case, metric), truth, baseline, candidate in zip(names, truths, *arms, strict=True)
         ]
 
 
-def scenarios(trials: int) -> list[Scenario]:
-    """Most trials where an error rate is to be shown; fewer where only a change with the noise is to be seen."""
-    half, third = trials // 2, trials // 3
-    noises: list[tuple[float, Kind]] = [*((noise, "lognormal") for noise in NOISES), (0.05, "student")]
-    alone = [
-        Scenario(1, affected, noise, pairs, trials, kind)
-        for noise, kind in noises
-        for pairs in PAIRS
-        for affected in (0, 1)
-    ]
-    aa = [Scenario(8, 0, 0.05, pairs, trials) for pairs in PAIRS]
-    aa += [Scenario(8, 0, noise, 10, half) for noise in NOISES if noise != 0.05]
-    aa += [Scenario(8, 0, 0.05, pairs, half, kind) for kind in ("student", "shared") for pairs in (6, 10)]
-    effects = [
-        Scenario(8, affected, 0.05, pairs, trials if pairs == 10 else third) for affected in (4, 1) for pairs in PAIRS
-    ]
-    effects += [Scenario(8, affected, noise, 10, third) for affected in (4, 1) for noise in (0.03, 0.10)]
-    needed = [
-        Scenario(
-            family,
-            1,
-            noise=0.03,
-            pairs=pairs_for(0.03 * math.sqrt(2), PRACTICAL, family),
-            trials=third,
-            effect=1 + PRACTICAL,
-        )
-        for family in (1, 8)
-    ]
-    return alone + aa + effects + needed
+def scenarios(trials: int) -> Iterator[Scenario]:
+    """`trials` where an error rate is to be shown, a third of them where power is."""
+    third = max(2, trials // 3)
+    usual: tuple[Kind, ...] = ("normal", "student", "skewed", "shared")
+    # Identical arms.
+    for family in FAMILIES:
+        for kind in (*usual, "odd"):
+            for pairs in (6, 12) if kind != "odd" else (6,):
+                yield Scenario(family, "none", 0.05, pairs, trials, kind)
+            if kind != "odd":
+                yield Scenario(family, "none", 0.05, LOOKS[-1], trials, kind, looks=LOOKS)
+    for pairs in (4, 8, 10):
+        yield Scenario(8, "none", 0.05, pairs, trials)
+    for pairs in (6, 12):
+        yield Scenario(8, "none", 0.01, pairs, trials)
+        yield Scenario(8, "none", 0.05, pairs, trials, "zeros")
+        yield Scenario(1, "none", 0.05, pairs, trials)
+    yield Scenario(8, "none", 0.05, 6, trials, tails=True)
+    # Beside true effects.
+    for family in FAMILIES:
+        for pattern in PATTERNS[1:]:
+            yield Scenario(family, pattern, 0.05, 6, trials, effect=2.0)
+            yield Scenario(family, pattern, 0.05, 12, trials, looks=LOOKS)
+            yield Scenario(family, pattern, 0.01, 6, third)
+    for kind in usual[1:]:
+        yield Scenario(8, "ttft", 0.05, 6, trials, kind, effect=2.0)
+        yield Scenario(8, "ttft", 0.05, 12, trials, kind, looks=LOOKS)
+        yield Scenario(16, "half", 0.01, 6, third, kind)
+    yield Scenario(8, "half", 0.05, 6, trials, effect=2.0, tails=True)
+    # How many pairs a 10 % effect takes.
+    for family in (8, 16):
+        for noise in (0.03, 0.05, 0.07):
+            for pairs in (6, 8, 10, 12):
+                yield Scenario(family, "ttft", noise, pairs, third)
+    for noise in (0.03, 0.07):
+        yield Scenario(8, "ttft", noise, 12, third, looks=LOOKS)
+    # Just at the practical margin, where `equivalent` is wrong.
+    for pairs in (6, 12):
+        for noise in (0.005, 0.01):
+            yield Scenario(8, "half", noise, pairs, third, effect=1.03)
 
 
-def _unit_noise(kind: Kind, shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+def _noise(kind: Kind, shape: tuple[int, int], generator: np.random.Generator) -> Floats:
     """Of mean 0 and sd 1."""
     if kind == "student":
         return generator.standard_t(3, shape) / math.sqrt(3)
+    if kind == "skewed":
+        return generator.exponential(size=shape) - 1
     noise = generator.standard_normal(shape)
     if kind == "shared":
         return math.sqrt(_SHARED) * generator.standard_normal(shape[1]) + math.sqrt(1 - _SHARED) * noise

@@ -1,37 +1,66 @@
-"""The tables of the calibration, in percent with 95 % intervals; as docs/statistics.md has them."""
+"""The tables of the calibration, in percent with 95 % intervals; as docs/results has them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
 from context_research.compare.statistics import PRACTICAL
-from scenarios import PAIRS, SLOWDOWN, Kind, Scenario
-from tallies import Bar, Share, Tally, pooled
+from scenarios import Scenario
+from tallies import Bar, Share, Tally
 
-Table = tuple[str, Sequence[str], list[Sequence[object]]]
+Table = tuple[str, Sequence[str], Iterable[Sequence[object]]]
 """Title, header and rows."""
-_SETTING = ("noise", "pairs", "trials")
-_CALLED = ("worse", "better", "equivalent", "undecided")
+_SETTING = ("family", "affected", "noise", "pairs", "trials")
 
 
 def markdown(tallies: Sequence[Tally], bars: Sequence[Bar]) -> str:
     """Every table."""
-    usual = [tally for tally in tallies if tally.scenario.effect == SLOWDOWN]
-    alone = [tally for tally in usual if tally.scenario.family == 1]
-    families = [tally for tally in usual if tally.scenario.family > 1]
-    needed = [tally for tally in tallies if tally.scenario.effect != SLOWDOWN]
-    slowdown = f"A {PRACTICAL:.0%} slowdown with `pairs_for`'s pairs".replace("%", " %", 1)
-    tables = [
-        _bars(bars),
-        _alone_alike([tally for tally in alone if not tally.scenario.affected]),
-        _alone_slower([tally for tally in alone if tally.scenario.affected]),
-        _family_alike([tally for tally in families if not tally.scenario.affected]),
-        _affected("Family of 8, some 10 % slower: the affected", families),
-        _unaffected([tally for tally in families if tally.scenario.affected]),
-        _affected(slowdown, needed),
-        _covered(tallies),
+    alike = [t for t in tallies if t.scenario.pattern == "none"]
+    at_margin = [t for t in tallies if t.scenario.effect == 1 + PRACTICAL]
+    affected = [t for t in tallies if t.scenario.pattern != "none" and t not in at_margin]
+    tables: list[Table] = [
+        ("Bars", ("bar", "limit", "%", ""), [(bar.name, bar.rule, bar.share, bar.verdict) for bar in bars]),
+        (
+            "Identical arms",
+            (*_SETTING, "any false alarm", "figures equivalent", "interval holds"),
+            [(*_setting(t.scenario), t.any_false_alarm, _equivalent(t), t.coverage) for t in alike],
+        ),
+        (
+            "Beside true effects",
+            (*_SETTING, "effect", "found", "any false alarm", "interval holds", "mean pairs"),
+            [
+                (
+                    *_setting(t.scenario),
+                    f"{t.scenario.effect - 1:.0%}",
+                    t.power,
+                    t.any_false_alarm,
+                    t.coverage,
+                    f"{t.mean_pairs:.1f}",
+                )
+                for t in affected
+            ],
+        ),
+        (
+            "At the practical margin",
+            (*_SETTING, "any wrong `equivalent`"),
+            [(*_setting(t.scenario), t.any_wrongly_equivalent) for t in at_margin],
+        ),
+        (
+            "Other ways to judge the same pairs: found / any false alarm, %",
+            (*_SETTING, "effect", "chosen", *next(t.by_others for t in tallies if t.by_others)),
+            [
+                (
+                    *_setting(t.scenario),
+                    f"{t.scenario.effect - 1:.0%}" if t.scenario.pattern != "none" else "–",
+                    _both(t.power, t.any_false_alarm),
+                    *(_both(*reversed(t.others(name))) for name in t.by_others),
+                )
+                for t in tallies
+                if t.by_others and t not in at_margin
+            ],
+        ),
     ]
     return "\n\n".join(
         f"**{title}**\n\n"
@@ -40,75 +69,16 @@ def markdown(tallies: Sequence[Tally], bars: Sequence[Bar]) -> str:
     )
 
 
-def _bars(bars: Sequence[Bar]) -> Table:
-    return "Bars", ("bar", "limit", "%", ""), [(bar.name, bar.rule, bar.share, bar.verdict) for bar in bars]
+def _setting(scenario: Scenario) -> tuple[object, ...]:
+    kind = "" if scenario.kind == "normal" else f", {scenario.kind}"
+    pairs = f"looks at {', '.join(map(str, scenario.looks))}" if scenario.looks else scenario.pairs
+    family = f"{scenario.family} + tails" if scenario.tails else scenario.family
+    return family, scenario.pattern, f"{100 * scenario.noise:g} %{kind}", pairs, scenario.trials
 
 
-def _alone_alike(tallies: Sequence[Tally]) -> Table:
-    return (
-        "Family of one, A/A",
-        (*_SETTING, "better or worse", "equivalent", "undecided"),
-        [(*_setting(t), t.false_alarms, t.of_unaffected("equivalent"), t.of_unaffected("undecided")) for t in tallies],
-    )
+def _equivalent(tally: Tally) -> Share:
+    return Share(tally.spared["equivalent"], tally.spared.total())
 
 
-def _alone_slower(tallies: Sequence[Tally]) -> Table:
-    return "Family of one, 10 % slower", (*_SETTING, *_CALLED), [(*_setting(t), *_called(t)) for t in tallies]
-
-
-def _family_alike(tallies: Sequence[Tally]) -> Table:
-    return (
-        "Family of 8, A/A",
-        (*_SETTING, "families with an alarm", "metrics alarmed", "metrics equivalent"),
-        [(*_setting(t), t.any_false_alarm, t.false_alarms, t.of_unaffected("equivalent")) for t in tallies],
-    )
-
-
-def _affected(title: str, tallies: Sequence[Tally]) -> Table:
-    rows: list[Sequence[object]] = [
-        (t.scenario.truth, *_setting(t), *_called(t)) for t in tallies if t.scenario.affected
-    ]
-    return title, ("affected", *_SETTING, *_CALLED), rows
-
-
-def _unaffected(tallies: Sequence[Tally]) -> Table:
-    return (
-        "Family of 8, some 10 % slower: the unaffected",
-        ("affected", *_SETTING, "metrics alarmed", "families with a false alarm", "false share of alarms, mean"),
-        [
-            (
-                t.scenario.truth,
-                *_setting(t),
-                t.false_alarms,
-                t.any_false_alarm,
-                f"{100 * t.false_discovery_rate:.1f}",
-            )
-            for t in tallies
-        ],
-    )
-
-
-def _covered(tallies: Sequence[Tally]) -> Table:
-    """Pooled: neither the noise's size nor the true ratio changes whether the interval holds it."""
-
-    def share(pairs: int, kind: Kind) -> Share:
-        return pooled(t.coverage for t in tallies if (t.scenario.pairs, t.scenario.kind) == (pairs, kind))
-
-    return (
-        "True ratio inside the 95 % interval, all lognormal rows and all Student t rows",
-        ("pairs", "lognormal", "Student t"),
-        [(pairs, share(pairs, "lognormal"), share(pairs, "student")) for pairs in PAIRS],
-    )
-
-
-def _setting(tally: Tally) -> tuple[str, int, int]:
-    return _noise(tally.scenario), tally.scenario.pairs, tally.scenario.trials
-
-
-def _called(tally: Tally) -> tuple[Share, ...]:
-    return tuple(tally.of_affected(outcome) for outcome in _CALLED)
-
-
-def _noise(scenario: Scenario) -> str:
-    kind = {"lognormal": "", "student": ", Student t", "shared": ", shared"}[scenario.kind]
-    return f"{scenario.noise:.0%}".replace("%", " %") + kind
+def _both(found: Share, alarms: Share) -> str:
+    return f"{100 * found.rate:.0f} / {100 * alarms.rate:.1f}" if found.of else f"– / {100 * alarms.rate:.1f}"

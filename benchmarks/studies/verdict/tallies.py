@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from scipy import stats
 
-from context_research.compare.statistics import ALPHA, Verdict, decide
-from scenarios import SLOWDOWN, Scenario
+from alternatives import ALTERNATIVES, called
+from context_research.compare.statistics import ALPHA, MIN_PAIRS, PRACTICAL, Pairs, Verdict, decide
+from scenarios import Scenario
 
-POWER_BAR = 0.9
-"""Of calling a 10 % slowdown `worse` with 5 % noise and 10 pairs."""
+_MOST_ALARMS = 0.06
+"""The upper end of the 95 % interval of a cell's family-wise error."""
+_LEAST_COVERED = 0.93
+_BY_OTHERS = 1000
+"""Trials of a cell that are judged in other ways too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,71 +50,106 @@ class Share:
 
 @dataclass(slots=True)
 class Tally:
-    """What was called in all trials of a scenario."""
+    """What was called in all trials of a scenario. `affected`, `spared`: of the figures with an effect, and without."""
 
     scenario: Scenario
     affected: Counter[str] = field(default_factory=Counter)
-    unaffected: Counter[str] = field(default_factory=Counter)
-    families_with_false_alarm: int = 0
+    spared: Counter[str] = field(default_factory=Counter)
+    false_alarms: int = 0
+    """Families in which a figure without an effect was called better or worse, or one with an effect the wrong way."""
+    wrongly_equivalent: int = 0
+    """Families in which a figure whose true ratio is at the practical margin or beyond was called equivalent."""
     covered: int = 0
-    false_share: float = 0.0
-    """Sum over trials of false alarms / alarms: what Benjamini-Hochberg bounds."""
+    fragile: int = 0
+    pairs: int = 0
+    """Over all trials: fewer than planned where it ended at a look."""
+    by_others: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Another way to judge -> its families with a false alarm, and the affected figures that it found."""
 
-    def add(self, truths: Sequence[float], verdicts: Sequence[Verdict]) -> None:
-        alarms = false = 0
+    def add(self, pairs: Sequence[Pairs], verdicts: Sequence[Verdict]) -> None:
+        truths = self.scenario.truths
+        false = equivalent = False
         for truth, verdict in zip(truths, verdicts, strict=True):
-            if verdict.outcome is None or verdict.low is None or verdict.high is None:
-                raise ValueError(f"every pair has values, yet {verdict}")
-            (self.unaffected if truth == 1 else self.affected)[verdict.outcome] += 1
-            self.covered += verdict.low <= truth <= verdict.high
-            alarm = verdict.outcome in ("better", "worse")
-            alarms, false = alarms + alarm, false + (alarm and truth == 1)
-        self.families_with_false_alarm += false > 0
-        self.false_share += false / max(1, alarms)
+            outcome = verdict.outcome or ""
+            (self.spared if truth == 1 else self.affected)[outcome] += 1
+            false |= outcome == "better" or (outcome == "worse" and truth == 1)
+            equivalent |= outcome == "equivalent" and truth >= 1 + PRACTICAL
+            self.covered += (
+                verdict.low is not None and verdict.high is not None and verdict.low <= truth <= verdict.high
+            )
+            self.fragile += bool(verdict.fragile)
+        self.false_alarms += false
+        self.wrongly_equivalent += equivalent
+        self.pairs += len(pairs[0].baseline)
 
-    @property
-    def coverage(self) -> Share:
-        return Share(self.covered, self.scenario.trials * self.scenario.family)
-
-    @property
-    def false_alarms(self) -> Share:
-        """Of the metrics without an effect."""
-        return Share(self.unaffected["better"] + self.unaffected["worse"], self.unaffected.total())
+    def add_others(self, pairs: Sequence[Pairs]) -> None:
+        for name in ALTERNATIVES:
+            different = list(zip(self.scenario.truths, called(name, pairs), strict=True))
+            alarms, found = self.by_others.get(name, (0, 0))
+            false = any(called and truth == 1 for truth, called in different)
+            self.by_others[name] = alarms + false, found + sum(called and truth != 1 for truth, called in different)
 
     @property
     def any_false_alarm(self) -> Share:
-        return Share(self.families_with_false_alarm, self.scenario.trials)
+        return Share(self.false_alarms, self.scenario.trials)
 
     @property
     def power(self) -> Share:
-        return self.of_affected("worse")
+        return Share(self.affected["worse"], self.affected.total())
 
     @property
-    def false_discovery_rate(self) -> float:
-        return self.false_share / self.scenario.trials
+    def coverage(self) -> Share:
+        return Share(self.covered, self.affected.total() + self.spared.total())
 
-    def of_affected(self, outcome: str) -> Share:
-        return Share(self.affected[outcome], self.affected.total())
+    @property
+    def any_wrongly_equivalent(self) -> Share:
+        return Share(self.wrongly_equivalent, self.scenario.trials)
 
-    def of_unaffected(self, outcome: str) -> Share:
-        return Share(self.unaffected[outcome], self.unaffected.total())
+    @property
+    def mean_pairs(self) -> float:
+        return self.pairs / self.scenario.trials
+
+    def others(self, name: str) -> tuple[Share, Share]:
+        """Families with a false alarm, and affected figures found, by another way to judge."""
+        alarms, found = self.by_others[name]
+        trials = min(self.scenario.trials, _BY_OTHERS)
+        return Share(alarms, trials), Share(found, trials * sum(truth != 1 for truth in self.scenario.truths))
 
     def as_json(self) -> dict[str, object]:
-        outcomes = ("better", "worse", "equivalent", "undecided")
         return {
             "scenario": asdict(self.scenario),
-            "affected": {outcome: self.of_affected(outcome).as_json() for outcome in outcomes},
-            "unaffected": {outcome: self.of_unaffected(outcome).as_json() for outcome in outcomes},
-            "false_alarms": self.false_alarms.as_json(),
-            "families_with_false_alarm": self.any_false_alarm.as_json(),
-            "false_discovery_rate": self.false_discovery_rate,
+            "affected": dict(self.affected),
+            "spared": dict(self.spared),
+            "any_false_alarm": self.any_false_alarm.as_json(),
+            "power": self.power.as_json(),
             "coverage": self.coverage.as_json(),
+            "any_wrongly_equivalent": self.any_wrongly_equivalent.as_json(),
+            "fragile": self.fragile,
+            "mean_pairs": self.mean_pairs,
+            "others": {name: [each.as_json() for each in self.others(name)] for name in self.by_others},
         }
+
+
+def simulate(scenario: Scenario, seed: int) -> Tally:
+    """All trials of `scenario`, each judged by `decide`. The same for the same seed."""
+    generator, tally = scenario.generator(seed), Tally(scenario)
+    beside = not scenario.looks and not scenario.tails and scenario.kind != "zeros" and scenario.pairs >= MIN_PAIRS
+    for trial in range(scenario.trials):
+        every = scenario.measured(generator)
+        for look in scenario.looks or (scenario.pairs,):
+            pairs = [replace(each, baseline=each.baseline[:look], candidate=each.candidate[:look]) for each in every]
+            verdicts = decide(pairs, looks=scenario.looks, after=scenario.after)
+            if all(verdict.outcome != "undecided" for verdict in verdicts[: scenario.family]):
+                break
+        tally.add(pairs, verdicts)
+        if beside and trial < _BY_OTHERS:
+            tally.add_others(pairs)
+    return tally
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`holds` or `MISSED` where the share's whole interval is on one side of the limit; else the trials don't tell."""
+    """`holds`, or `MISSED`. Of alarms the interval's upper end counts, of the others the share itself."""
 
     name: str
     limit: float
@@ -119,46 +158,46 @@ class Bar:
 
     @property
     def verdict(self) -> str:
-        low, high = self.share.interval
-        if self.at_most:
-            return "holds" if high <= self.limit else "MISSED" if low > self.limit else "undecided"
-        return "holds" if low >= self.limit else "MISSED" if high < self.limit else "undecided"
+        holds = self.share.interval[1] <= self.limit if self.at_most else self.share.rate >= self.limit
+        return "holds" if holds else "MISSED"
 
     @property
     def rule(self) -> str:
-        return f"{'≤' if self.at_most else '≥'} {self.limit:g}"
+        return f"upper end ≤ {self.limit:g}" if self.at_most else f"≥ {self.limit:g}"
 
     def as_json(self) -> dict[str, object]:
         return {"name": self.name, "bar": self.rule, "share": self.share.as_json(), "verdict": self.verdict}
 
 
-def simulate(scenario: Scenario, seed: int) -> Tally:
-    """All trials of `scenario`, each judged by `decide`. The same for the same seed."""
-    generator, truths, tally = scenario.generator(seed), scenario.truths(), Tally(scenario)
-    for _ in range(scenario.trials):
-        tally.add(truths, decide(scenario.pairs_measured(generator)))
-    return tally
-
-
 def bars(tallies: Sequence[Tally]) -> list[Bar]:
-    """False alarms over all rows, where trials suffice for a tight interval, and in the row that has the most."""
-    alone = [t for t in tallies if t.scenario.family == 1 and not t.scenario.affected]
-    families = [t for t in tallies if t.scenario.family > 1 and not t.scenario.affected]
-    spared = [t for t in tallies if t.scenario.family > 1 and t.scenario.affected]
-    found = []
-    for name, shares in (
-        ("A/A, family of 1: metrics called better or worse", [t.false_alarms for t in alone]),
-        ("A/A, family of 8: families with any alarm", [t.any_false_alarm for t in families]),
-        ("family of 8 with an effect: unaffected metrics alarmed", [t.false_alarms for t in spared]),
-    ):
-        found.append(Bar(f"{name}, all rows", ALPHA, True, pooled(shares)))
-        found.append(Bar(f"{name}, highest row", ALPHA, True, max(shares, key=lambda share: share.rate)))
-    found += [
-        Bar(f"power, 10 % effect, 5 % noise, 10 pairs, {s.truth}", POWER_BAR, False, tally.power)
-        for tally in tallies
-        if (s := tally.scenario).affected and (s.noise, s.pairs, s.kind, s.effect) == (0.05, 10, "lognormal", SLOWDOWN)
+    """The worst cell of each kind decides, and all cells together."""
+    alike = [t.any_false_alarm for t in tallies if t.scenario.pattern == "none"]
+    beside = [t.any_false_alarm for t in tallies if t.scenario.pattern != "none"]
+    wrong = [t.any_wrongly_equivalent for t in tallies if t.scenario.effect == 1 + PRACTICAL]
+    found = [
+        Bar("identical arms: A/Bs with any false alarm, highest cell", _MOST_ALARMS, True, _highest(alike)),
+        Bar("identical arms: all cells", ALPHA, True, pooled(alike)),
+        Bar("beside true effects: A/Bs with any false alarm, highest cell", _MOST_ALARMS, True, _highest(beside)),
+        Bar("at the margin: A/Bs with any wrong `equivalent`, highest cell", _MOST_ALARMS, True, _highest(wrong)),
     ]
+    for t in tallies:
+        s = t.scenario
+        if s.pattern == "none":
+            continue
+        if s.effect == 2 and s.family == 8 and s.pattern == "ttft":
+            found.append(Bar(f"doubled TTFT in 4 cases, 5 %, 6 pairs, {s.kind}", 0.99, False, t.power))
+        if s.effect == 1.1 and s.noise == 0.01 and s.pairs == 6:
+            found.append(Bar(f"10 %, family of {s.family}, {s.pattern}, 1 %, 6 pairs, {s.kind}", 0.95, False, t.power))
+        if s.effect == 1.1 and s.noise == 0.05 and s.looks:
+            found.append(Bar(f"10 %, family of {s.family}, {s.pattern}, 5 %, looks, {s.kind}", 0.90, False, t.power))
+    for kind in ("normal", "student", "skewed", "shared"):
+        six = [t.coverage for t in tallies if (t.scenario.kind, t.scenario.pairs) == (kind, 6) and not t.scenario.looks]
+        found.append(Bar(f"interval holds the true ratio, 6 pairs, {kind}", _LEAST_COVERED, False, pooled(six)))
     return found
+
+
+def _highest(shares: Iterable[Share]) -> Share:
+    return max(shares, key=lambda share: share.rate)
 
 
 def pooled(shares: Iterable[Share]) -> Share:
