@@ -156,7 +156,7 @@ def _alarms(noise_floor: Comparison, primary: Sequence[str], practical: float) -
         raise UsageProblem(f"{noise_floor.name} is no A/A: its arms differ, so it shows no noise floor")
     if (count := len(noise_floor.baseline.units)) < MIN_PAIRS:
         raise UsageProblem(f"{noise_floor.name} has {count} pairs: a noise floor takes {MIN_PAIRS}")
-    family = [pairs for name in primary for pairs in _named(noise_floor, name)]
+    family, _ = _family(noise_floor, primary)
     return {
         (found.pairs.case, found.pairs.metric, found.pairs.statistic): found
         for found in statistics.decide(family, practical)

@@ -14,6 +14,7 @@ from context_research.compare.comparison import (
 )
 from context_research.errors import UsageProblem
 from context_research.records import running
+from context_research.records.base import SCHEMA_VERSION
 from context_research.records.files import AbFiles, RunFiles, find, find_run
 from tests.support import made, made_runs
 from tests.support.artifacts import keep, plain
@@ -63,12 +64,14 @@ def test_other_checks_are_no_obstacle(tmp_path, status):
         pytest.param(None, "No such file or directory", id="missing"),
         pytest.param(lambda _: "{", "corrupt, no valid JSON", id="corrupt"),
         pytest.param(
-            lambda text: json.dumps(json.loads(text) | {"schema_version": 3}),
-            "has schema version 3, this version reads 2",
+            lambda text: json.dumps(json.loads(text) | {"schema_version": SCHEMA_VERSION + 1}),
+            f"has schema version {SCHEMA_VERSION + 1}, this version reads {SCHEMA_VERSION}",
             id="from the future",
         ),
         pytest.param(
-            lambda _: json.dumps({"schema_version": 3}), "has schema version 3", id="of a shape of the future"
+            lambda _: json.dumps({"schema_version": SCHEMA_VERSION + 1}),
+            f"has schema version {SCHEMA_VERSION + 1}",
+            id="of a shape of the future",
         ),
         pytest.param(lambda _: "[]", "is corrupt or from another version: the whole", id="another shape"),
         *(
@@ -391,14 +394,14 @@ def test_the_sessions_of_an_ab_are_its_units(tmp_path):
     assert (two.unit, two.name, two.report) == ("session", "ab1", tmp_path / "reports" / "ab1.md")
     assert (pairs.baseline, pairs.candidate) == (pytest.approx((0.1,) * 3), pytest.approx((0.2,) * 3))
     assert [run.metadata.seed for run in two.baseline.runs] == [0, 1, 2]
-    assert [run.metadata.seed for run in two.candidate.runs] == [0, 1, 2]
-    assert (two.baseline.label, two.candidate.label, two.same_arms) == ("aggregated", "disaggregated", False)
+    assert [run.metadata.seed for run in two.candidates[0].runs] == [0, 1, 2]
+    assert (two.baseline.label, two.candidates[0].label, two.same_arms) == ("aggregated", "disaggregated", False)
     assert two.allowed == {}
 
 
 def test_an_aa_tells_its_arms_apart(tmp_path):
     two = of_ab(made_runs.A_B(tmp_path, pairs=1, arms={"baseline": "aggregated", "candidate": "aggregated"}))
-    assert (two.baseline.label, two.candidate.label) == ("aggregated, baseline", "aggregated, candidate")
+    assert (two.baseline.label, two.candidates[0].label) == ("aggregated, baseline", "aggregated, candidate")
     assert two.same_arms
 
 
@@ -414,7 +417,7 @@ def test_arms_whose_options_hold_a_comma_are_no_aa(tmp_path):
 
 def test_two_runs_of_one_mode_are_told_apart(tmp_path):
     two = of_runs(*_two(tmp_path))
-    assert (two.baseline.label, two.candidate.label) == ("aggregated, baseline", "aggregated, candidate")
+    assert (two.baseline.label, two.candidates[0].label) == ("aggregated, baseline", "aggregated, candidate")
 
 
 @pytest.mark.parametrize("status", ["planned", "running", "failed"])
@@ -424,7 +427,7 @@ def test_a_pair_counts_once_both_its_sessions_are_there(tmp_path, status):
     made_runs.edit(files.record, "ab", sessions__2__status=status)
     two = of_ab(files)
     assert [run.metadata.seed for run in two.baseline.runs] == [0, 2]
-    assert [run.metadata.seed for run in two.candidate.runs] == [0, 2]
+    assert [run.metadata.seed for run in two.candidates[0].runs] == [0, 2]
 
 
 def test_an_ab_without_a_pair_is_refused_with_what_to_do(tmp_path):

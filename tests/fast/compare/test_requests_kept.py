@@ -105,7 +105,7 @@ def test_runs_that_were_sent_different_requests_are_refused(tmp_path, how, hashe
 
 def test_an_ab_whose_arms_were_sent_different_requests_has_no_verdict(tmp_path):
     files = made_runs.A_B(tmp_path)
-    made_runs.sent_otherwise(RunFiles(tmp_path, "ab1-05-candidate"))
+    made_runs.sent_otherwise(RunFiles(tmp_path, "ab1-04-candidate"))
     refused("were sent different requests in case p64-c1", of_ab, files)
 
 

@@ -23,6 +23,10 @@ def repeats(outputs, ratio=1.3, count=6, **values):
     return of_runs(*made_runs.pair(outputs, one, other, **values))
 
 
+E2E = [*(("p50", case) for case in TWO), *((tail, case) for case in TWO for tail in ("p90", "p99"))]
+"""A family of one metric: its figures are asked at once, then what follows each."""
+
+
 def figures(verdicts):
     return [(each.pairs.metric, each.pairs.statistic, each.pairs.case) for each in verdicts]
 
@@ -30,7 +34,8 @@ def figures(verdicts):
 def test_ttft_and_tpot_are_judged_in_every_case_unless_others_are_named(tmp_path):
     found = judged(tmp_path, figures=TWO)
     family = [(metric, "p50", case) for metric in ("ttft", "tpot") for case in TWO]
-    assert figures(found.primary) == family
+    tails = [(*each[:1], tail, each[2]) for each in family for tail in ("p90", "p99")]
+    assert figures(found.primary) == family + tails
     assert figures(found.descriptive) == [("e2e", "p50", case) for case in TWO]
     assert found.beforehand
     assert all(each.outcome for each in found.primary)
@@ -39,7 +44,7 @@ def test_ttft_and_tpot_are_judged_in_every_case_unless_others_are_named(tmp_path
 
 def test_another_family_can_be_named(tmp_path):
     found = judged(tmp_path, figures=TWO, primary=["e2e"])
-    assert figures(found.primary) == [("e2e", "p50", case) for case in TWO]
+    assert figures(found.primary) == [("e2e", which, case) for which, case in E2E]
     assert {metric for metric, *_ in figures(found.descriptive)} == {"ttft", "tpot"}
     assert not found.beforehand
 
@@ -47,7 +52,8 @@ def test_another_family_can_be_named(tmp_path):
 @pytest.mark.parametrize("statistic", ["mean", "p50", "p90", "p95", "p99"])
 def test_a_figure_can_be_named(tmp_path, statistic):
     found = judged(tmp_path, primary=[f"ttft.{statistic}"])
-    assert figures(found.primary) == [("ttft", statistic, CASE)]
+    following = {"mean": (), "p50": ("p90", "p99"), "p90": ("p99",), "p95": ("p99",), "p99": ()}[statistic]
+    assert figures(found.primary) == [("ttft", which, CASE) for which in (statistic, *following)]
     # The metric's own statistic is still described, unless it is the one that is judged.
     assert (("ttft", "p50", CASE) in figures(found.descriptive)) == (statistic != "p50")
 
@@ -62,8 +68,8 @@ def test_an_unknown_figure_is_refused_with_those_there_are(tmp_path, name):
 def test_a_class_has_figures_of_its_own(tmp_path):
     of = {CASE: {"ttft": [0.1], "chat.ttft": [0.05], "chat.tpot": [0.01]}}
     found = judged(tmp_path, figures=of, primary=["chat.ttft", "chat.ttft.p90"], ratio=1.3)
-    assert figures(found.primary) == [("chat.ttft", "p50", CASE), ("chat.ttft", "p90", CASE)]
-    assert [each.outcome for each in found.primary] == ["worse", "worse"]
+    assert figures(found.primary) == [("chat.ttft", which, CASE) for which in ("p50", "p90", "p99")]
+    assert {each.outcome for each in found.primary} == {"worse"}
     with pytest.raises(UsageProblem) as problem:
         judged(tmp_path / "b", figures=of, primary=["document.ttft"])
     there_are = "metrics: ttft, tpot; of a class (chat) alone: chat.ttft; with .mean or .p50 … .p99"
@@ -71,7 +77,9 @@ def test_a_class_has_figures_of_its_own(tmp_path):
 
 
 def test_a_figure_named_twice_counts_once_in_the_family(tmp_path):
-    assert figures(judged(tmp_path, primary=["ttft", "ttft.p50"]).primary) == [("ttft", "p50", CASE)]
+    found = judged(tmp_path, primary=["ttft.p99", "tpot.mean", "tpot.mean"]).primary
+    assert figures(found) == [("ttft", "p99", CASE), ("tpot", "mean", CASE)]
+    assert found[0].p_adjusted == pytest.approx(2 * found[0].p)
 
 
 def test_the_practical_difference_is_the_users(tmp_path):
@@ -87,7 +95,7 @@ def test_a_practical_difference_of_nothing_is_kept(tmp_path):
 def test_worse_are_the_primary_ones_alone(tmp_path):
     found = judged(tmp_path, ratio=1.3)
     assert {each.outcome for each in found.worse} == {"worse"}
-    assert len(found.worse) == 2
+    assert figures(found.worse) == figures(found.primary)
     assert judged(tmp_path / "b", ratio=0.7).worse == []
 
 
@@ -96,6 +104,41 @@ def test_a_metric_that_one_arm_lacks_is_not_described(tmp_path):
         of_runs(*made_runs.pair(tmp_path, made_runs.FLAT, {CASE: made_runs.FLAT[CASE] | {"handoff": [0.1]}}))
     )
     assert found.descriptive == []
+
+
+# Several arms
+
+
+THREE = {"whole": "aggregated", "chunk": "aggregated --set engine.max_num_batched_tokens=64", "split": "disaggregated"}
+
+
+def test_each_arm_is_held_against_the_first_and_all_are_one_family(tmp_path):
+    found = judged(tmp_path, arms=THREE, ratio=1.3, primary=["ttft.mean"])
+    assert [(each.pairs.arm, each.outcome) for each in found.primary] == [("chunk", "worse"), ("split", "worse")]
+    smaller, larger = sorted(found.primary, key=lambda each: each.p)
+    assert smaller.p_adjusted == pytest.approx(2 * smaller.p)
+    assert larger.p_adjusted == pytest.approx(max(larger.p, smaller.p_adjusted))
+    assert [side.arm for side in found.record().sides] == list(THREE)
+
+
+def test_any_arm_can_be_the_one_that_others_are_held_against(tmp_path):
+    found = judged(tmp_path, arms=THREE, against="split", ratio=1.3, primary=["ttft.mean"])
+    assert [(each.pairs.arm, each.outcome) for each in found.primary] == [("whole", "worse"), ("chunk", "worse")]
+
+
+# What was not measured
+
+
+def test_simulated_runs_get_ratios_and_no_verdict(tmp_path):
+    """Six identical numbers are no interval."""
+    simulated = {arm: {"backend": "simulated"} for arm in made_runs.MODES}
+    found = judged(tmp_path, ratio=1.3, noise=0.0, changes=simulated)
+    assert figures(found.primary) == [("ttft", "p50", CASE), ("tpot", "p50", CASE)]
+    for each in found.primary:
+        assert each.ratio == pytest.approx(1.3)
+        assert (each.outcome, each.low, each.p, each.p_adjusted) == (None, None, None, None)
+        assert each.reason == "simulated: not measured, so no verdict"
+    assert found.worse == []
 
 
 # Start noise
@@ -128,7 +171,7 @@ def test_a_difference_beyond_the_start_noise_is_decided(tmp_path):
 
 def test_a_quiet_aa_leaves_the_verdicts_as_they_are(tmp_path):
     quiet = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, noise=0.001))
-    assert [each.outcome for each in judged(tmp_path, ratio=1.3, noise_floor=quiet).primary] == ["worse", "worse"]
+    assert {each.outcome for each in judged(tmp_path, ratio=1.3, noise_floor=quiet).primary} == {"worse"}
 
 
 @pytest.mark.parametrize("ratio", [1.3, 0.7], ids=["slower", "faster"])
@@ -136,7 +179,7 @@ def test_what_differs_in_the_aa_is_not_decided(tmp_path, ratio):
     figures_of = {CASE: {"ttft": [0.1], "tpot": [0.01]}}
     loud = of_ab(made_runs.A_B(tmp_path, ab_id="aa", arms=AA, ratio=ratio, figures=figures_of))
     found = judged(tmp_path, ratio=1.3, noise_floor=loud)
-    assert [each.outcome for each in found.primary] == ["undecided", "undecided"]
+    assert {each.outcome for each in found.primary} == {"undecided"}
     assert found.primary[0].reason.startswith(f"the A/A differs too: {ratio:.1f}"[:-1])
     assert found.worse == []
 
@@ -183,7 +226,9 @@ def test_it_passes_its_schema(tmp_path, pairs):
     keep(tmp_path / "verdict.json", "verdict", found.record().model_dump(mode="json"))
     written = plain(tmp_path / "verdict.json", "verdict")
     assert (written["comparison"], written["unit"], written["experiment"]) == ("ab1", "session", "e0")
-    assert written["baseline"]["runs"] == [run.files.run_id for run in found.comparison.baseline.runs]
+    assert [side["runs"] for side in written["sides"]] == [
+        [run.files.run_id for run in side.runs] for side in found.comparison.sides
+    ]
     assert [entry["outcome"] for entry in written["primary"]] == [each.outcome for each in found.primary]
     assert written["named_beforehand"] is True
     assert written["allowed_differences"] == {}
@@ -222,3 +267,19 @@ def test_pairs_that_have_no_value_on_one_side_are_not_left_out_of_a_verdict(tmp_
             made_runs.edit(path, "summary", cases__0__metrics__goodput__mean=0.0)
     (found,) = verdict.judge(of_ab(files), ["goodput"]).primary
     assert found.outcome != "better"
+
+
+def test_an_ab_that_could_have_been_stopped_at_looks_pays_for_them(tmp_path):
+    plain_one = judged(tmp_path / "a", ratio=1.3, primary=["ttft.mean"])
+    looked = judged(tmp_path / "b", ratio=1.3, primary=["ttft.mean"], looks=[6, 8, 10, 12])
+    assert looked.primary[0].p == plain_one.primary[0].p
+    assert looked.primary[0].p_adjusted > 2 * looked.primary[0].p
+    assert looked.record().looks == (6, 8, 10, 12)
+
+
+@pytest.mark.parametrize(("done", "final"), [(5, False), (6, True), (7, False), (8, True), (12, True)])
+def test_it_is_final_at_a_look_and_at_the_end(tmp_path, done, final):
+    files = made_runs.A_B(tmp_path, pairs=12, looks=[6, 8, 10, 12])
+    for index in range(2 * done, 24):
+        made_runs.edit(files.record, "ab", **{f"sessions__{index}__status": "planned"})
+    assert of_ab(files).final is final

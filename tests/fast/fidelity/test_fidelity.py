@@ -163,7 +163,7 @@ def test_signs_by_the_verdicts_of_an_ab(outputs, simulated, ratio, simulation, o
         assert (sign["outcome"], sign["agrees"], sign["how"]) == (outcome, agrees, how)
         assert run("verdict", "ab1").exit_code == 0
     assert [len(arm["runs"]) for arm in found["arms"]] == [6, 6]
-    made_runs.edit(files.verdict, "verdict", baseline__runs=["another"])
+    made_runs.edit(files.verdict, "verdict", sides__0__runs=["another"])
     assert told("ab1")[1]["signs"][0]["how"] == "judged now"
 
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from context_research.compare import comparison
 from context_research.errors import StorageFailure, UsageProblem
 from context_research.records import redact, running, store
+from context_research.records.base import SCHEMA_VERSION
 from context_research.records.case import CheckRecord, RoleRecord
 from context_research.records.files import PLANNED, RunFiles, check_run_id, find_run, is_planned, new_run_id
 from context_research.records.running import Running
@@ -65,7 +66,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(files, monkeypa
     "wrong",
     [
         pytest.param({"status": "fine"}, id="status"),
-        pytest.param({"schema_version": 3}, id="version"),
+        pytest.param({"schema_version": SCHEMA_VERSION + 1}, id="version"),
         pytest.param({"run_id": ""}, id="no-id"),
         pytest.param({"device": "tpu"}, id="device"),
         pytest.param({"seed": "0"}, id="type"),
@@ -143,8 +144,10 @@ def test_what_cannot_be_read_is_named(files, kind, content, told):
 
 def test_another_schema_version_is_named(files):
     files.folder.mkdir(parents=True)
-    files.metadata.write_text(json.dumps(made.metadata(schema_version=3)))
-    with pytest.raises(UsageProblem, match=r"run_metadata\.json has schema version 3, this version reads 2"):
+    files.metadata.write_text(json.dumps(made.metadata(schema_version=SCHEMA_VERSION + 1)))
+    with pytest.raises(
+        UsageProblem, match=f"json has schema version {SCHEMA_VERSION + 1}, this version reads {SCHEMA_VERSION}"
+    ):
         plain(files.metadata, "run_metadata")
 
 

@@ -9,12 +9,13 @@ import pytest
 from context_research.compare import observations
 from context_research.measure.metrics import METRICS
 from context_research.records import requests, store
+from context_research.records.ab import AbRecord
 from context_research.records.files import RunFiles
 from context_research.records.requests import RequestRecord, WindowRecord
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
 from context_research.records.verdict import VerdictRecord
-from tests.support import made
+from tests.support import made, made_runs
 from tests.support.suite import ROOT
 
 THEN, NOW = ROOT / "tests/support/version_1", ROOT / "tests/engines/simulated/golden"
@@ -103,3 +104,15 @@ def test_a_class_that_has_moved_is_found_where_it_is(tmp_path):
     module = store.read(path, RunRecord).setting("serving.handoff.connector_module")
     assert module == "context_research.engines.vllm.nixl_connector"
     assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
+
+
+def test_an_ab_of_two_arms_is_one_of_two_named_arms(tmp_path):
+    """Version 2 knew a baseline and a candidate."""
+    files = made_runs.A_B(tmp_path)
+    now = store.read(files.record, AbRecord)
+    payload = json.loads(files.record.read_text()) | {"schema_version": 2}
+    arms = payload["plan"].pop("arms")
+    del payload["plan"]["against"], payload["plan"]["looks"]
+    payload["plan"] |= arms
+    files.record.write_text(json.dumps(payload))
+    assert store.read(files.record, AbRecord) == now
