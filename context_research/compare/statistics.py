@@ -275,7 +275,8 @@ def _outcome(verdict: Verdict, family: int, practical: float) -> tuple[Outcome, 
         return "equivalent", f"within {practical:.3g} either way{told}"
     if differ <= ALPHA:
         return ("better" if _lower(verdict) == pairs.lower_is_better else "worse"), told.removeprefix("; ")
-    return "undecided", f"p is {differ:.2g}" + (f" beside {family} questions" if family > 1 else "") + told
+    beside = f", beside {family} questions" if family > 1 else ""
+    return "undecided", f"neither a difference (p {differ:.2g}) nor within {practical:.3g} (p {alike:.2g}){beside}{told}"
 
 
 def _lower(verdict: Verdict) -> bool:

@@ -83,7 +83,7 @@ def kept(request, tmp_path_factory):
 def test_the_verdict_comes_out_again_of_six_pairs(kept):
     again = sessions.judge(AbFiles(kept.outputs, kept.ab_id)).record()
     assert again.model_dump(mode="json") == plain(kept.folder / "verdict.json", "verdict")
-    assert len(again.baseline.runs) == len(again.candidate.runs) == 6
+    assert [len(side.runs) for side in again.sides] == [6, 6]
 
 
 @pytest.mark.parametrize("kept", TWO_GPUS[1:], indirect=True)
@@ -167,7 +167,7 @@ def test_no_check_failed_but_in_the_runs_that_the_page_names(kept):
                     failed.setdefault(path.parent.name, set()).add(check["check"])
     assert checks > 400
     assert failed == REFUSED[kept.name]
-    counted = {run for arm in ("baseline", "candidate") for run in kept.read("verdict.json")[arm]["runs"]}
+    counted = {run for side in kept.read("verdict.json")["sides"] for run in side["runs"]}
     assert not counted & set(failed)
     page = (ROOT / "docs/results" / f"{kept.name.partition('/')[0]}.md").read_text()
     assert all(run in page for run in failed)

@@ -181,7 +181,7 @@ def test_equivalent_comes_first(ratios, practical, outcome):
 def test_an_interval_that_holds_1_and_more_is_undecided():
     verdict = alone(LEVEL)
     assert verdict.low < 1 < verdict.high
-    assert (verdict.outcome, verdict.reason) == ("undecided", "p is 1")
+    assert (verdict.outcome, verdict.reason) == ("undecided", "neither a difference (p 1) nor within 0.03 (p 0.32)")
     assert verdict.pairs_needed == pairs_for(float(np.std(np.log(LEVEL), ddof=1)), 0.03, 1)
 
 
@@ -382,7 +382,7 @@ def test_one_effect_in_a_family_of_8_is_found_by_6_pairs():
     assert lone.p_adjusted == pytest.approx(8 * lone.p)
     assert lone.outcome == "worse"
     assert {verdict.outcome for verdict in others} == {"undecided"}
-    assert {verdict.reason for verdict in others} == {"p is 1 beside 8 questions"}
+    assert {verdict.reason for verdict in others} == {"neither a difference (p 1) nor within 0.03 (p 1), beside 8 questions"}
 
 
 def test_p_is_adjusted_by_holm():
