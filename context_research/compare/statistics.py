@@ -276,7 +276,8 @@ def _outcome(verdict: Verdict, family: int, practical: float) -> tuple[Outcome, 
     if differ <= ALPHA:
         return ("better" if _lower(verdict) == pairs.lower_is_better else "worse"), told.removeprefix("; ")
     beside = f", beside {family} questions" if family > 1 else ""
-    return "undecided", f"neither a difference (p {differ:.2g}) nor within {practical:.3g} (p {alike:.2g}){beside}{told}"
+    shown = f"neither a difference (p {differ:.2g}) nor within {practical:.3g} (p {alike:.2g})"
+    return "undecided", f"{shown}{beside}{told}"
 
 
 def _lower(verdict: Verdict) -> bool:
