@@ -10,8 +10,14 @@ from tests.support import made_runs
 from tests.support.artifacts import plain
 from tests.support.made_runs import FLAT
 
+
+def two(candidate="disaggregated"):
+    """The arms of an A/B of two."""
+    return {"baseline": "aggregated", "candidate": candidate}
+
+
 DEFAULTS = {
-    "arms": {"baseline": "aggregated", "candidate": "disaggregated"},
+    "arms": two(),
     "pairs": 3,
     "seed": 5,
     "repeats": 1,

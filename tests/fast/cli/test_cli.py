@@ -182,7 +182,7 @@ def test_report_without_a_completed_run(here):
     [
         pytest.param(None, "No such file or directory", id="missing"),
         pytest.param("{", "corrupt, no valid JSON", id="no-json"),
-        pytest.param(json.dumps(made.summary(schema_version=3)), "has schema version 3", id="version"),
+        pytest.param(json.dumps(made.summary(schema_version=4)), "has schema version 4", id="version"),
         pytest.param(json.dumps(made.summary(cases=[{}])), "from another version: cases.0.name: ", id="case"),
     ],
 )

@@ -39,7 +39,7 @@ def test_the_verdict_of_an_ab_is_shown_and_kept(outputs, name):
     assert "disaggregated against aggregated: ttft p50: worse in 1 of 1 case." in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["report", "outputs/reports/ab1.md"]
     kept = plain(files.verdict, "verdict")
-    assert [entry["outcome"] for entry in kept["primary"]] == ["worse", "worse"]
+    assert [entry["outcome"] for entry in kept["primary"]] == ["worse"] * 6  # each median, and its p90 and p99
     assert files.report.is_file()
 
 
@@ -107,7 +107,7 @@ def test_the_family_and_what_is_practical_can_be_named(outputs):
     files = made_runs.A_B(outputs, ratio=1.02, noise=0.001)
     assert run("verdict", "ab1", "--primary", "ttft.p90", "--practical", "1%").exit_code == 0
     kept = plain(files.verdict, "verdict")
-    assert [(entry["statistic"], entry["outcome"]) for entry in kept["primary"]] == [("p90", "worse")]
+    assert [(entry["statistic"], entry["outcome"]) for entry in kept["primary"]] == [("p90", "worse"), ("p99", "worse")]
     assert (kept["practical"], kept["named_beforehand"]) == (0.01, False)
 
 
@@ -185,7 +185,7 @@ def test_a_bad_option_is_named(outputs, options):
     ("which", "text", "told"),
     [
         ("ab1/ab.json", "{", "ab.json: corrupt, no valid JSON"),
-        ("ab1/ab.json", '{"schema_version": 3}', "ab.json has schema version 3, this version reads 2: upgrade"),
+        ("ab1/ab.json", '{"schema_version": 4}', "ab.json has schema version 4, this version reads 3: upgrade"),
         ("ab1/ab.json", '{"schema_version": 1}', "ab.json is corrupt or from another version"),
     ],
     ids=["corrupt", "from the future", "another shape"],

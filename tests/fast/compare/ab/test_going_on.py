@@ -12,7 +12,7 @@ from context_research.compare.ab.sessions import Ab
 from context_research.errors import UsageProblem
 from context_research.records.files import AbFiles, RunFiles
 from tests.support import made_runs
-from tests.support.made_sessions import DEFAULTS, plan, recorded, run
+from tests.support.made_sessions import DEFAULTS, plan, recorded, run, two
 
 
 def test_a_failing_session_stops_it_and_is_named_with_its_log(outputs, sessions):
@@ -92,7 +92,7 @@ def test_a_session_that_had_ended_well_when_the_ab_was_killed_counts(outputs, se
     gone = {"status": "running", "pid": 2**22 + 1, "sessions__1__status": "running", "sessions__1__seconds": None}
     made_runs.edit(path, "ab", **gone)
     files = AbFiles(outputs, path.parent.name)
-    assert len(ab.judge(files).comparison.candidate.units) == 1
+    assert len(ab.judge(files).comparison.baseline.units) == 1
     run_id = recorded(outputs)["sessions"][1]["run_id"]
     times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:01:00+00:00"}
     made_runs.edit(RunFiles(outputs, run_id).metadata, "run_metadata", **times)
@@ -180,7 +180,7 @@ def test_one_that_is_finished_is_not_gone_on_with(outputs, sessions):
         {"pairs": 4},
         {"seed": 6},
         {"repeats": 2},
-        {"candidate": "aggregated"},
+        {"arms": two("aggregated")},
         {"pytest_options": ("-k", "c1")},
         {"primary": ("tpot",)},
         {"practical": 0.1},
@@ -228,7 +228,7 @@ def test_an_allowed_difference_goes_on(outputs, sessions):
 def test_an_arm_that_differs_in_what_matters_is_refused_before_any_session(outputs, sessions):
     """Its settings tell already; the first two sessions of a real A/B take minutes."""
     with pytest.raises(UsageProblem, match=r"model\.dtype"):
-        run(outputs, candidate="disaggregated --dtype bfloat16")
+        run(outputs, arms=two("disaggregated --dtype bfloat16"))
     assert sessions.ran == []
 
 

@@ -7,27 +7,27 @@ from context_research.compare.ab import plan as ab_plan
 from context_research.compare.statistics import PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.settings.schema import CONFIGS
-from tests.support.made_sessions import plan
+from tests.support.made_sessions import plan, two
 
 
-def test_arms_are_run_abba_and_pairs_share_a_seed():
+def test_arms_are_run_ab_ba_ba_ab_and_pairs_share_a_seed():
     order = [(session.pair, session.arm, session.seed) for session in plan(pairs=4).sessions()]
     assert order == [
         (0, "baseline", 5),
         (0, "candidate", 5),
         (1, "candidate", 6),
         (1, "baseline", 6),
-        (2, "baseline", 7),
         (2, "candidate", 7),
-        (3, "candidate", 8),
+        (2, "baseline", 7),
         (3, "baseline", 8),
+        (3, "candidate", 8),
     ]
 
 
 @pytest.mark.parametrize("pairs", range(2, 9, 2))
 def test_over_pairs_of_pairs_both_arms_run_equally_early(pairs):
     order = [session.arm for session in plan(pairs=pairs).sessions()]
-    places = {arm: sum(i for i, each in enumerate(order) if each == arm) for arm in ab_plan.ARMS}
+    places = {arm: sum(i for i, each in enumerate(order) if each == arm) for arm in two()}
     assert places["baseline"] == places["candidate"]
 
 
@@ -39,7 +39,7 @@ def test_the_family_and_the_practical_difference_are_those_of_everyone_or_the_us
 
 def test_an_arm_is_a_mode_with_options():
     made_plan = plan(
-        candidate="aggregated --dtype bfloat16 --requests=5 --set engine.max_num_batched_tokens=64 --set=slo.ttft=0.5",
+        arms=two("aggregated --dtype bfloat16 --requests=5 --set engine.max_num_batched_tokens=64 --set=slo.ttft=0.5"),
         pytest_options=("-k", "c1"),
         allow_different=("model.dtype", "workload.requests", "slo"),
     )
@@ -55,19 +55,19 @@ def test_an_arm_is_a_mode_with_options():
 
 def test_an_arm_can_be_a_file(here):
     (here / "mine.yaml").write_text("mode: aggregated\nengines: [{name: own, role: aggregated}]\n")
-    assert plan(candidate="mine.yaml").settings["candidate"]["serving"]["engines"][0]["name"] == "own"
+    assert plan(arms=two("mine.yaml")).settings["candidate"]["serving"]["engines"][0]["name"] == "own"
 
 
 def test_a_value_with_a_space_stays_one(here):
     (here / "my experiment.yaml").write_text((CONFIGS / "experiments/e0_smoke.yaml").read_text())
-    made_plan = plan(candidate="aggregated --experiment-config 'my experiment.yaml'")
+    made_plan = plan(arms=two("aggregated --experiment-config 'my experiment.yaml'"))
     assert made_plan.arguments("candidate")[1:] == ["--cr-experiment-config", "my experiment.yaml"]
 
 
 def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkeypatch):
     monkeypatch.setattr(ab_plan, "from_environment", lambda: {"--requests": "7"})
-    settings = plan(candidate="aggregated --requests=5", allow_different=("workload.requests",)).settings
-    assert [settings[arm]["workload"]["requests"] for arm in ab_plan.ARMS] == [7, 5]
+    settings = plan(arms=two("aggregated --requests=5"), allow_different=("workload.requests",)).settings
+    assert [settings[arm]["workload"]["requests"] for arm in two()] == [7, 5]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkey
 )
 def test_an_arm_that_cannot_be_is_refused_in_one_line(arm, told):
     with pytest.raises(UsageProblem) as problem:
-        plan(candidate=arm)
+        plan(arms=two(arm))
     assert told in str(problem.value)
     assert "\n" not in str(problem.value)
 
@@ -109,8 +109,8 @@ def test_options_of_every_session_cannot_replace_what_the_ab_decides(option):
 
 def test_options_of_every_session_are_in_both_arms_settings():
     settings = plan(pytest_options=("-k", "c1", "--requests", "9", "--set=slo.ttft=2")).settings
-    assert [settings[arm]["workload"]["requests"] for arm in ab_plan.ARMS] == [9, 9]
-    assert [settings[arm]["slo"]["ttft"] for arm in ab_plan.ARMS] == [2, 2]
+    assert [settings[arm]["workload"]["requests"] for arm in two()] == [9, 9]
+    assert [settings[arm]["slo"]["ttft"] for arm in two()] == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["", "ttft.", "ttft.p42", ".p50"])

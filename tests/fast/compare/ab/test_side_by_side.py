@@ -2,13 +2,12 @@
 
 import pytest
 
-from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab import sessions as ab
 from context_research.compare.ab.sessions import Ab
 from context_research.errors import UsageProblem
 from context_research.hardware.devices import Machine
-from tests.support.made_sessions import plan, recorded, run
+from tests.support.made_sessions import plan, recorded, run, two
 
 
 def machine(monkeypatch, count):
@@ -24,7 +23,7 @@ def test_a_pairs_arms_have_groups_of_their_own_and_the_next_pairs_have_them_the_
     lanes = len(made_plan.device_groups) // 2
     for pair in range(8):
         lane = made_plan.device_groups[2 * (pair % lanes) : 2 * (pair % lanes) + 2]
-        assert {where[pair, arm] for arm in ab_plan.ARMS} == set(lane)
+        assert {where[pair, arm] for arm in two()} == set(lane)
     for group in made_plan.device_groups:
         assert sum(where[pair, "baseline"] == group for pair in range(8)) == 4 // lanes
         assert sum(where[pair, "candidate"] == group for pair in range(8)) == 4 // lanes
@@ -33,9 +32,9 @@ def test_a_pairs_arms_have_groups_of_their_own_and_the_next_pairs_have_them_the_
 @pytest.mark.parametrize(
     ("groups", "told"),
     [
-        ("0;1;2", "a pair's two arms run side by side, each on a group: give two, or any even number"),
-        ("0,1", "each on a group: give two"),
-        ("0;1,2", "any even number of them, all of one size"),
+        ("0;1;2", "a pair's 2 arms run side by side, each on a group: give 2 groups, or a multiple of that"),
+        ("0,1", "each on a group: give 2 groups"),
+        ("0;1,2", "a multiple of that, all of one size"),
         ("0;0", "a device is in two groups"),
         ("0;7", r"devices \[7\] are not among this machine's: \[0, 1, 2, 3\]"),
         ("a;b", "expected groups of device ids"),
