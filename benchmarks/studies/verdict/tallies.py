@@ -16,6 +16,8 @@ from scenarios import Scenario
 _MOST_ALARMS = 0.06
 """The upper end of the 95 % interval of a cell's family-wise error."""
 _LEAST_COVERED = 0.93
+_ENOUGH = 2000
+"""Trials from which a cell tells whether its error is within the bar."""
 _BY_OTHERS = 1000
 """Trials of a cell that are judged in other ways too."""
 
@@ -99,7 +101,9 @@ class Tally:
 
     @property
     def coverage(self) -> Share:
-        return Share(self.covered, self.affected.total() + self.spared.total())
+        """Of the ratios' intervals; there are none where values are 0."""
+        some = self.scenario.kind != "zeros"
+        return Share(self.covered * some, (self.affected.total() + self.spared.total()) * some)
 
     @property
     def any_wrongly_equivalent(self) -> Share:
@@ -172,7 +176,7 @@ class Bar:
 def bars(tallies: Sequence[Tally]) -> list[Bar]:
     """The worst cell of each kind decides, and all cells together."""
     alike = [t.any_false_alarm for t in tallies if t.scenario.pattern == "none"]
-    beside = [t.any_false_alarm for t in tallies if t.scenario.pattern != "none"]
+    beside = [t.any_false_alarm for t in tallies if t.scenario.pattern != "none" and t.scenario.trials >= _ENOUGH]
     wrong = [t.any_wrongly_equivalent for t in tallies if t.scenario.effect == 1 + PRACTICAL]
     found = [
         Bar("identical arms: A/Bs with any false alarm, highest cell", _MOST_ALARMS, True, _highest(alike)),
