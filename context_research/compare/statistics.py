@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -22,6 +22,8 @@ PRACTICAL = 0.03
 """Ratios between 1 / (1 + this) and 1 + this are equal for practical purposes."""
 _POWER = 0.8
 """With which the pairs that an undecided verdict asks for would tell a practical difference."""
+_HOPELESS = 1.25
+"""A figure that would need so many times the pairs there can be is not waited for: what it would need is rough."""
 _MOST_PAIRS = 10_000
 """More are never asked for."""
 _RESAMPLES = 2**14
@@ -144,6 +146,11 @@ def decide(
         )
         judged.append(_judged(each, first, asked_at_once, practical, start_noise))
     return judged
+
+
+def settled(verdicts: Iterable[Verdict], most: int) -> bool:
+    """Whether an A/B may end at a look: each figure is decided, or would need far more pairs than `most`."""
+    return all(each.outcome != "undecided" or (each.pairs_needed or 0) > _HOPELESS * most for each in verdicts)
 
 
 def describe(pairs: Pairs, practical: float = PRACTICAL, start_noise: float = 0.0) -> Verdict:

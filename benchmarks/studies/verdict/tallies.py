@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from scipy import stats
 
 from alternatives import ALTERNATIVES, called
-from context_research.compare.statistics import ALPHA, MIN_PAIRS, PRACTICAL, Pairs, Verdict, decide
+from context_research.compare.statistics import ALPHA, MIN_PAIRS, PRACTICAL, Pairs, Verdict, decide, settled
 from scenarios import Scenario
 
 _MOST_ALARMS = 0.06
@@ -143,7 +143,7 @@ def simulate(scenario: Scenario, seed: int) -> Tally:
         for look in scenario.looks or (scenario.pairs,):
             pairs = [replace(each, baseline=each.baseline[:look], candidate=each.candidate[:look]) for each in every]
             verdicts = decide(pairs, looks=scenario.looks, after=scenario.after)
-            if all(verdict.outcome != "undecided" for verdict in verdicts[: scenario.family]):
+            if settled(verdicts[: scenario.family], scenario.looks[-1] if scenario.looks else 0):
                 break
         tally.add(pairs, verdicts)
         if beside and trial < _BY_OTHERS:

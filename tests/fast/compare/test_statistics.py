@@ -12,6 +12,7 @@ from context_research.compare.statistics import (
     describe,
     pairs_for,
     ratio_alone,
+    settled,
     sign_flip,
 )
 
@@ -406,6 +407,16 @@ def test_looks_make_p_dearer():
     [once], [four_times] = decide([pairs]), decide([pairs], looks=(6, 8, 10, 12))
     assert once.p_adjusted == once.p == four_times.p
     assert 2 * once.p < four_times.p_adjusted < 4 * once.p
+
+
+def test_a_look_ends_it_where_what_is_undecided_would_stay_so():
+    decided, hopeless = paired(SLOWER[:6]), paired(LEVEL[:6])
+    close = paired(logs_to_ratios(0.1, 0.12, 0.08, 0.1, 0.03, 0.0))
+    assert settled(decide([decided, hopeless]), 12)
+    [_, waiting] = found = decide([decided, close] + [hopeless] * 6)[:2]
+    assert (waiting.outcome, 6 < waiting.pairs_needed <= 12) == ("undecided", True)
+    assert not settled(found, 12)
+    assert settled(found, 6)
 
 
 def test_a_tail_is_asked_only_where_what_it_follows_is_decided():
