@@ -15,6 +15,8 @@ from context_research.backends.resolve import resolve
 from context_research.cli import outputs as outputs_option
 from context_research.cli import simulation
 from context_research.compare import comparison, verdict
+from context_research.compare.ab import arms as ab_arms
+from context_research.compare.ab import looks as ab_looks
 from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab import sessions as ab
 from context_research.compare.verdict import Findings
@@ -53,6 +55,18 @@ class Share(click.ParamType[float]):
             return value if isinstance(value, float) else options.share(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+class Numbers(click.ParamType[list[int]]):
+    """``6,8,10``."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
+        try:
+            return value if isinstance(value, list) else options.integers(value)
+        except ValueError:
+            self.fail(f"{value}: expected numbers such as 6,8,10,12", param, ctx)
 
 
 _PLANNED = [option for option in options.OPTIONS if option.flag in ("--model-name", "--serving", "--seed")]
@@ -110,9 +124,26 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
 
 @main.command("ab")
 @click.argument("experiment")
-@click.option("--baseline", default="aggregated", show_default=True, help="Serving mode or file, then options.")
-@click.option("--candidate", default="disaggregated", show_default=True, help="The same for the other arm.")
-@click.option("--pairs", type=click.IntRange(min=1), default=6, show_default=True, help="Pairs of sessions.")
+@click.option("--baseline", show_default=ab_arms.DEFAULT["baseline"], help="Serving mode or file, then options.")
+@click.option("--candidate", show_default=ab_arms.DEFAULT["candidate"], help="The same for the other arm.")
+@click.option(
+    "--arm",
+    "named",
+    multiple=True,
+    metavar="NAME=TEXT",
+    help="In place of those two, again for each arm: a name, and a serving mode or file, then options.",
+)
+@click.option("--against", metavar="NAME", help="The arm that each other one is held against (default: the first).")
+@click.option(
+    "--pairs", type=click.IntRange(min=1), help="A fixed number of pairs (sessions of every arm), judged at their end."
+)
+@click.option(
+    "--looks",
+    type=Numbers(),
+    metavar="N,N",
+    show_default=",".join(map(str, ab_looks.LOOKS)),
+    help="Without --pairs: numbers of pairs after which all is judged; it ends where all is decided.",
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of pair 1; the next has one more."
 )
@@ -123,7 +154,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
 @click.option(
     "--device-groups",
     metavar="'0,1;2,3'",
-    help="Run a pair's two sessions side by side, each on GPUs (or cores) of its own; the next pair swaps them.",
+    help="Run a pair's sessions side by side, each on GPUs (or cores) of its own; the next pair swaps them.",
 )
 @click.option(
     "--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no session that would end later."
@@ -138,21 +169,25 @@ def run_ab(
     budget: float | None,
     primary: str | None,
     practical: float | None,
+    named: tuple[str, ...],
+    baseline: str | None,
+    candidate: str | None,
     **given: Any,
 ) -> None:
-    """Run sessions of two arms in turn, A B B A, and judge them. The same command goes on with what is unfinished.
+    """Run sessions of two arms or more in turn, A B B A, and judge them. The same command goes on with what is there.
 
     An arm is a serving mode or file with options of its own: --candidate "aggregated --set engine.block_size=64".
     """
+    arms = ab_arms.asked(named, {"baseline": baseline, "candidate": candidate})
     experiment, here = project.ask(given.pop("experiment"), given["pytest_options"])
-    arms = {arm: given.pop(arm) for arm in ("baseline", "candidate")}
     plan = ab_plan.plan(experiment, arms, _names(primary), practical, given=here.layers, root=here.root, **given)
     running = ab.Ab.open(outputs or here.outputs, plan, fresh)
-    click.echo(f"A/B {running.files.ab_id}: {len(arms) * plan.pairs} sessions, {' / '.join(plan.arms.values())}")
+    sessions, judged = plan.described
+    click.echo(f"A/B {running.files.ab_id}: {sessions}\n{judged}")
     if not plan.swaps_evenly:
         click.echo(
-            f"note: {plan.pairs} pairs on {len(plan.device_groups)} groups of devices: a multiple of as many would "
-            "have each arm on each group equally often"
+            f"note: {ab_looks.listed(plan.ends)} pairs on {len(plan.device_groups)} groups of devices: a multiple of "
+            "as many would have each arm on each group equally often"
         )
     try:
         running.run(click.echo, budget)

@@ -33,6 +33,13 @@ class Findings:
     """Whether the family was named before anything was measured; otherwise the verdicts are explorative."""
     noise_floor: str | None = None
     """The A/A that was looked at."""
+    asked_at_once: int = 0
+    """So many of `primary`, its first ones, wait for no other's decision."""
+
+    @property
+    def first(self) -> Sequence[Verdict]:
+        """What was asked at once: an A/B may end at a look where more pairs would hardly decide more of it."""
+        return self.primary[: self.asked_at_once]
 
     @property
     def worse(self) -> list[Verdict]:
@@ -96,7 +103,7 @@ def judge(
         family = [pairs for pairs, first in zip(family, after, strict=True) if first is None]
         found = [statistics.ratio_alone(pairs, f"{backend.name}: not measured, so no verdict") for pairs in family]
         rest = [statistics.ratio_alone(pairs) for pairs in others]
-        return Findings(comparison, found, rest, practical, noise, beforehand)
+        return Findings(comparison, found, rest, practical, noise, beforehand, asked_at_once=len(found))
     found = statistics.decide(family, practical, noise, comparison.looks, after)
     found = [_unless_overloaded(each, comparison) for each in found]
     if noise_floor is not None:
@@ -106,7 +113,7 @@ def judge(
         found = [_unless_noise(each, alarms) for each in found]
     rest = [statistics.describe(pairs, practical, noise) for pairs in others]
     floor = noise_floor.name if noise_floor else None
-    return Findings(comparison, found, rest, practical, noise, beforehand, floor)
+    return Findings(comparison, found, rest, practical, noise, beforehand, floor, after.count(None))
 
 
 def _family(comparison: Comparison, primary: Sequence[str]) -> tuple[list[Pairs], list[int | None]]:

@@ -34,6 +34,8 @@ class Sessions:
     def __init__(self, outputs):
         self._outputs, self.ran, self.before = outputs, [], lambda _: None
         self.changes = lambda _: {}
+        self.figures = lambda *_: FLAT
+        """Of a session's number and serving mode: what it measures."""
 
     def __call__(self, arguments, log, _, group):
         return SimpleNamespace(returncode=(code := self.run(arguments, log, group)), poll=lambda: code, **ENDED)
@@ -49,7 +51,7 @@ class Sessions:
         made_runs.run(
             self._outputs,
             given["run-id"],
-            FLAT,
+            self.figures(number, given["serving"]),
             serving=given["serving"],
             seed=int(given["seed"]),
             changes=self.changes(number),

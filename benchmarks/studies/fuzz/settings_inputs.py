@@ -17,6 +17,7 @@ import endings
 import mutations
 from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
+from context_research.compare.ab import arms as ab_arms
 from context_research.compare.ab import plan as ab_plan
 from context_research.engines.simulated import profiles
 from context_research.hardware.manifest import environment_manifest
@@ -147,12 +148,11 @@ class Inputs:
 
     def _plan(self, arms: Sequence[str], common: Sequence[str], given: dict[str, Any]) -> str | None:
         experiment = Experiment("e0", CONFIGS.parent / "benchmarks" / "e0")
-        baseline, candidate = arms
         asked: dict[str, Any] = {"pairs": 2, "seed": 0, "repeats": 1, "pytest_options": tuple(common)}
         # The device groups are of a machine: a run's is asked for them.
         layers = [Layer("fuzz", {"device": "cpu", "experiment": str(self._smoke)})]
         made = ab_plan.plan(
-            experiment, baseline=baseline, candidate=candidate, given=layers, root=self._folder, **asked, **given
+            experiment, dict(zip(ab_arms.DEFAULT, arms, strict=True)), given=layers, root=self._folder, **asked, **given
         )
         endings.worked([*made.sessions(), made.family, made.record(), made.arguments("candidate")])
         return None

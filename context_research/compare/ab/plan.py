@@ -1,32 +1,26 @@
-"""What an A/B is asked to do: two arms, their sessions' order and seeds, the family to be judged."""
+"""What an A/B is asked to do: its arms, their sessions' order and seeds, the family to be judged."""
 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from context_research.backends.registry import backend_of
-from context_research.backends.resolve import resolve
+from context_research.backends.registry import backend_of, named
 from context_research.compare import comparison
+from context_research.compare.ab import arms as ab_arms
+from context_research.compare.ab import looks as ab_looks
 from context_research.compare.family import PRIMARY, class_of, split
-from context_research.compare.statistics import PRACTICAL
+from context_research.compare.statistics import MIN_PAIRS, PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
 from context_research.records import redact
 from context_research.records.ab import PlanRecord, SessionRecord
-from context_research.settings import sources
 from context_research.settings.experiments import Experiment
-from context_research.settings.options import OPTIONS, everywhere, from_environment, unprefixed
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
 from context_research.workload.case import cases
-
-_OURS = {option.flag for option in OPTIONS} | {"--set"}
-_SERVING = {"--serving", "--serving-config"}
-_GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats", "--device-groups"}
 
 
 class Plan(PlanRecord):
@@ -67,14 +61,39 @@ class Plan(PlanRecord):
         return self.device_groups[len(arms) * lane + (arms.index(arm) + turn + lane) % len(arms)]
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The numbers of pairs after which it may end."""
+        return self.looks or (self.pairs,)
+
+    @property
+    def measured(self) -> bool:
+        return named(self.settings_of(self.against).backend).measured
+
+    @property
     def swaps_evenly(self) -> bool:
-        """Whether each group of devices has either arm equally often."""
-        return self.pairs % max(1, len(self.device_groups)) == 0
+        """Whether each group of devices has every arm equally often."""
+        return all(end % max(1, len(self.device_groups)) == 0 for end in self.ends)
+
+    @property
+    def described(self) -> list[str]:
+        """What there will be: the sessions and their arms, then the family and when it is judged. A line each."""
+        sessions = " to ".join(str(len(self.arms) * pairs) for pairs in dict.fromkeys((self.ends[0], self.pairs)))
+        texts = [f"{arm}: {text}" if ab_arms.is_named(self.arms) else text for arm, text in self.arms.items()]
+        return [f"{sessions} sessions, {' / '.join(texts)}", self._judged()]
+
+    def _judged(self) -> str:
+        what = f"{self.family} figures" if self.family > 1 else "one figure"
+        if len(self.looks) > 1:
+            return f"{what}, judged after {ab_looks.listed(self.looks)} pairs: it ends once all are decided"
+        pairs = f"{self.pairs} pairs" if self.pairs > 1 else "a single pair"
+        if not self.measured:
+            return f"{what}, after {pairs}: ratios without a verdict, as nothing is measured"
+        few = f"; fewer than {MIN_PAIRS} decide nothing" if self.pairs < MIN_PAIRS else ""
+        return f"{what}, judged together after {pairs}{few}"
 
     def arguments(self, arm: str) -> list[str]:
         """pytest's arguments for one arm, our options by the names that hold everywhere."""
-        serving, *options = shlex.split(self.arms[arm])
-        return everywhere([*self.pytest_options, f"--serving={serving}", *options])
+        return ab_arms.arguments(self.arms[arm], self.pytest_options)
 
     def record(self) -> PlanRecord:
         """As it is read back from ab.json."""
@@ -87,6 +106,9 @@ def plan(
     primary: Sequence[str] | None = None,
     practical: float | None = None,
     against: str | None = None,
+    pairs: int | None = None,
+    looks: Sequence[int] | None = None,
+    pytest_options: Sequence[str] = (),
     device_groups: str | None = None,
     given: Sequence[Layer] = (),
     root: Path | None = None,
@@ -95,36 +117,51 @@ def plan(
     """A plan, every arm's settings resolved, that nothing known beforehand speaks against.
 
     `arms`: name -> serving mode or file, then options; each is held `against` one of them, by default the first.
-    `given`: settings that hold for both arms' sessions without being among `pytest_options`, weakest first. `root`: the
-    project's, at which relative paths in YAML start.
+    `pairs`, or `looks` (looks.py has what holds without either). `given`: settings that hold for every arm's sessions
+    without being among `pytest_options`, weakest first. `root`: the project's, at which relative paths in YAML start.
     Raises UsageProblem: no such arm, option, value, figure or device; arms that differ in what matters.
     """
+    against = next(iter(arms)) if against is None else against
+    if against not in arms:
+        raise UsageProblem(f"--against {against}: no arm has that name; there are {', '.join(arms)}")
+    resolved = {
+        arm: ab_arms.settings(experiment.name, arm, text, pytest_options, given, experiment.configs, root)
+        for arm, text in arms.items()
+    }
+    primary = PRIMARY if primary is None else tuple(dict.fromkeys(primary))
+    for chosen in resolved.values():
+        cases(chosen)  # axes that can't be are refused here
+        _check_primary(primary, chosen)
+    last, looks = ab_looks.planned(pairs, looks, resolved[against].backend)
     made = Plan(
         experiment=experiment.name,
         folder=os.path.relpath(experiment.folder),
         arms=dict(arms),
-        against=against or next(iter(arms)),
-        primary=PRIMARY if primary is None else tuple(dict.fromkeys(primary)),
+        against=against,
+        pairs=last,
+        looks=looks,
+        pytest_options=tuple(pytest_options),
+        primary=primary,
         practical=PRACTICAL if practical is None else practical,
-        device_groups=(),
-        settings={},
+        settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()},
         **more,
     )
-    resolved = {arm: _resolve(made, arm, given, experiment.configs, root) for arm in arms}
-    for chosen in resolved.values():
-        cases(chosen)  # axes that can't be are refused here
-        _check_primary(made.primary, chosen)
-    made = made.model_copy(
-        update={"settings": {arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()}}
-    )
+    _check_same(made)
     if device_groups is not None:
         made = made.model_copy(update={"device_groups": _groups(device_groups, made)})
+    return made
+
+
+def _check_same(made: Plan) -> None:
+    """Refuse arms whose settings differ in what matters. What only runs know, they will tell."""
     before = comparison.settled(made.settings[made.against])
     for arm in made.arms:
         after = comparison.settled(made.settings[arm])
         names = "the arms" if len(made.arms) == 2 else f"{made.against} and {arm}"
         comparison.check_same(names, before, after, made.allow_different, comparison.ALLOW)
-    return made
+        one, other = (made.settings[each]["backend"] for each in (made.against, arm))
+        if one != other:
+            raise UsageProblem(f"{names} have different backends, and are never compared: {one} / {other}")
 
 
 def _check_primary(primary: Sequence[str], chosen: Settings) -> None:
@@ -147,63 +184,3 @@ def _groups(text: str, made: Plan) -> tuple[tuple[int, ...], ...]:
             "multiple of that, all of one size"
         )
     return tuple(map(tuple, found))
-
-
-def _resolve(made: Plan, arm: str, given: Sequence[Layer], configs: Path, root: Path | None) -> Settings:
-    text = made.arms[arm]
-    try:
-        words = shlex.split(text)
-    except ValueError as error:
-        raise UsageProblem(f"--{arm} {text!r}: {error}") from None
-    if not words or words[0].startswith("-"):
-        modes = ", ".join(sources.serving_modes())
-        raise UsageProblem(f"--{arm} {text!r}: begin with a serving mode ({modes}) or a YAML file")
-    common, own = _common(made.pytest_options), _options(words[1:], f"--{arm}")
-    layers = [
-        *given,
-        sources.parse_options("environment", from_environment()),
-        sources.parse_options("after --", common[0]),
-        sources.parse_options(f"--{arm}", {**own[0], "--serving": words[0]}),
-        sources.parse_set("after --", common[1]),
-        sources.parse_set(f"--{arm}", own[1]),
-    ]
-    return resolve(made.experiment, layers, configs, root).settings
-
-
-Given = tuple[dict[str, str], list[str]]
-"""Flag -> text, and what --set was given."""
-
-
-def _common(words: Sequence[str]) -> Given:
-    """Our options among pytest's. Raises UsageProblem for those that the A/B or its arms decide."""
-    words = [unprefixed(word) for word in words]
-    for word in words:
-        if (flag := word.partition("=")[0]) in _SERVING | _GIVEN_BY_AB:
-            decides = "an arm decides it (--baseline, --candidate)" if flag in _SERVING else "ab has it itself"
-            raise UsageProblem(f"{flag} can't be among the pytest options: {decides}")
-    ours, rest = list[str](), list(words)
-    while rest:
-        word = rest.pop(0)
-        if word.partition("=")[0] in _OURS:
-            ours += [word] if "=" in word or not rest else [word, rest.pop(0)]
-    return _options(ours, "after --")
-
-
-def _options(words: Sequence[str], where: str) -> Given:
-    """Of an arm: it takes our own options alone, as others don't change the serving. Raises UsageProblem."""
-    texts, sets, rest = dict[str, str](), list[str](), [unprefixed(word) for word in words]
-    while rest:
-        flag, equals, value = rest.pop(0).partition("=")
-        if flag in _SERVING:
-            raise UsageProblem(f"{where}: the serving mode is the arm's first word; leave {flag} out")
-        if flag not in _OURS or flag in _GIVEN_BY_AB:
-            allowed = ", ".join(sorted(_OURS - _GIVEN_BY_AB - _SERVING))
-            raise UsageProblem(f"{where}: {flag} is no option of an arm; those are {allowed}")
-        if not equals and not rest:
-            raise UsageProblem(f"{where}: {flag} needs a value")
-        value = value if equals else rest.pop(0)
-        if flag == "--set":
-            sets.append(value)
-        else:
-            texts[flag] = value
-    return texts, sets

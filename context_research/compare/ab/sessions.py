@@ -1,4 +1,4 @@
-"""An A/B at work: sessions of two arms in turn, each on engines of its own, recorded so that it can be resumed."""
+"""An A/B at work: sessions of its arms in turn, each on engines of its own, recorded so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pathlib import Path
 import filelock
 
 from context_research.backends.registry import named
-from context_research.compare import comparison, verdict
+from context_research.compare import comparison, statistics, verdict
+from context_research.compare.ab import looks as ab_looks
 from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab.plan import Plan
 from context_research.compare.ab.processes import Running
@@ -60,6 +61,9 @@ class Ab:
     def __init__(self, files: AbFiles, record: AbRecord, plan: Plan, lock: filelock.BaseFileLock) -> None:
         self.files, self.record, self._plan = files, record, plan
         self._lock = lock
+        self._until = plan.ends[0]
+        """The pairs after which all is judged next."""
+        self._scatter_told = False
         self._deadline: float | None = None
         self._ended: list[SessionRecord] = []
         """Sessions that ended well in this call."""
@@ -100,7 +104,8 @@ class Ab:
         self._deadline = None if budget is None else time.monotonic() + budget
         self._take_stock(say)
         if done := len(self._finished()):
-            say(f"resuming {self.files.ab_id}: {done} of {len(self._sessions)} sessions are there")
+            most = "at most " if len(self._plan.ends) > 1 else ""
+            say(f"resuming {self.files.ab_id}: {done} of {most}{len(self._sessions)} sessions are there")
         self._write("running", pid=os.getpid(), reason=None)
         try:
             self._run(say)
@@ -114,14 +119,38 @@ class Ab:
             self._lock.release()
 
     def _run(self, say: Callable[[str], None]) -> None:
-        """The sessions in their order, on each group of devices one at a time. After a problem none is begun."""
-        waiting = [number for number, one in enumerate(self._sessions, 1) if one.status != "completed"]
+        """Pairs up to one look after the other, until all is decided or there are no more."""
+        ahead = [end for end in self._plan.ends if end >= self._begun_pairs()]
+        for self._until in ahead:
+            self._run_sessions(say)
+            if self._until == self._plan.pairs:
+                return
+            asked = judge(self.files).first
+            undecided = sum(each.outcome == "undecided" for each in asked)
+            told = f"after {self._until} pairs {undecided or 'none'} of {len(asked)} figures is undecided"
+            if statistics.settled(asked, self._plan.pairs):
+                why = f", and would need far more than {self._plan.pairs} pairs" if undecided else ""
+                say(f"{told}{why}: it ends here")
+                return
+            say(f"{told}: on to the next look")
+
+    def _begun_pairs(self) -> int:
+        """As many pairs as have begun: a look before their end has had its answer."""
+        return max((one.pair + 1 for one in self._sessions if one.status != "planned"), default=0)
+
+    def _run_sessions(self, say: Callable[[str], None]) -> None:
+        """The sessions in their order, on each group of devices one at a time. After a problem none is begun.
+
+        With those of the pairs after the next look it waits.
+        """
+        waiting = [number for number, _ in self._left()]
         running: list[Running] = []
         problem: UsageProblem | None = None
+        self._tell_scatter(say)
         with ab_processes.ended_with_us(running):
             while True:
                 while not problem and (number := self._next(waiting, running)):
-                    say(f"[{number}/{len(self._sessions)}] {self._described(self._sessions[number - 1])}")
+                    say(f"{self._place(number)} {self._described(self._sessions[number - 1])}")
                     running.append(self._begin(number))
                     waiting.remove(number)
                 if not running:
@@ -136,11 +165,32 @@ class Ab:
                         say(f"ERROR: {found}; what runs beside it goes on to its end")
                 else:
                     seconds = self._sessions[one.number - 1].seconds or 0.0
-                    say(f"[{one.number}/{len(self._sessions)}] {seconds:.0f} s{self._time_left()}")
+                    say(f"{self._place(one.number)} {seconds:.0f} s{self._time_left()}")
+                    self._tell_scatter(say)
         if problem:
             raise problem
         if waiting:
-            raise TimeIsUp(f"the next session would not end in time, {len(waiting)} are left")
+            most = "at most " if self._until < self._plan.pairs else ""
+            left = sum(one.status != "completed" for one in self._sessions)
+            raise TimeIsUp(f"the next session would not end in time, {most}{left} are left")
+
+    def _left(self) -> list[tuple[int, SessionRecord]]:
+        """The sessions up to the next look that are still to be completed, by their number from 1."""
+        numbered = enumerate(self._sessions, 1)
+        return [(n, one) for n, one in numbered if one.pair < self._until and one.status != "completed"]
+
+    def _place(self, number: int) -> str:
+        """Of how many: up to the next look."""
+        return f"[{number}/{self._until * len(self._plan.arms)}]"
+
+    def _tell_scatter(self, say: Callable[[str], None]) -> None:
+        """Once, when the pilot's pairs are there and the first look is still to come."""
+        first = self._until == self._plan.ends[0] and self._left()
+        there = all(one.status == "completed" for one in self._sessions if one.pair < ab_looks.PILOT)
+        if first and there and self._plan.measured and not self._scatter_told:
+            self._scatter_told = True
+            for line in ab_looks.pilot(comparison.of_ab(self.files), self._plan.primary, self._plan.pairs):
+                say(line)
 
     def _next(self, waiting: Sequence[int], running: Sequence[Running]) -> int | None:
         """The first waiting session whose devices are free, unless it would end too late.
@@ -264,7 +314,7 @@ class Ab:
             before, now = (_lasting(each) for each in (comparison.load(earlier[arm]), run))
             if changed := [key for key in before if before[key] != now.get(key)]:
                 raise UsageProblem(
-                    f"the {arm}'s settings changed since its first session ({', '.join(changed)}): set them back, "
+                    f"arm {arm}: its settings changed since its first session ({', '.join(changed)}): set them back, "
                     "or begin anew with --fresh"
                 )
 
@@ -276,10 +326,11 @@ class Ab:
         """From the sessions that were run: an arm's mean time for each one to come."""
         taken = _taken(self._finished())
         every = [seconds for some in taken.values() for seconds in some]
-        to_come = [session.arm for session in self._sessions if session.status != "completed"]
+        to_come = [session.arm for _, session in self._left()]
         left = sum(sum(some) / len(some) for arm in to_come for some in [taken.get(arm, every)])
         left /= max(1, len(self._plan.device_groups))
-        return f", about {timedelta(seconds=round(left))} left" if to_come else ""
+        to = "left" if self._until == self._plan.pairs else f"to the look after {self._until} pairs"
+        return f", about {timedelta(seconds=round(left))} {to}" if to_come else ""
 
     def _write(self, status: str, **changes: object) -> None:
         finished = None if status == "running" else store.now()

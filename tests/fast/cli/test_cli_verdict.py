@@ -1,16 +1,13 @@
-"""`verdict`, `ab` and `report` on the command line: runs and A/Bs made by hand, bad input in one line."""
+"""`verdict` and `report` of A/Bs and pairs of runs: made by hand, bad input in one line."""
 
 import os
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from context_research.records.files import AbFiles
 from tests.support import made_runs
 from tests.support.artifacts import plain
 from tests.support.commands import refused, run
-from tests.support.made_runs import CASE, FLAT
+from tests.support.made_runs import CASE
 
 pytestmark = pytest.mark.usefixtures("here")
 AA = {"baseline": "aggregated", "candidate": "aggregated"}
@@ -217,108 +214,3 @@ def test_report_of_an_ab(outputs, name):
     result = run("report", name)
     assert (result.exit_code, result.stdout.strip()) == (0, "outputs/reports/ab1.md")
     assert files.report.read_text().startswith("# e0: disaggregated against aggregated")
-
-
-# ab
-
-
-def ended(code):
-    """A session's process that has."""
-    return SimpleNamespace(returncode=code, poll=lambda: code)
-
-
-@pytest.fixture
-def sessions(here, monkeypatch):
-    """An experiment's folder, and sessions that write artifacts instead of running."""
-    (here / "benchmarks" / "e0").mkdir(parents=True)
-    (here / "benchmarks" / "e0" / "test_e0.py").touch()
-    ran = []
-
-    def begin(arguments, log, device, group):
-        given = dict(word.removeprefix("--cr-").split("=", 1) for word in arguments if word.startswith("--cr-"))
-        ran.append(SimpleNamespace(**{key.replace("-", "_"): value for key, value in given.items()}))
-        made_runs.run(Path(given["outputs"]), given["run-id"], FLAT, serving=given["serving"], seed=int(given["seed"]))
-        return ended(0)
-
-    monkeypatch.setattr("context_research.compare.ab.processes.begin", begin)
-    return ran
-
-
-def test_ab_runs_both_arms_and_tells_the_verdict(outputs, sessions):
-    result = run("ab", "e0", "--pairs", 2)
-    assert result.exit_code == 0, result.output
-    assert [session.serving for session in sessions] == [
-        "aggregated", "disaggregated", "disaggregated", "aggregated",
-    ]  # fmt: skip
-    (folder,) = (outputs / "ab").iterdir()
-    assert plain(AbFiles(outputs, folder.name).verdict, "verdict")["comparison"] == folder.name
-    assert f"report  outputs/reports/{folder.name}.md" in result.stdout
-
-
-def test_ab_plans_with_the_projects_ini_keys(here, sessions):
-    ini = "[pytest]\ncontext_research_requests = 7\ncontext_research_outputs = elsewhere\n"
-    (here / "pytest.ini").write_text(ini)
-    assert run("ab", "e0", "--pairs", 1).exit_code == 0
-    (path,) = (here / "elsewhere" / "ab").glob("*/ab.json")
-    planned = plain(path, "ab")["plan"]["settings"]
-    assert [planned[arm]["workload"]["requests"] for arm in ("baseline", "candidate")] == [7, 7]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["e77"], "no experiment 'e77' here (there are: e0): run this in its repository"),
-        (["e0", "--baseline", ""], "begin with a serving mode (aggregated, aggregated-2x, "),
-        (["e0", "--candidate", "split"], "unknown serving mode 'split'"),
-        (["e0", "--candidate", "--dtype half"], "begin with a serving mode"),
-        (["e0", "--candidate", "aggregated --seed=3"], "--candidate: --seed is no option of an arm; those are "),
-        (["e0", "--candidate", "aggregated --dtype"], "--candidate: --dtype needs a value"),
-        (["e0", "--candidate", "aggregated -k c1"], "--candidate: -k is no option of an arm"),
-        (["e0", "--candidate", "aggregated --serving=disaggregated"], "the serving mode is the arm's first word"),
-        (["e0", "--candidate", "aggregated --set engine.blocksize=1"], "engine.blocksize: unknown key"),
-        (["e0", "--candidate", "aggregated --set engine.block_size=no"], "engine.block_size: "),
-        (["e0", "--candidate", "aggregated 'unbalanced"], "--candidate"),
-        (["e0", "--primary", "ttft.p42"], "--primary 'ttft.p42': expected metrics"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_ab_refuses_bad_input_before_any_session(outputs, sessions, arguments, told):
-    refused(run("ab", *arguments), told)
-    assert sessions == []
-    assert not (outputs / "ab").exists()
-
-
-@pytest.mark.parametrize("option", [["--primary", "latency"], ["--allow-different", "dtype"]], ids=" ".join)
-def test_ab_refuses_unknown_names_after_the_first_session_at_the_latest(outputs, sessions, option):
-    """Metrics may be a plugin's, so only a session knows them; at the end of a night it is too late."""
-    result = run("ab", "e0", *option)
-    assert result.exit_code == 2
-    assert " ".join(option) in result.stderr
-    assert len(sessions) <= 1
-
-
-@pytest.mark.parametrize(
-    "option", ["--seed=3", "--run-id=x", "--outputs=y", "--repeats=2", "--serving=aggregated", "--device-groups=0;1"]
-)
-def test_ab_refuses_pytest_options_that_are_its_own(outputs, sessions, option):
-    result = run("ab", "e0", "--pairs", 1, "--", option)
-    assert (result.exit_code, sessions) == (2, [])
-    assert option.partition("=")[0] in result.stderr
-
-
-def test_ab_whose_budget_is_spent_says_so_and_goes_on(outputs, sessions):
-    """No time at all: each call runs one session."""
-    for left in (3, 2, 1):
-        result = run("ab", "e0", "--pairs", 2, "--budget", 0)
-        assert result.exit_code == 75, result.output
-        assert f"{left} are left: call again to go on" in result.stdout
-    assert run("ab", "e0", "--pairs", 2, "--budget", 0).exit_code == 0
-    assert list(outputs.rglob("verdict.json"))
-
-
-def test_ab_does_not_judge_what_a_failed_session_left(outputs, sessions, monkeypatch):
-    monkeypatch.setattr("context_research.compare.ab.processes.begin", lambda *_: ended(1))
-    result = run("ab", "e0")
-    assert result.exit_code == 2
-    assert "session 1 (baseline) ended with exit status 1 before it began; its log: outputs/ab/" in result.stderr
-    assert not list(outputs.rglob("verdict.json"))

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from context_research.compare.ab import plan as ab_plan
+from context_research.compare.ab import arms as ab_arms
 from context_research.compare.ab import sessions as ab
 from context_research.compare.ab.sessions import Ab
 from context_research.errors import UsageProblem
@@ -199,7 +199,7 @@ def test_another_plan_is_another_ab(outputs, sessions, other):
 def test_settings_that_changed_are_another_ab(outputs, sessions, monkeypatch):
     sessions.before = lambda _: 1
     for requests in ("5", "6"):
-        monkeypatch.setattr(ab_plan, "from_environment", lambda value=requests: {"--requests": value})
+        monkeypatch.setattr(ab_arms, "from_environment", lambda value=requests: {"--requests": value})
         with pytest.raises(UsageProblem):
             run(outputs)
     assert len(list((outputs / "ab").iterdir())) == 2
@@ -254,7 +254,7 @@ def test_finished_sessions_whose_artifacts_are_gone_are_run_again(outputs, sessi
 
 def test_an_arm_whose_settings_changed_between_sessions_is_refused(outputs, sessions):
     sessions.changes = lambda number: {"settings.engine.max_num_seqs": 7} if number == 3 else {}
-    with pytest.raises(UsageProblem, match=r"the candidate's settings changed since its first session \(engine\)"):
+    with pytest.raises(UsageProblem, match=r"arm candidate: its settings changed since its first session \(engine\)"):
         run(outputs)
     assert recorded(outputs)["sessions"][2]["status"] == "failed"
 

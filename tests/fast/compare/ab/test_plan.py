@@ -3,7 +3,7 @@
 import pytest
 
 from context_research.compare import family
-from context_research.compare.ab import plan as ab_plan
+from context_research.compare.ab import arms as ab_arms
 from context_research.compare.statistics import PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.settings.schema import CONFIGS
@@ -65,7 +65,7 @@ def test_a_value_with_a_space_stays_one(here):
 
 
 def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkeypatch):
-    monkeypatch.setattr(ab_plan, "from_environment", lambda: {"--requests": "7"})
+    monkeypatch.setattr(ab_arms, "from_environment", lambda: {"--requests": "7"})
     settings = plan(arms=two("aggregated --requests=5"), allow_different=("workload.requests",)).settings
     assert [settings[arm]["workload"]["requests"] for arm in two()] == [7, 5]
 
