@@ -124,8 +124,8 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
 
 @main.command("ab")
 @click.argument("experiment")
-@click.option("--baseline", show_default=ab_arms.DEFAULT["baseline"], help="Serving mode or file, then options.")
-@click.option("--candidate", show_default=ab_arms.DEFAULT["candidate"], help="The same for the other arm.")
+@click.option("--baseline", help="Serving mode or file, then options (default: aggregated).")
+@click.option("--candidate", help="The same for the other arm (default: disaggregated).")
 @click.option(
     "--arm",
     "named",
@@ -141,8 +141,8 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
     "--looks",
     type=Numbers(),
     metavar="N,N",
-    show_default=",".join(map(str, ab_looks.LOOKS)),
-    help="Without --pairs: numbers of pairs after which all is judged; it ends where all is decided.",
+    help="Without --pairs: numbers of pairs after which all is judged; it ends where all is decided "
+    f"(default: {','.join(map(str, ab_looks.LOOKS))}).",
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of pair 1; the next has one more."

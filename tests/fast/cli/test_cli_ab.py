@@ -67,8 +67,8 @@ THREE = (
 def test_any_number_of_arms_are_run_by_name_and_judged_against_the_first(outputs, sessions):
     result = run("ab", "e0", *THREE, "--pairs", 2)
     assert result.exit_code == 0, result.output
-    assert [session.serving for session in sessions] == ["aggregated", "aggregated", "disaggregated"] + [
-        "disaggregated", "aggregated", "aggregated",
+    assert [session.serving for session in sessions] == [
+        "aggregated", "aggregated", "disaggregated", "disaggregated", "aggregated", "aggregated",
     ]  # fmt: skip
     lines = result.stdout.splitlines()
     assert lines[0].endswith(
