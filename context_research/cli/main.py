@@ -27,7 +27,7 @@ from context_research.records import store
 from context_research.records.files import PLANNED, AbFiles, RunFiles, check_run_id, find, new_run_id
 from context_research.records.run import ManifestRecord, new_run, this_command
 from context_research.report import comparison as comparison_report
-from context_research.report import run
+from context_research.report import run, verdicts, words
 from context_research.settings import options, sources
 
 CALL_AGAIN = os.EX_TEMPFAIL
@@ -267,7 +267,7 @@ def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
     if isinstance(files, AbFiles):
         store.write(files.verdict, judged.record())
     path = comparison_report.write(judged)
-    click.echo(f"{comparison_report.terminal_table(judged)}\n\n{comparison_report.headline(judged)}\nreport  {path}")
+    click.echo(f"{verdicts.terminal_table(judged)}\n\n{words.headline(judged)}\nreport  {path}")
 
 
 main.add_command(simulation.calibrate)

@@ -59,7 +59,7 @@ class Side:
         found = [observations.read(run.files) for run in self.runs]
         axes = {name: case.axes for run in self.runs for name, case in run.cases.items()}
         units = observations.by_repeat(found[0]) if self.per_repeat else tuple(found)
-        return Arm(self.label, units, axes, frozenset(self.overloaded))
+        return Arm(self.label, units, axes, frozenset(self.overloaded), self.arm)
 
     @property
     def overloaded(self) -> dict[str, list[str]]:

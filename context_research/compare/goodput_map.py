@@ -13,11 +13,14 @@ from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS, sign_flip
 from context_research.measure import metrics
 from context_research.measure.metrics import Repeat
+from context_research.settings.workload import Slo
 
-CELLS = 24
+CELLS = 32
 """Limits on either axis."""
-_MARGIN = 1.1
-"""Limits reach beyond the 1st and the 99th percentile of the values seen by this factor."""
+_BELOW = 1.1
+"""Limits begin below the 1st percentile of the values seen by this factor."""
+_BEYOND = 1.25
+"""They end at the next round number beyond the largest value by this factor: both arms serve all of it there."""
 _RESAMPLES = 2**10
 """Sign flips of a cell: up to 10 pairs every one is tried, and p is exact."""
 
@@ -26,9 +29,10 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """One case: requests per second (`Repeat.steady_seconds`) that met both limits (seconds).
+    """One case: requests per second (`Repeat.steady_seconds`) and device that met both limits (seconds).
 
-    `baseline` and `candidate` are [pair, TPOT limit, TTFT limit], `requests` each arm's measured ones.
+    `baseline` and `candidate` are [pair, TPOT limit, TTFT limit], `requests` each arm's measured ones. `slo` is what
+    was asked of these requests.
     """
 
     case: str
@@ -37,6 +41,14 @@ class Map:
     baseline: Floats
     candidate: Floats
     requests: tuple[int, int]
+    slo: Slo
+
+    @property
+    def gain(self) -> Floats:
+        """Candidate − baseline, the mean over the pairs, as a share of the most that either serves at any limits."""
+        means = self.baseline.mean(axis=0), self.candidate.mean(axis=0)
+        most = max(float(each.max()) for each in means)
+        return np.asarray((means[1] - means[0]) / most if most else np.zeros_like(means[0]))
 
     @property
     def pairs(self) -> int:
@@ -79,15 +91,17 @@ def decide(found: Sequence[Map]) -> list[NDArray[np.int8]]:
 
 
 def _map(case: str, baseline: Arm, candidate: Arm) -> Map | None:
-    pairs = [
-        (_latencies(b[case]), _latencies(c[case]), _seconds(b[case]), _seconds(c[case]))
+    units = [
+        (b[case], c[case])
         for b, c in zip(baseline.units, candidate.units, strict=False)
-        if _seconds(b.get(case, ())) > 0 and _seconds(c.get(case, ())) > 0
+        if _device_seconds(b.get(case, ())) > 0 and _device_seconds(c.get(case, ())) > 0
     ]
+    pairs = [(_latencies(b), _latencies(c), _device_seconds(b), _device_seconds(c)) for b, c in units]
     if not pairs or not any(len(b) or len(c) for b, c, *_ in pairs):
         return None
+    slo = _slo(units[0][0][0])
     seen = np.concatenate([values for b, c, *_ in pairs for values in (b, c)])
-    ttft, tpot = _limits(seen[:, 0]), _limits(seen[:, 1])
+    ttft, tpot = _limits(seen[:, 0], slo.ttft), _limits(seen[:, 1], slo.tpot)
     return Map(
         case,
         ttft,
@@ -95,11 +109,18 @@ def _map(case: str, baseline: Arm, candidate: Arm) -> Map | None:
         np.stack([_within(b, ttft, tpot) / seconds for b, _, seconds, _ in pairs]),
         np.stack([_within(c, ttft, tpot) / seconds for _, c, _, seconds in pairs]),
         (sum(len(b) for b, *_ in pairs), sum(len(c) for _, c, *_ in pairs)),
+        slo,
     )
 
 
-def _seconds(repeats: Sequence[Repeat]) -> float:
-    return sum(repeat.steady_seconds for repeat in repeats)
+def _device_seconds(repeats: Sequence[Repeat]) -> float:
+    return sum(repeat.steady_seconds * repeat.devices for repeat in repeats)
+
+
+def _slo(repeat: Repeat) -> Slo:
+    """Of one class's requests their own, where that has one."""
+    [*others, name] = repeat.classes or [""]
+    return repeat.slo if others else repeat.class_slos.get(name, repeat.slo)
 
 
 def _latencies(repeats: Sequence[Repeat]) -> Floats:
@@ -108,12 +129,19 @@ def _latencies(repeats: Sequence[Repeat]) -> Floats:
     return np.array(values, dtype=float).reshape(-1, 2)
 
 
-def _limits(values: Floats) -> Floats:
+def _limits(values: Floats, asked: float | None) -> Floats:
+    """From below what was seen, and `asked`, to a round number beyond."""
     positive = values[values > 0]
     if not positive.size:  # one token each: whatever the limit is, all meet it
         positive = np.array([1e-3])
-    low, high = np.percentile(positive, [1, 99])
-    return np.geomspace(low / _MARGIN, high * _MARGIN, CELLS)
+    ends = [float(np.percentile(positive, 1)), float(positive.max()), *([asked] if asked else [])]
+    return np.geomspace(min(ends) / _BELOW, _round_up(max(ends) * _BEYOND), CELLS)
+
+
+def _round_up(value: float) -> float:
+    """The next of 1, 2 and 5 times a power of ten."""
+    decade = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * decade for step in (1, 2, 5, 10) if step * decade >= value * (1 - 1e-9)))
 
 
 def _within(values: Floats, ttft: Floats, tpot: Floats) -> NDArray[np.int64]:

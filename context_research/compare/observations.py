@@ -34,6 +34,8 @@ class Arm:
     axes: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     overloaded: frozenset[str] = frozenset()
     """Cases without a steady state: their latencies say how long the run was."""
+    name: str = ""
+    """Short, where there are several: that of an A/B's arm."""
 
     @property
     def cases(self) -> list[str]:

@@ -42,6 +42,11 @@ class Findings:
         return self.primary[: self.asked_at_once]
 
     @property
+    def measured(self) -> bool:
+        """Whether engines ran; a simulator's figures are judged by nobody."""
+        return named(self.comparison.baseline.runs[0].metadata.backend).measured
+
+    @property
     def worse(self) -> list[Verdict]:
         return [found for found in self.primary if found.outcome == "worse"]
 

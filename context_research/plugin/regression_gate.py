@@ -12,7 +12,7 @@ from context_research.errors import UsageProblem
 from context_research.plugin.session import Session
 from context_research.records import redact
 from context_research.records.files import RunFiles, find_run
-from context_research.report import comparison as comparison_report
+from context_research.report import verdicts, words
 
 
 class Gate:
@@ -41,7 +41,7 @@ class Gate:
             terminal.write_line(f"no verdict: {problem}")
             session.exitstatus = session.exitstatus or pytest.ExitCode.USAGE_ERROR
             return
-        terminal.write_line(comparison_report.terminal_table(judged))
-        terminal.write_line(comparison_report.headline(judged))
+        terminal.write_line(verdicts.terminal_table(judged))
+        terminal.write_line(words.headline(judged))
         if judged.worse:
             session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED

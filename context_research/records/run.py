@@ -48,6 +48,14 @@ class StepTimesRecord(Record):
     vllm: str | None = None
 
 
+class ErrorRecord(Record):
+    """How far simulated figures were from real ones: |simulated ÷ real − 1|."""
+
+    median: float
+    worst: float
+    figures: int
+
+
 class SimulationRecord(Record):
     """Of a simulated engine: the profile it had."""
 
@@ -57,6 +65,8 @@ class SimulationRecord(Record):
     step_times: StepTimesRecord
     link: JsonObject = Field(default_factory=dict)
     client: JsonObject = Field(default_factory=dict)
+    errors: dict[str, dict[str, ErrorRecord]] = Field(default_factory=dict)
+    """The profile's, where real runs were held against it: metric -> statistic -> its error."""
 
 
 class EngineRecord(Record):

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from context_research.backends.registry import named
 from context_research.compare.comparison import Comparison, Side, manifest_differences
 from context_research.compare.observations import Arm
-from context_research.compare.statistics import ALPHA, MIN_PAIRS, Verdict
+from context_research.compare.statistics import ALPHA, MIN_PAIRS
 from context_research.compare.verdict import Findings
 from context_research.measure import metrics
 from context_research.measure.metrics import METRICS
 from context_research.records import store
 from context_research.records.run import RunRecord
-from context_research.report import checks
+from context_research.report import checks, verdicts, words
+from context_research.report.figures import forest
 from context_research.report.figures.drawing import draw
 from context_research.report.run import about, load_of
-from context_research.report.tables import images, quantity, table
-
-_OUTCOMES = ("better", "worse", "equivalent", "undecided")
+from context_research.report.tables import image, images, quantity, table
 
 
 def write(findings: Findings) -> Path:
     """Write the report, its figures in a folder beside it; its path. Raises UsageProblem for a missing artifact."""
     comparison = findings.comparison
     arms = [side.observed() for side in comparison.sides]
-    drawn = draw(arms, comparison.report.with_suffix(""), _about(findings))
+    drawn = draw(arms, comparison.report.with_suffix(""), _about(findings), findings)
+    forests = [figure for figure in drawn if figure.stem.startswith(forest.STEM)]
+    others = [figure for figure in drawn if figure not in forests]
     sections = [
         _head(findings),
-        _verdicts(findings),
-        images(drawn, comparison.report.stem),
+        _verdicts(findings, [image(figure, comparison.report.stem) for figure in forests]),
+        images(others, comparison.report.stem),
         _pooled(arms),
         _descriptive(findings),
         _validity(findings),
@@ -44,30 +42,6 @@ def write(findings: Findings) -> Path:
     ]
     store.replace(comparison.report, "\n\n".join(section for section in sections if section) + "\n")
     return comparison.report
-
-
-def headline(findings: Findings) -> str:
-    """What a reader can quote: ``ttft: worse in 4 of 4 cases. tpot: better in 3 of 4 cases, undecided in 1.``"""
-    parts = []
-    for name in dict.fromkeys(_name(found) for found in findings.primary):
-        outcomes = [found.outcome for found in findings.primary if _name(found) == name]
-        told = [f"{word} in {outcomes.count(word)} of {len(outcomes)}" for word in _OUTCOMES if word in outcomes]
-        parts.append(f"{name}: {', '.join(told)} {'case' if len(outcomes) == 1 else 'cases'}.")
-    comparison = findings.comparison
-    if not comparison.final:
-        done = len(comparison.baseline.units)
-        parts.append(f"Not final: {done} of {comparison.planned} planned pairs, and a look too early raises alarms.")
-    if runs := ", ".join(comparison.unproven):
-        parts.append(f"That both were sent the same is NOT PROVABLE: {runs} kept no requests.")
-    mark = named(comparison.baseline.runs[0].metadata.backend).labels.mark
-    label = f"{mark + ': ' if mark else ''}{checks.label(comparison.cases)}"
-    return f"{label}{_candidates(comparison)} against {comparison.baseline.label}: {' '.join(parts)}"
-
-
-def terminal_table(findings: Findings) -> str:
-    """The verdicts for a terminal, one line each."""
-    header, rows = _verdict_table(findings)
-    return str(tabulate(rows, header, maxcolwidths=[*[None] * (len(header) - 1), 48], disable_numparse=True))
 
 
 def _head(findings: Findings) -> str:
@@ -84,7 +58,7 @@ def _head(findings: Findings) -> str:
     cases = findings.comparison.cases
     proof = "".join(f"\n\n{told}" for told in (checks.warning(cases), _overload(findings)) if told)
     load = "".join(f" {what[0].upper()}{what[1:]}: {told}." for what, told in load_of(first))
-    return f"{title}\n\n**{headline(findings)}**{backend}{proof}{allowed}\n\n{_about(findings)}.{load}"
+    return f"{title}\n\n{words.paragraphs(findings)}{backend}{proof}{allowed}\n\n{_about(findings)}.{load}"
 
 
 def _overload(findings: Findings) -> str:
@@ -115,12 +89,15 @@ def _about(findings: Findings) -> str:
     return f"{about(comparison.baseline.runs[0].metadata, cases)}, {paired}"
 
 
-def _verdicts(findings: Findings) -> str:
-    header, rows = _verdict_table(findings)
-    ratio = (
-        "The ratio is candidate ÷ baseline, the geometric mean over the pairs, with its 95 % interval; p is that "
-        f"beside the whole family of {len(findings.primary)}."
-    )
+def _verdicts(findings: Findings, forests: Sequence[str]) -> str:
+    ratio = "The ratio is candidate ÷ baseline, the geometric mean over the pairs"
+    if findings.measured:
+        ratio += (
+            f", with its 95 % interval. p is that of the verdict, beside the whole family of {len(findings.primary)} "
+            "and all planned looks. That of sign flips assumes no distribution and is beside nothing: a decision with "
+            "a large one is fragile (†)"
+        )
+    ratio += "."
     if any(found.difference for found in findings.primary):
         ratio += " A value of 0 has no ratio: there the differences are judged, and means are arithmetic."
     noise = (
@@ -130,49 +107,8 @@ def _verdicts(findings: Findings) -> str:
         else ""
     )
     floor = f" What differs in the A/A {findings.noise_floor} too is undecided here." if findings.noise_floor else ""
-    return f"## Verdict\n\n{table(rows, header)}\n\n{ratio}{noise}{floor}"
-
-
-def _verdict_table(findings: Findings) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    header = ("metric", "case", "verdict", "ratio", "95 % interval", "baseline", "candidate", "p", "why")
-    return header, [
-        (
-            _name(found),
-            found.pairs.case,
-            str(found.outcome),
-            *_ratio(found),
-            *_sides(found),
-            "–" if found.p_adjusted is None else f"{found.p_adjusted:.2g}",
-            _why(found),
-        )
-        for found in findings.primary
-    ]
-
-
-def _why(found: Verdict) -> str:
-    needed = f"; at this noise about {found.pairs_needed} pairs would tell" if found.pairs_needed else ""
-    return found.reason + needed
-
-
-def _name(found: Verdict) -> str:
-    return f"{found.pairs.metric} {found.pairs.statistic}"
-
-
-def _ratio(found: Verdict) -> tuple[str, str]:
-    ratio = "–" if found.ratio is None else f"{found.ratio:.3f}"
-    return ratio, "–" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
-
-
-def _sides(found: Verdict) -> tuple[str, str]:
-    """Each side's geometric mean, so that their ratio is the ratio; the arithmetic one where a value is 0."""
-    values = found.pairs.complete
-    if not values:
-        return "–", "–"
-    means: Iterable[float] = found.pairs.means
-    if found.pairs.have_ratios:
-        means = (math.exp(sum(math.log(pair[side]) for pair in values) / len(values)) for side in (0, 1))
-    first, second = (quantity(mean, found.pairs.unit) for mean in means)
-    return first, second
+    parts = ("## Verdict", *forests, verdicts.whole_table(findings), f"{ratio}{noise}{floor}")
+    return "\n\n".join(parts)
 
 
 def _pooled(arms: Sequence[Arm]) -> str:
@@ -195,10 +131,10 @@ def _pooled(arms: Sequence[Arm]) -> str:
 
 
 def _descriptive(findings: Findings) -> str:
-    rows = [(_name(found), found.pairs.case, *_ratio(found), *_sides(found)) for found in findings.descriptive]
-    header = ("metric", "case", "ratio", "95 % interval", "baseline", "candidate")
+    if not findings.descriptive:
+        return ""
     note = "Not judged: they were not in the family. Intervals are each by itself; some will miss 1 by chance."
-    return f"## Other metrics\n\n{note}\n\n{table(rows, header)}" if rows else ""
+    return f"## Other metrics\n\n{note}\n\n{verdicts.descriptive_table(findings)}"
 
 
 def _validity(findings: Findings) -> str:

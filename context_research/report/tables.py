@@ -33,10 +33,11 @@ def quantity(value: float | None, unit: str) -> str:
 
 
 def images(drawn: Sequence[Figure], folder: str) -> str:
-    """The section of figures: each with its caption, the PNG shown, the SVG linked."""
-    shown = (
-        f"### {figure.title}\n\n![{figure.title}]({folder}/{figure.stem}.png)\n\n"
-        f"{figure.caption} ([SVG]({folder}/{figure.stem}.svg))"
-        for figure in drawn
-    )
+    """The section of figures, each with its title."""
+    shown = (f"### {figure.title}\n\n{image(figure, folder)}" for figure in drawn)
     return "\n\n".join(("## Figures", *shown)) if drawn else ""
+
+
+def image(figure: Figure, folder: str) -> str:
+    """A figure with its caption: the PNG shown, the SVG linked."""
+    return f"![{figure.title}]({folder}/{figure.stem}.png)\n\n{figure.caption} ([SVG]({folder}/{figure.stem}.svg))"

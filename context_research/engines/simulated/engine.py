@@ -312,6 +312,7 @@ class SimulatedEngine:
                 "step_times": self._step_times.describe(),
                 "link": self._profile.link.model_dump(),
                 "client": self._profile.client.model_dump(),
+                "errors": self._profile.fidelity.model_dump()["errors"] if self._profile.fidelity else {},
             },
         }
 

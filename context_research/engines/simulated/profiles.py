@@ -16,6 +16,7 @@ from context_research.settings.schema import CONFIGS, Device, Role
 from context_research.settings.sources import read_yaml
 
 Seconds = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0)]
 
 
 class Fit(Section):
@@ -102,6 +103,25 @@ class Client(Section):
         return self.submit_s + self.submit_token_s * prompt_tokens
 
 
+class KnownError(Section):
+    """|simulated ÷ real − 1| of one kind of figure, over the cases and arms that were held against real runs."""
+
+    median: Share
+    worst: Share
+    figures: Positive
+
+
+class Fidelity(Section):
+    """How far figures simulated with this very profile were from real ones: metric -> statistic -> its error.
+
+    `sources`: the kept reports of `context-research fidelity` that it is made from
+    (benchmarks/studies/simulation/known_errors.py).
+    """
+
+    errors: dict[str, dict[str, KnownError]]
+    sources: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
 class DeviceProfile(Section):
     """One kind of machine. `provenance` says of each number where it comes from."""
 
@@ -117,11 +137,13 @@ class DeviceProfile(Section):
     client: Client = Client()
     step_time: Annotated[Linear | AIConfigurator, Field(discriminator="source")]
     provenance: Annotated[dict[str, str], Field(min_length=1)]
+    fidelity: Fidelity | None = None
+    """None: never held against real runs."""
 
     @property
     def digest(self) -> str:
-        """Says of two profiles of one name whether they are the same."""
-        return sha256(self.model_dump_json().encode()).hexdigest()[:8]
+        """Says of two profiles of one name whether they simulate the same."""
+        return sha256(self.model_dump_json(exclude={"fidelity"}).encode()).hexdigest()[:8]
 
     @property
     def calibrated(self) -> bool:

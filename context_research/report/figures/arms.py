@@ -15,11 +15,13 @@ from context_research.compare.observations import Arm
 from context_research.report.figures.style import legend
 from context_research.request import Timeline
 
-COLOURS = ("#0072B2", "#D55E00")
-"""Of the arms."""
-_CLASSES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-ROLES = ("baseline", "candidate")
-LINES = ("-", (0, (4, 1.5)))
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Of the arms, and of classes; a seventh has the first one's again."""
+_ROLES = ("baseline", "candidate")
+_LINES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)), (0, (3, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_SHORT = 24
+"""Letters of an arm's name where each arm has a bar, or a part of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,42 @@ def classes_of(arms: Sequence[Arm]) -> list[str]:
 
 def shades(names: Sequence[str]) -> dict[str, str]:
     """A colour for each class, in their order."""
-    return {name: _CLASSES[index % len(_CLASSES)] for index, name in enumerate(names)}
+    return {name: colour(index) for index, name in enumerate(names)}
+
+
+def colour(index: int) -> str:
+    """Of an arm."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def line(index: int) -> Any:
+    """Of an arm; a line style of matplotlib's."""
+    return _LINES[index % len(_LINES)]
 
 
 def axes_of(arms: Sequence[Arm], case: str) -> Mapping[str, JsonValue]:
     return next((arm.axes[case] for arm in arms if case in arm.axes), {})
 
 
+def short_names(arms: Sequence[Arm]) -> list[str]:
+    """What arms are called where space is short; those without a name have their role, or number."""
+    roles = _ROLES if len(arms) == 2 else [f"arm {number}" for number in range(1, len(arms) + 1)]
+    return [shortened(arm.name, _SHORT) or role for arm, role in zip(arms, roles, strict=True)]
+
+
 def prefixes(arms: Sequence[Arm]) -> list[str]:
-    return [f"{role} " for role in ROLES] if len(arms) > 1 else [""]
+    return [f"{name} " for name in short_names(arms)] if len(arms) > 1 else [""]
 
 
 def name_of(arms: Sequence[Arm], index: int) -> str:
-    return f"{ROLES[index]}: {arms[index].label}" if len(arms) > 1 else arms[index].label
+    """What a legend calls an arm: ``baseline: aggregated``."""
+    name, label = short_names(arms)[index], arms[index].label
+    return label if len(arms) == 1 or name == label else f"{name}: {label}"
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many letters: what is in the middle goes."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - most // 2 - 1) :]}"
 
 
 def counted(arms: Sequence[Arm]) -> str:
@@ -93,6 +118,17 @@ def turned(crowded: bool) -> Any:
     return {"rotation": 30, "ha": "right"} if crowded else {}
 
 
-def arm_legend(canvas: mpl.Figure, arms: Sequence[Arm], **line: Any) -> None:
-    lines = [Line2D([], [], **({"color": COLOURS[index], "ls": LINES[index]} | line)) for index in range(len(arms))]
+def marker(index: int) -> str:
+    """Of an arm's points."""
+    return _MARKERS[index % len(_MARKERS)]
+
+
+def arm_legend(canvas: mpl.Figure, arms: Sequence[Arm], points: bool = False) -> None:
+    """`points`: markers instead of line styles."""
+    lines = [
+        Line2D([], [], color=colour(index), marker=marker(index), mfc="white")
+        if points
+        else Line2D([], [], color=colour(index), ls=line(index))
+        for index in range(len(arms))
+    ]
     legend(canvas, lines, [name_of(arms, index) for index in range(len(arms))])

@@ -13,12 +13,12 @@ from context_research.compare.goodput_map import Floats
 from context_research.compare.observations import Arm
 from context_research.measure import metrics
 from context_research.report.figures.arms import (
-    COLOURS,
-    LINES,
     Sheet,
     cases_of,
     classes_of,
+    colour,
     counted,
+    line,
     name_of,
     requests_of,
     shades,
@@ -51,13 +51,13 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
     colours = shades(classes)
     for axis, (case, name, formula) in zip(axes, panels, strict=True):
         curves = [
-            (values, colours[each] if each else COLOURS[index], LINES[index])
+            (values, colours[each] if each else colour(index), line(index))
             for index, arm in enumerate(arms)
             for each in ([own for own in classes if _values(arm, case, own, formula).size] or [""])
             if (values := _values(arm, case, each, formula)).size
         ]
-        for values, colour, line in curves:
-            _curve(axis, values, colour, line)
+        for values, shade, style in curves:
+            _curve(axis, values, shade, style)
         _tail_axis(axis, max(values.size for values, *_ in curves))
         positive = np.concatenate([values[values > 0] for values, *_ in curves])
         log_ticks(axis.xaxis, float(positive.min()) / 1.1, float(positive.max()) * 1.1, most=5)
@@ -80,12 +80,12 @@ def _values(arm: Arm, case: str, class_name: str, formula: Callable[[Timeline], 
     return np.sort([value * 1e3 for each in some if (value := formula(each)) is not None])
 
 
-def _curve(axis: Axes, values: Floats, colour: str, line: object) -> None:
+def _curve(axis: Axes, values: Floats, shade: str, style: object) -> None:
     ranks = np.arange(values.size)
     if values.size > _POINTS:
         spread = np.linspace(0, values.size - 1, _POINTS // 2).astype(int)
         ranks = np.unique(np.concatenate([spread, ranks[-_POINTS // 2 :]]))
-    axis.step(values[ranks], stretched(ranks / values.size), where="post", color=colour, ls=line, lw=1.4)
+    axis.step(values[ranks], stretched(ranks / values.size), where="post", color=shade, ls=style, lw=1.4)
 
 
 def stretched(share: Floats) -> Floats:
@@ -104,6 +104,6 @@ def _tail_axis(axis: Axes, count: int) -> None:
 def _legend(canvas: mpl.Figure, arms: Sequence[Arm], classes: Sequence[str]) -> None:
     colours = shades(classes)
     handles = [Line2D([], [], color=colours[name], lw=3) for name in classes]
-    lines = [Line2D([], [], color="#444444" if classes else COLOURS[i], ls=LINES[i]) for i in range(len(arms))]
+    lines = [Line2D([], [], color="#444444" if classes else colour(i), ls=line(i)) for i in range(len(arms))]
     names = [name_of(arms, index) for index in range(len(arms))]
     legend(canvas, [*handles, *lines], [*classes, *names])

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from context_research.compare.observations import Arm
+from context_research.compare.verdict import Findings
 from context_research.records import store
-from context_research.report.figures import distributions, gaps, goodput, latency, over_time, waterfall
+from context_research.report.figures import distributions, forest, gaps, goodput, latency, over_time, waterfall
 from context_research.report.figures.arms import Sheet
 from context_research.report.figures.style import head, save, style
 
@@ -25,23 +26,26 @@ class Figure:
     caption: str
 
 
-def draw(arms: Sequence[Arm], folder: Path, about: str) -> list[Figure]:
-    """Draw one arm, or baseline and candidate, into `folder`. `about` is shown in every figure: what was measured.
+def draw(arms: Sequence[Arm], folder: Path, about: str, findings: Findings | None = None) -> list[Figure]:
+    """Draw one arm, or a baseline and its candidates, into `folder`; `findings` are what was judged of them, drawn
+    first. `about` is shown in every figure: what was measured.
 
     Raises StorageFailure.
     """
     found = []
     with style(), store.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for sheet in _sheets(arms):
+        for sheet in _sheets(arms, findings):
             head(sheet.canvas, sheet.title, about)
             save(sheet.canvas, folder, sheet.stem)
             found.append(Figure(sheet.stem, sheet.title, sheet.caption))
     return found
 
 
-def _sheets(arms: Sequence[Arm]) -> Iterator[Sheet]:
+def _sheets(arms: Sequence[Arm], findings: Findings | None) -> Iterator[Sheet]:
     """One after the other, as each takes memory."""
+    if findings is not None:
+        yield from forest.draw(findings)
     overloaded = {case for arm in arms for case in arm.overloaded}
     steady = [arm.without(overloaded) for arm in arms]
     by_class = [arm.by_class() for arm in steady]

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from context_research.compare.goodput_map import Floats
 from context_research.compare.observations import Arm
 from context_research.report.figures.arms import (
-    COLOURS,
-    LINES,
     Sheet,
     arm_legend,
     cases_of,
+    colour,
+    line,
     prefixes,
     requests_of,
     slashed,
@@ -67,5 +67,5 @@ def _cdf(axis: Axes, index: int, gaps: Floats) -> tuple[float, float]:
     ranks = np.unique(np.linspace(zeros, ordered.size - 1, _POINTS).astype(int))
     x = ordered[ranks]
     y = np.concatenate([[zeros / ordered.size], (ranks + 1) / ordered.size])
-    axis.step(np.concatenate([x[:1], x]), y, where="post", color=COLOURS[index], ls=LINES[index], lw=1.4)
+    axis.step(np.concatenate([x[:1], x]), y, where="post", color=colour(index), ls=line(index), lw=1.4)
     return float(x[0]), float(x[-1])

@@ -1,48 +1,106 @@
-"""Goodput: which arm serves more within both limits, TTFT and TPOT."""
+"""Goodput: how much more either arm serves within both limits, TTFT and TPOT."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from matplotlib.colors import ListedColormap
+from matplotlib import figure as mpl
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
+from numpy.typing import NDArray
 
 from context_research.compare import goodput_map
+from context_research.compare.goodput_map import Floats, Map
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
-from context_research.report.figures.arms import COLOURS, Sheet, name_of, plural, slashed
+from context_research.report.figures.arms import COLOURS, Sheet, name_of, plural, shortened, slashed
 from context_research.report.figures.style import grid, legend, log_ticks
 
-_GREY = "#D0D0D0"
+_NONE = "#BDBDBD"
+"""Neither arm serves any."""
+_SCALES = (0.1, 0.2, 0.5, 1.0)
+"""Ends of the colour scale."""
+_PALE = 0.3
+_COLOURS = LinearSegmentedColormap.from_list("goodput", [COLOURS[0], "#FFFFFF", COLOURS[1]])
 
 
 def draw(arms: Sequence[Arm]) -> list[Sheet]:
-    found = goodput_map.maps(*arms) if len(arms) == 2 else []
+    """A figure for each candidate beside the first arm."""
+    return [
+        sheet
+        for number, candidate in enumerate(arms[1:], 1)
+        for sheet in _sheet(arms, number, goodput_map.maps(arms[0], candidate))
+    ]
+
+
+def _sheet(arms: Sequence[Arm], number: int, found: Sequence[Map]) -> Iterator[Sheet]:
     if not found:
-        return []
-    canvas, axes = grid(len(found), height=2.5)
-    for axis, one, outcome in zip(axes, found, goodput_map.decide(found), strict=True):
-        axis.patch.set(hatch="////", facecolor="white")
-        cells = np.where(one.served, outcome, np.nan)
-        colours = ListedColormap([COLOURS[0], _GREY, COLOURS[1]])
-        edges = one.edges(one.ttft) * 1e3, one.edges(one.tpot) * 1e3
-        axis.pcolormesh(*edges, cells, cmap=colours, vmin=-1, vmax=1, rasterized=True)  # 576 cells bloat an SVG
-        log_ticks(axis.xaxis, edges[0][0], edges[0][-1], most=5)
-        log_ticks(axis.yaxis, edges[1][0], edges[1][-1], most=5)
-        axis.set_title(f"{one.case}\nn = {slashed(one.requests)} requests, {plural(one.pairs, 'pair')}")
-        axis.set_xlabel("TTFT limit (ms)")
-        axis.set_ylabel("TPOT limit (ms)")
-    handles = [Patch(color=colour) for colour in (*COLOURS, _GREY)]
-    handles.append(Patch(facecolor="white", edgecolor="#999999", hatch="////"))
-    labels = [f"more from the {name_of(arms, index)}" for index in range(2)]
-    legend(canvas, handles, [*labels, "undecided or equal", "neither serves any"])
+        return
+    canvas, axes = grid(len(found), height=2.6)
+    gains = [one.gain for one in found]
+    largest = max(float(np.abs(gain).max()) for gain in gains)
+    end = next(scale for scale in _SCALES if scale >= min(largest, 1.0))
+    for axis, one, gain, outcome in zip(axes, found, gains, goodput_map.decide(found), strict=True):
+        _panel(axis, one, gain, outcome != 0, end)
+    _explain(canvas, axes, found, end, [name_of(arms, index) for index in (0, number)])
+    stem, title = "goodput", "Goodput: how much more is served within both limits"
+    if len(arms) > 2:
+        stem, title = f"goodput-{number}", f"{title}: {shortened(arms[number].label, 40)}"
+    yield Sheet(stem, title, canvas, _caption(found))
+
+
+def _panel(axis: Axes, one: Map, gain: Floats, decided: NDArray[np.bool_], end: float) -> None:
+    """The limits' cells: full colours where it is decided who serves more, pale and hatched where not."""
+    edges = one.edges(one.ttft) * 1e3, one.edges(one.tpot) * 1e3
+    open_cells = one.served & ~decided & (gain != 0)
+    shown = np.where(open_cells, gain * _PALE, gain)
+    axis.patch.set_facecolor(_NONE)
+    cells = np.where(one.served, shown, np.nan)
+    axis.pcolormesh(*edges, cells, cmap=_COLOURS, vmin=-end, vmax=end, rasterized=True)  # so many bloat an SVG
+    if open_cells.any():
+        hatched = np.where(open_cells, gain, np.nan)
+        axis.pcolor(*edges, hatched, hatch="//////", facecolor="none", edgecolor="#999999", lw=0, rasterized=True)
+    log_ticks(axis.xaxis, edges[0][0], edges[0][-1], most=5)
+    log_ticks(axis.yaxis, edges[1][0], edges[1][-1], most=5)
+    for limit, line in ((one.slo.ttft, axis.axvline), (one.slo.tpot, axis.axhline)):
+        if limit is not None:
+            line(limit * 1e3, color="black", lw=1.1, ls=(0, (3, 2)))
+    if one.slo.ttft is not None and one.slo.tpot is not None:
+        axis.plot([one.slo.ttft * 1e3], [one.slo.tpot * 1e3], "*", color="black", mec="white", ms=10, clip_on=False)
+    axis.set_title(f"{one.case}\nn = {slashed(one.requests)} requests, {plural(one.pairs, 'pair')}")
+    axis.set_xlabel("TTFT limit (ms)")
+    axis.set_ylabel("TPOT limit (ms)")
+
+
+def _explain(canvas: mpl.Figure, axes: Sequence[Axes], found: Sequence[Map], end: float, names: Sequence[str]) -> None:
+    """The colour scale at the right, what else there is below."""
+    shades = ScalarMappable(Normalize(-end, end), _COLOURS)
+    bar = canvas.colorbar(shades, ax=list(axes), format=PercentFormatter(1.0, decimals=0), aspect=30, pad=0.02)
+    bar.set_label("candidate − baseline,\nof the most that either serves")
+    handles: list[Patch | Line2D] = [Patch(color=COLOURS[0]), Patch(color=COLOURS[1])]
+    labels = [f"more from {names[0]}", f"more from {names[1]}"]
+    handles += [Patch(facecolor="#F4F4F4", edgecolor="#999999", hatch="//////", lw=0), Patch(color=_NONE)]
+    labels += ["undecided", "neither serves any"]
+    handles.append(Patch(facecolor="white", edgecolor="#999999", lw=0.6))
+    labels.append("both the same")
+    if any(one.slo.ttft is not None or one.slo.tpot is not None for one in found):
+        handles.append(Line2D([], [], color="black", lw=1.1, ls=(0, (3, 2)), marker="*", mec="white", ms=10))
+        labels.append("the SLO that was given")
+    legend(canvas, handles, labels)
+
+
+def _caption(found: Sequence[Map]) -> str:
     few = any(one.pairs < MIN_PAIRS for one in found)
     note = f" With fewer than {MIN_PAIRS} pairs every cell is undecided." if few else ""
     judged = slashed(sum(one.requests[index] for one in found) for index in range(2))
-    caption = (
-        "Which arm serves more requests per second within both limits (TTFT and TPOT). Coloured where a sign-flip test "
-        f"of the units' differences decides, {ALPHA:.0%} false discoveries over all cells of all panels.{note} "
-        f"Measured requests: {judged}."
+    return (
+        "Requests per second and device within both limits (TTFT and TPOT), candidate − baseline, as a share of the "
+        "most that either serves in the panel at any limits. In full colour where a sign-flip test of the units' "
+        f"differences decides, {ALPHA:.0%} false discoveries (Benjamini-Hochberg) over all cells of all panels; it is "
+        f"a map, no verdict.{note} Measured requests: {judged}."
     )
-    return [Sheet("goodput", "Goodput: which arm serves more within both limits", canvas, caption)]

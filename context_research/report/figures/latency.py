@@ -16,12 +16,13 @@ from context_research.compare.observations import CLASS, Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
 from context_research.measure import metrics
 from context_research.report.figures.arms import (
-    COLOURS,
     Sheet,
     arm_legend,
     axes_of,
     cases_of,
+    colour,
     counted,
+    marker,
     requests_of,
     tokens,
     turned,
@@ -45,13 +46,14 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
         return []
     canvas = mpl.Figure(figsize=(max(5.0, min(10.0, 1 + 3 * len(columns))), 0.9 + 2.6 * len(rows)))
     axes = canvas.subplots(len(rows), len(columns), sharey="row", sharex="col", squeeze=False)
-    shifts = (-0.08, 0.08) if len(arms) > 1 else (0.0,)
+    aside = min(0.08 * (len(arms) - 1), 0.24)
+    shifts = np.linspace(-aside, aside, len(arms))
     for (name, formula), line in zip(rows, axes, strict=True):
         seen = [
             value
             for axis, column in zip(line, columns, strict=True)
-            for arm, colour, shift in zip(arms, COLOURS, shifts, strict=False)
-            for value in _points(axis, column, arm, colour, shift, formula)
+            for index, arm in enumerate(arms)
+            for value in _points(axis, column, arm, index, float(shifts[index]), formula)
         ]
         value_axis(line[0], seen)
         line[0].set_ylabel(f"{name} (ms)")
@@ -63,7 +65,7 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
         bottom.set_xticks(list(column.ticks), list(column.ticks.values()), **turned(crowded))
         bottom.set_xlim(min(column.ticks) - 0.6, max(column.ticks) + 0.6)
         bottom.set_xlabel(column.label)
-    arm_legend(canvas, arms, ls="-", marker="o", mfc="white")
+    arm_legend(canvas, arms, points=True)
     spread = f"Dots: the single units; fewer than {MIN_PAIRS} give no interval."
     if max(len(arm.units) for arm in arms) >= MIN_PAIRS:
         spread = f"Bars: exact {1 - ALPHA:.0%} interval of that median over the units (order statistics)."
@@ -139,18 +141,26 @@ def _order(others: Sequence[tuple[str, JsonValue]]) -> list[tuple[float, str]]:
     return [(value, "") if isinstance(value, int | float) else (float("inf"), str(value)) for _, value in others]
 
 
-def _points(axis: Axes, column: _Column, arm: Arm, colour: str, shift: float, formula: Formula) -> list[float]:
+def _points(axis: Axes, column: _Column, arm: Arm, index: int, shift: float, formula: Formula) -> list[float]:
     """Draw one arm's points, `shift` aside of their places; every unit's value (ms)."""
     units = {at: found for case, at in column.places.items() if (found := _medians(arm, case, formula))}
     middle = {at + shift: median(units[at]) for at in sorted(units)}
-    joined = "-" if column.joined else ""
-    axis.plot(list(middle), list(middle.values()), color=colour, marker="o", mfc="white", ms=5, lw=1.2, ls=joined)
+    axis.plot(
+        list(middle),
+        list(middle.values()),
+        color=colour(index),
+        marker=marker(index),
+        mfc="white",
+        ms=5,
+        lw=1.2,
+        ls="-" if column.joined else "",
+    )
     for at, values in units.items():
         if len(values) >= MIN_PAIRS:
             interval = stats.quantile_test(values, q=median(values)).confidence_interval(1 - ALPHA)
-            axis.plot([at + shift] * 2, [interval.low, interval.high], color=colour, marker="_", ms=6, lw=1.5)
+            axis.plot([at + shift] * 2, [interval.low, interval.high], color=colour(index), marker="_", ms=6, lw=1.5)
         elif len(values) > 1:
-            axis.plot([at + shift] * len(values), values, ".", color=colour, ms=4, zorder=3)
+            axis.plot([at + shift] * len(values), values, ".", color=colour(index), ms=4, zorder=3)
     axis.grid(True, axis="y")
     return [value for values in units.values() for value in values]
 

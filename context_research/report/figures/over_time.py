@@ -18,7 +18,7 @@ from context_research.compare.goodput_map import Floats
 from context_research.compare.observations import Arm
 from context_research.measure import metrics
 from context_research.measure.metrics import Repeat
-from context_research.report.figures.arms import ROLES, Sheet, classes_of, plural, shades, slashed, tokens
+from context_research.report.figures.arms import Sheet, classes_of, name_of, plural, shades, slashed, tokens
 from context_research.report.figures.style import legend, log_ticks
 from context_research.request import Timeline
 
@@ -71,7 +71,7 @@ def _sheet(arms: Sequence[Arm], case: str, passes: Sequence[Repeat | None]) -> S
     groups = _groups([timeline for _, one in shown for timeline in one.served], classes_of(arms))
     engines = list(dict.fromkeys(engine for _, one in shown for engine in one.kv_usage))
     rows = 3 if engines else 2
-    canvas = mpl.Figure(figsize=(10.0 if len(shown) > 1 else 8.0, 1.2 + 1.0 + 1.5 * rows))
+    canvas = mpl.Figure(figsize=(8.0 if len(shown) == 1 else max(10.0, 4.0 * len(shown)), 1.2 + 1.0 + 1.5 * rows))
     heights = [2.0, 1.2, 1.2][:rows]
     axes = canvas.subplots(rows, len(shown), sharex=True, sharey="row", squeeze=False, height_ratios=heights)
     origins = [min(timeline.scheduled for timeline in one.served) for _, one in shown]
@@ -84,8 +84,7 @@ def _sheet(arms: Sequence[Arm], case: str, passes: Sequence[Repeat | None]) -> S
             _kv(axes[2][column], one, origin, engines)
         for axis in axes[:, column]:
             _outside(axis, one, origin, max(ends))
-        name = f"{ROLES[index]}: {arms[index].label}" if len(arms) > 1 else arms[index].label
-        top.set_title(f"{name}{', overloaded' if case in arms[index].overloaded else ''}")
+        top.set_title(f"{name_of(arms, index)}{', overloaded' if case in arms[index].overloaded else ''}")
         axes[-1][column].set_xlabel("seconds since the first request was due")
     _scale(axes, [metrics.ttft(t) * 1e3 for _, one in shown for t in one.served if t.token_times], max(ends))
     for row, label in zip(axes, ("TTFT (ms)", "requests in flight", "KV cache in use (%)"), strict=False):
@@ -197,7 +196,11 @@ def _caption(arms: Sequence[Arm], shown: Sequence[tuple[int, Repeat]], groups: S
     counts = slashed(len(one.served) for _, one in shown)
     units = max(len(arm.units) for arm in arms)
     of = f"the first pass of {plural(units, 'unit')}" if units > 1 else "the case's first pass"
-    same = ", the same requests at the same moments in both arms" if len(shown) > 1 else ""
+    same = (
+        f", the same requests at the same moments in {'both' if len(shown) == 2 else 'all'} arms"
+        if len(shown) > 1
+        else ""
+    )
     long = next((f" Triangles: {group.label}." for group in groups if group.long), "")
     return (
         f"Above: time to first token of each request, at the moment when it was due.{long} Below: requests that were "

@@ -99,8 +99,8 @@ def log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
         if len(ticks) <= most:
             break
-    if len(ticks) < 2:
-        nice = MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    if len(ticks) < 3:
+        nice = MaxNLocator(min(most, 6), steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         ticks = [float(tick) for tick in nice if low <= tick <= high and tick > 0]
     ticks = ticks[:: -(-len(ticks) // most)]
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])

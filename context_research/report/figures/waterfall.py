@@ -11,13 +11,13 @@ from matplotlib.patches import Patch
 from context_research.compare.observations import CLASS, Arm
 from context_research.measure import waterfall
 from context_research.report.figures.arms import (
-    ROLES,
     Sheet,
     axes_of,
     cases_of,
     counted,
     name_of,
     requests_of,
+    short_names,
     slashed,
     tokens,
     turned,
@@ -64,12 +64,12 @@ def mean_parts(timelines: Sequence[Timeline]) -> dict[str, float]:
 
 
 def _bars(arms: Sequence[Arm]) -> dict[str, dict[str, list[Timeline]]]:
-    """Panel -> bar -> requests. Two arms stand side by side case by case, one arm's cases by prompt length or class."""
+    """Panel -> bar -> requests. Arms stand side by side case by case, one arm's cases by prompt length or class."""
     panels: dict[str, dict[str, list[Timeline]]] = {}
     for case in cases_of(arms):
         if len(arms) > 1:
-            found = {role: requests_of(arm, case) for role, arm in zip(ROLES, arms, strict=True)}
-            panels[case] = {role: timelines for role, timelines in found.items() if timelines}
+            found = {name: requests_of(arm, case) for name, arm in zip(short_names(arms), arms, strict=True)}
+            panels[case] = {name: timelines for name, timelines in found.items() if timelines}
         else:
             panel, bar = _place(case, arms)
             panels.setdefault(panel, {})[bar] = requests_of(arms[0], case)

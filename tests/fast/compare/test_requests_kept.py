@@ -9,7 +9,7 @@ from context_research.compare.comparison import load, of_ab, of_runs
 from context_research.errors import UsageProblem
 from context_research.records import sent
 from context_research.records.files import RunFiles
-from context_research.report.comparison import headline
+from context_research.report.words import headline
 from tests.support import commands, made_runs
 from tests.support.timelines import timeline
 

@@ -5,6 +5,7 @@ import pytest
 from context_research.compare import verdict
 from context_research.compare.comparison import of_ab, of_runs
 from context_research.report import comparison as report
+from context_research.report import verdicts, words
 from tests.support import made_runs
 from tests.support.artifacts import cells, keep, plain
 from tests.support.made_runs import CASE
@@ -35,33 +36,26 @@ def test_the_verdict_comes_first_and_the_runs_last(tmp_path):
     assert text.startswith("# e0: disaggregated against aggregated\n")
 
 
-def test_the_headline_can_be_quoted(tmp_path):
-    found = judged(tmp_path, ratio=1.3)
-    told = "disaggregated against aggregated: ttft p50: worse in 1 of 1 case. tpot p50: worse in 1 of 1 case."
-    assert report.headline(found) == told
-    assert report.write(found).read_text().splitlines()[2] == f"**{told}**"
-
-
-def test_the_headline_counts_cases_by_outcome(tmp_path):
-    cases = dict.fromkeys(("p64-c1", "p64-c2", "p64-c4"), made_runs.FLAT[CASE])
-    assert "ttft p50: undecided in 3 of 3 cases." in report.headline(judged(tmp_path, pairs=2, figures=cases))
+def test_the_words_come_first(tmp_path):
+    found = judged(tmp_path, ratio=1.3, noise=0.001)
+    first = report.write(found).read_text().splitlines()[2]
+    assert first.startswith("**disaggregated against aggregated, 6 pairs:** TTFT worse, by 30 %. ")
+    assert first.replace("**", "") == words.headline(found)
 
 
 def test_the_verdicts_have_their_figures(tmp_path):
-    found = judged(tmp_path, ratio=1.3, noise=0.001)
-    metric, case, outcome, ratio, interval, baseline, candidate, p, why = cells(
-        report.write(found).read_text(), "## Verdict"
-    )[0]
-    assert (metric, case, outcome, ratio) == ("ttft p50", CASE, "worse", "1.300")
+    text = report.write(judged(tmp_path, ratio=1.3, noise=0.001)).read_text()
+    metric, case, outcome, ratio, interval, baseline, candidate, p, flips, why = cells(text, "## Verdict")[0]
+    assert (metric, case, outcome, ratio) == ("TTFT", CASE, "worse", "1.301")
     assert re.fullmatch(r"1\.\d{3} to 1\.\d{3}", interval)
-    assert (baseline, candidate, p, why) == ("100 ms", "130 ms", "0.031", "")
+    assert (baseline, candidate, p, flips, why) == ("99.9 ms", "130 ms", "< 0.0001", "0.031", "")
 
 
 def test_an_undecided_one_says_why_and_what_would_tell(tmp_path):
     row = cells(written(tmp_path, pairs=2), "## Verdict")[0]
     assert row[2] == "undecided"
-    assert row[4] == row[7] == "–"
-    assert re.fullmatch(r"2 pairs: fewer than 6 decide nothing; at this noise about \d+ pairs would tell", row[8])
+    assert row[4] == row[7] == row[8] == "–"
+    assert re.fullmatch(r"2 pairs: fewer than 6 decide nothing; at this noise about \d+ pairs would tell", row[9])
 
 
 def test_a_single_pair_is_reported_all_the_same(tmp_path):
@@ -140,8 +134,8 @@ def test_all_requests_are_those_of_the_files(tmp_path):
 
 
 def test_the_terminal_gets_the_same_verdicts(tmp_path):
-    table = report.terminal_table(judged(tmp_path, ratio=1.3))
-    assert len(re.findall(r"^ttft p50\b.*\bworse\b", table, re.M)) == 1
+    table = verdicts.terminal_table(judged(tmp_path, ratio=1.3))
+    assert len(re.findall(r"^TTFT  +p64\b.*\bworse\b", table, re.M)) == 1
     assert "95 % interval" in table.splitlines()[0]
 
 
@@ -162,7 +156,7 @@ def test_a_comparison_without_proof_says_so_in_its_headline_and_its_report(tmp_p
         checks = [{"check": "cache", "status": "not provable", "evidence": "no counts"}]
         made_runs.edit(path, "summary", cases__0__validity=checks)
     findings = verdict.judge(of_ab(files))
-    assert report.headline(findings).startswith("NOT PROVABLE (cache): disaggregated against aggregated: ")
+    assert words.headline(findings).startswith("NOT PROVABLE (cache): disaggregated against aggregated, 6 pairs: ")
     text = report.write(findings).read_text()
     assert "> **NOT PROVABLE: cache (no counts).**" in text
     assert "not provable" in text.partition("## Validity")[2].partition("## Method")[0]
@@ -185,12 +179,13 @@ def test_an_overloaded_arm_is_named_first_and_its_latencies_are_not_compared(tmp
     text = report.write(found).read_text()
     told = f"> **OVERLOADED: disaggregated in {CASE} (6 of 6 sessions).**"
     assert told in text.partition("## Verdict")[0]
-    ttft, tpot = cells(text, "## Verdict")
-    assert (ttft[2], ttft[8]) == (
+    ttft, tpot, *_ = cells(text, "## Verdict")
+    assert (ttft[2], ttft[9]) == (
         "undecided",
         "overloaded: disaggregated; a latency would only say how long the run was",
     )
     assert tpot[2] != "undecided"
+    assert "TTFT undecided (overloaded: disaggregated)." in words.headline(found)
     assert "## All requests" not in text
     assert "OVERLOADED" not in written(tmp_path / "sound")
 
@@ -198,7 +193,7 @@ def test_an_overloaded_arm_is_named_first_and_its_latencies_are_not_compared(tmp
 def test_classes_have_rows_of_their_own(tmp_path):
     figures = {CASE: made_runs.FLAT[CASE] | {"chat.ttft": [0.05]}}
     text = report.write(judged(tmp_path, primary=["chat.ttft"], figures=figures, ratio=1.3)).read_text()
-    assert cells(text, "## Verdict")[0][:3] == ["chat.ttft p50", CASE, "worse"]
+    assert cells(text, "## Verdict")[0][:3] == ["chat TTFT", CASE, "worse"]
 
 
 def test_the_load_of_both_arms_is_described(tmp_path):

@@ -1,6 +1,7 @@
 """The figures: which are drawn, that nothing drops out silently, and the goodput map on a hand-made example."""
 
 import xml.etree.ElementTree as xml
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -13,6 +14,7 @@ from context_research.measure.metrics import Repeat
 from context_research.report.figures import distributions, over_time
 from context_research.report.figures import drawing as figures
 from context_research.report.figures.waterfall import mean_parts
+from context_research.settings.workload import Slo
 from tests.support.timelines import timeline, two_slots
 
 ABOUT = "e0, SIMULATED, tiny"
@@ -53,6 +55,14 @@ def test_two_arms_are_drawn_alike_each_time_and_leave_matplotlib_alone(drawn, tm
     assert figures.draw(pair, tmp_path / "2", ABOUT) == drawn
     for figure in drawn:
         assert (tmp_path / f"1/{figure.stem}.svg").read_bytes() == (tmp_path / f"2/{figure.stem}.svg").read_bytes()
+
+
+def test_any_number_of_arms_is_drawn_each_candidate_with_a_map_of_its_own(tmp_path):
+    arms = [arm(f"label {number}", units=6, cases=["p64-c1"], ttft=0.1 * number) for number in range(1, 9)]
+    found = figures.draw(arms, tmp_path, ABOUT)
+    maps = [f"goodput-{number}" for number in range(1, 8)]
+    assert [figure.stem for figure in found] == ["latency", "distributions", "waterfall", "gaps", *maps]
+    assert "arm 8 6 units, 24 requests" in found[0].caption
 
 
 def test_captions_carry_counts_and_say_what_intervals_mean(tmp_path):
@@ -212,6 +222,30 @@ def test_goodput_counts_requests_per_second_of_all_repeats():
     assert one.candidate[0, -1, -1] == pytest.approx(4 / 10)
     assert outcome_at(one, one.baseline[0], ttft=0.2, tpot=0.02 * 1.03) == pytest.approx(4 / 20)
     assert one.candidate[0, :, 0].max() == 0
+
+
+def test_goodput_is_per_device():
+    on_two = replace(repeat(ttft=0.1), devices=2)
+    [one] = goodput_map.maps(Arm("a", ({"c": [repeat(ttft=0.1)]},)), Arm("b", ({"c": [on_two]},)))
+    assert one.candidate[0, -1, -1] == pytest.approx(one.baseline[0, -1, -1] / 2)
+    assert one.gain[-1, -1] == pytest.approx(-0.5)
+
+
+def test_the_maps_limits_hold_the_slo_and_a_round_number_beyond_the_largest_value():
+    own = [replace(repeat(ttft=0.2, tpot=0.02), slo=Slo(ttft=1.0, tpot=0.005))]
+    [one] = goodput_map.maps(Arm("a", ({"c": own},)), Arm("b", ({"c": own},)))
+    assert (one.slo.ttft, one.slo.tpot) == (1.0, 0.005)
+    assert one.ttft[-1] == pytest.approx(2.0)  # beyond the SLO
+    assert one.tpot[-1] == pytest.approx(0.05)  # beyond 1.25 × 20.6 ms
+    assert one.tpot[0] < 0.005
+
+
+def test_a_class_is_mapped_with_its_own_slo():
+    served = traffic()
+    both = replace(served, slo=Slo(ttft=0.5), class_slos={"document": Slo(ttft=5.0)})
+    one, other = (Arm(label, ({"c": [both]},)).by_class() for label in "ab")
+    found = {each.case: each.slo.ttft for each in goodput_map.maps(one, other)}
+    assert found == {"c chat": 0.5, "c document": 5.0}
 
 
 def test_goodput_leaves_ramp_and_drain_out_but_for_the_load_they_are():
