@@ -43,6 +43,8 @@ class Metric:
     statistic: str = "p50"
     of_classes: bool = True
     """Whether a class of requests has it too."""
+    per_request: Callable[[int], int] | None = lambda _: 1
+    """How many samples a request with so many output tokens gives; None: a repeat gives one."""
 
     @property
     def is_latency(self) -> bool:
@@ -110,14 +112,31 @@ def _one(value: float | None) -> list[float]:
     return [] if value is None else [value]
 
 
-_more_is_better = partial(Metric, lower_is_better=False, statistic="mean")
+_more_is_better = partial(Metric, lower_is_better=False, statistic="mean", per_request=None)
+
+
+def _if_gaps(output_tokens: int) -> int:
+    return int(output_tokens > 1)
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("ttft", "s", _each(ttft)),
-    Metric("tpot", "s", _each(tpot)),
-    Metric("itl", "s", lambda repeat: [gap for timeline in repeat.timelines for gap in itl(timeline)]),
-    Metric("stall", "s", _each(stall)),
+    Metric("tpot", "s", _each(tpot), per_request=_if_gaps),
+    Metric(
+        "itl",
+        "s",
+        lambda repeat: [gap for timeline in repeat.timelines for gap in itl(timeline)],
+        per_request=lambda output_tokens: output_tokens - 1,
+    ),
+    Metric("stall", "s", _each(stall), per_request=_if_gaps),
     Metric("e2e", "s", _each(e2e)),
-    Metric("output_token_time", "s", lambda repeat: _one(output_token_time(repeat)), statistic="mean"),
+    Metric(
+        "output_token_time",
+        "s",
+        lambda repeat: _one(output_token_time(repeat)),
+        statistic="mean",
+        per_request=None,
+    ),
     Metric("handoff", "s", lambda repeat: [seconds for seconds, _ in repeat.transfers], of_classes=False),
     Metric(
         "handoff_bandwidth",
@@ -132,9 +151,10 @@ METRICS: tuple[Metric, ...] = (
         lambda repeat: _one(energy_per_output_token(repeat)),
         statistic="mean",
         of_classes=False,
+        per_request=None,
     ),
     _more_is_better("goodput", "1/s", lambda repeat: _one(goodput(repeat))),
-    _more_is_better("attainment", "share", attainment),
+    _more_is_better("attainment", "share", attainment, per_request=lambda _: 1),
     _more_is_better("request_rate", "1/s", rate(lambda repeat: repeat.finished)),
     _more_is_better("input_token_rate", "1/s", rate(lambda repeat: repeat.prompt_tokens)),
     _more_is_better("output_token_rate", "1/s", rate(lambda repeat: repeat.output_tokens)),

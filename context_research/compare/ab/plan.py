@@ -11,6 +11,7 @@ from context_research.backends.registry import backend_of, named
 from context_research.compare import comparison
 from context_research.compare.ab import arms as ab_arms
 from context_research.compare.ab import looks as ab_looks
+from context_research.compare.ab import samples
 from context_research.compare.family import PRIMARY, class_of, split
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL
 from context_research.errors import UsageProblem
@@ -147,6 +148,8 @@ def plan(
         **more,
     )
     _check_same(made)
+    for chosen in resolved.values():
+        samples.check(primary, chosen, range(made.seed, made.seed + made.ends[0]), made.repeats)
     if device_groups is not None:
         made = made.model_copy(update={"device_groups": _groups(device_groups, made)})
     return made

@@ -108,12 +108,12 @@ def test_without_a_number_of_pairs_it_says_when_all_is_judged(outputs, sessions)
 
 
 def test_ab_plans_with_the_projects_ini_keys(here, sessions):
-    ini = "[pytest]\ncontext_research_requests = 7\ncontext_research_outputs = elsewhere\n"
+    ini = "[pytest]\ncontext_research_requests = 9\ncontext_research_outputs = elsewhere\n"
     (here / "pytest.ini").write_text(ini)
     assert run("ab", "e0", "--pairs", 1).exit_code == 0
     (path,) = (here / "elsewhere" / "ab").glob("*/ab.json")
     planned = plain(path, "ab")["plan"]["settings"]
-    assert [planned[arm]["workload"]["requests"] for arm in ("baseline", "candidate")] == [7, 7]
+    assert [planned[arm]["workload"]["requests"] for arm in ("baseline", "candidate")] == [9, 9]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,10 @@ def test_ab_plans_with_the_projects_ini_keys(here, sessions):
         (
             ["e0", "--arm", "a=aggregated", "--arm", "b=aggregated", "--arm", "c=aggregated --dtype half"],
             "a and c differ in what matters: model.dtype: float32 / half (--allow-different model.dtype ",
+        ),
+        (
+            ["e0", "--primary", "ttft.p90"],
+            "--primary ttft.p90: a session has 17 samples of it in case p256-c1, and a p90 takes 51; -- --requests=51 ",
         ),
         (["e0", "--pairs", "6", "--looks", "6,8"], "--looks 6,8: its last number is the most pairs there are"),
         (["e0", "--looks", "5,8"], "--looks 5,8: expected rising numbers of pairs from 6 on"),

@@ -198,7 +198,7 @@ def test_another_plan_is_another_ab(outputs, sessions, other):
 
 def test_settings_that_changed_are_another_ab(outputs, sessions, monkeypatch):
     sessions.before = lambda _: 1
-    for requests in ("5", "6"):
+    for requests in ("8", "9"):
         monkeypatch.setattr(ab_arms, "from_environment", lambda value=requests: {"--requests": value})
         with pytest.raises(UsageProblem):
             run(outputs)

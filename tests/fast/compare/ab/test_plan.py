@@ -39,16 +39,16 @@ def test_the_family_and_the_practical_difference_are_those_of_everyone_or_the_us
 
 def test_an_arm_is_a_mode_with_options():
     made_plan = plan(
-        arms=two("aggregated --dtype bfloat16 --requests=5 --set engine.max_num_batched_tokens=64 --set=slo.ttft=0.5"),
+        arms=two("aggregated --dtype bfloat16 --requests=9 --set engine.max_num_batched_tokens=64 --set=slo.ttft=0.5"),
         pytest_options=("-k", "c1"),
         allow_different=("model.dtype", "workload.requests", "slo"),
     )
     arm = made_plan.settings["candidate"]
-    assert (arm["serving"]["mode"], arm["model"]["dtype"], arm["workload"]["requests"]) == ("aggregated", "bfloat16", 5)
+    assert (arm["serving"]["mode"], arm["model"]["dtype"], arm["workload"]["requests"]) == ("aggregated", "bfloat16", 9)
     assert (arm["engine"]["max_num_batched_tokens"], arm["slo"]["ttft"]) == (64, 0.5)
     assert made_plan.settings["baseline"]["model"]["dtype"] == "float32"
     assert made_plan.arguments("candidate") == [
-        *("-k", "c1", "--cr-serving=aggregated", "--cr-dtype", "bfloat16", "--cr-requests=5"),
+        *("-k", "c1", "--cr-serving=aggregated", "--cr-dtype", "bfloat16", "--cr-requests=9"),
         *("--cr-set", "engine.max_num_batched_tokens=64", "--cr-set=slo.ttft=0.5"),
     ]
 
@@ -65,9 +65,9 @@ def test_a_value_with_a_space_stays_one(here):
 
 
 def test_the_environment_counts_for_both_arms_and_an_arms_own_option_wins(monkeypatch):
-    monkeypatch.setattr(ab_arms, "from_environment", lambda: {"--requests": "7"})
-    settings = plan(arms=two("aggregated --requests=5"), allow_different=("workload.requests",)).settings
-    assert [settings[arm]["workload"]["requests"] for arm in two()] == [7, 5]
+    monkeypatch.setattr(ab_arms, "from_environment", lambda: {"--requests": "11"})
+    settings = plan(arms=two("aggregated --requests=9"), allow_different=("workload.requests",)).settings
+    assert [settings[arm]["workload"]["requests"] for arm in two()] == [11, 9]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ CLASSES = (
 
 @pytest.mark.parametrize("name", ["ttft", "chat.ttft", "document.ttft.p90"])
 def test_a_family_can_be_of_a_class(name):
-    assert plan(primary=[name], pytest_options=CLASSES).primary == (name,)
+    assert plan(primary=[name], pytest_options=(*CLASSES, "--requests=300")).primary == (name,)
 
 
 @pytest.mark.parametrize("name", ["code.ttft", "ttft.p42", "code.ttft.p90"])
