@@ -242,6 +242,8 @@ def tell_verdict(
         two = comparison.of_runs(baseline, candidate, allow_different)
         judged = verdict.judge(two, family, practical, start_noise)
     _tell(judged, first)
+    if fail_on and not judged.measured:
+        raise UsageProblem(f"--fail-on {fail_on}: these runs were simulated and get no verdict: compare real ones")
     if fail_on and judged.worse:
         raise SystemExit(1)
 

@@ -30,6 +30,11 @@ class Gate:
         sides = (self._earlier.metadata.settings, redact.plain(chosen.model_dump(mode="json")))
         before, after = map(comparison.settled, sides)
         comparison.check_same(f"{self._earlier.files.run_id} and this run", before, after, ())
+        if not session.backend.measured:
+            raise UsageProblem(
+                f"--verdict-against {name}: runs of the {session.backend.name} backend get no verdict, as nothing is "
+                "measured; `context-research verdict` shows their ratios"
+            )
 
     def pytest_context_research_run_finished(self, run_folder: Path, session: pytest.Session) -> None:
         terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -115,7 +115,7 @@ class Fidelity(Section):
     """How far figures simulated with this very profile were from real ones: metric -> statistic -> its error.
 
     `sources`: the kept reports of `context-research fidelity` that it is made from
-    (benchmarks/studies/simulation/known_errors.py).
+    (benchmarks/studies/simulation/profile_errors.py).
     """
 
     errors: dict[str, dict[str, KnownError]]

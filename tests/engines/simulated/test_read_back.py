@@ -63,9 +63,11 @@ def test_an_arm_that_was_sent_other_requests_is_in_no_comparison(suite):
     commands.refused(
         commands.run("verdict", "one", "other"), "one and other were sent different requests in case p64-c2"
     )
-    gate = suite.inside(*few, "--run-id=gated", "--verdict-against=one", plugins=[OtherPrompts()])
-    gate.stdout.fnmatch_lines(["no verdict: one and gated were sent different requests in case p64-c2 *"])
+    gate = suite.inside(*few, "--run-id=gated", "--verdict-against=one")
+    told = "ERROR: --verdict-against one: runs of the simulated backend get no verdict, as nothing is measured; *"
+    gate.stderr.fnmatch_lines([told])
     assert gate.ret == pytest.ExitCode.USAGE_ERROR
+    assert "gated" not in [folder.name for folder in suite.runs], "refused before anything started"
 
 
 def test_a_run_whose_requests_were_cut_at_a_line_s_end_is_read_by_nobody(suite):

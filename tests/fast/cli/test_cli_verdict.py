@@ -33,7 +33,7 @@ def test_the_verdict_of_an_ab_is_shown_and_kept(outputs, name):
     files = made_runs.A_B(outputs, ratio=1.3)
     result = run("verdict", name)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "disaggregated against aggregated: ttft p50: worse in 1 of 1 case." in result.stdout
+    assert "disaggregated against aggregated, 6 pairs: TTFT worse, by 31 %." in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["report", "outputs/reports/ab1.md"]
     kept = plain(files.verdict, "verdict")
     assert [entry["outcome"] for entry in kept["primary"]] == ["worse"] * 6  # each median, and its p90 and p99
@@ -44,7 +44,7 @@ def test_the_verdict_of_two_runs(outputs):
     two_runs(outputs, 1.5)
     result = run("verdict", "r1", "r2")
     assert result.exit_code == 0, result.output
-    assert "ttft p50: worse in 1 of 1 case. tpot p50: worse in 1 of 1 case." in result.stdout
+    assert "TTFT worse, by 50 %. TTFT p90 worse, by 50 %." in result.stdout
     assert "report  outputs/reports/r2-vs-r1.md" in result.stdout
     assert not (outputs / "ab").exists()
 
@@ -83,7 +83,7 @@ def test_an_slo_that_every_request_misses_fails_the_gate(outputs):
     made_runs.run(outputs, "r1", served)
     made_runs.run(outputs, "r2", missed, serving="disaggregated")
     result = run("verdict", "r1", "r2", "--primary", "goodput", "--fail-on", "worse")
-    assert (result.exit_code, "goodput mean: worse in 1 of 1 case" in result.stdout) == (1, True)
+    assert (result.exit_code, "goodput worse, by 100 %." in result.stdout) == (1, True)
     assert "the differences are judged" in (outputs / "reports" / "r2-vs-r1.md").read_text()
 
 
@@ -91,6 +91,16 @@ def test_runs_of_different_slos_are_not_compared(outputs):
     made_runs.run(outputs, "r1", changes={"settings.slo": {"ttft": 0.5, "tpot": None}})
     made_runs.run(outputs, "r2", serving="disaggregated")
     refused(run("verdict", "r1", "r2"), "differ in what matters: slo: {'ttft': 0.5} / {} (--allow-different slo ")
+
+
+def test_simulated_runs_pass_no_gate(outputs):
+    made_runs.A_B(outputs, ratio=3.0, changes={arm: {"backend": "simulated"} for arm in made_runs.MODES})
+    told = run("verdict", "ab1")
+    assert told.exit_code == 0
+    assert "SIMULATED, no verdict: disaggregated against aggregated, 6 pairs: TTFT × 3.0" in told.stdout
+    gate = run("verdict", "ab1", "--fail-on", "worse")
+    assert gate.exit_code == 2
+    assert gate.stderr == "ERROR: --fail-on worse: these runs were simulated and get no verdict: compare real ones\n"
 
 
 def test_undecided_fails_nothing(outputs):
