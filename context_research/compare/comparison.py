@@ -22,8 +22,11 @@ from context_research.records.files import AbFiles, RunFiles, report_of
 from context_research.records.run import RunRecord
 from context_research.records.summary import SummaryRecord
 from context_research.records.verdict import Unit
+from context_research.serving import shape
 from context_research.settings.workload import Workload
 
+TWO = {"baseline", "candidate"}
+"""Names of arms that nobody named: they are called by what they serve."""
 Figures = Mapping[str, MetricRecord]
 """Metric -> its summary, as in a case's `metrics`."""
 
@@ -229,7 +232,7 @@ def of_ab(files: AbFiles) -> Comparison:
     for arm in arms:
         own = tuple(runs[pair, arm] for pair in whole)
         units = tuple({name: case.metrics for name, case in run.cases.items()} for run in own)
-        sides.append(Side(arm, _label(plan, arm), own, units, False))
+        sides.append(Side(arm, _label(plan, arm, own[0]), own, units, False))
     first = plan.settings.get(arms[0])
     same = all(plan.settings.get(arm) == first for arm in arms)
     return Comparison(
@@ -245,10 +248,17 @@ def of_ab(files: AbFiles) -> Comparison:
     )
 
 
-def _label(plan: PlanRecord, arm: str) -> str:
-    """The arm's text, with its name where others have the same text."""
+def _label(plan: PlanRecord, arm: str, run: Run) -> str:
+    """What it serves, ``disaggregated (1P1D ×2)``; an arm that has a name of the user's by that: ``split (1P1D ×2)``.
+
+    Arms of the same text have theirs beside it.
+    """
     text = plan.arms[arm]
-    return text if list(plan.arms.values()).count(text) == 1 else f"{text}, {arm}"
+    if set(plan.arms) != TWO:
+        text = arm
+    elif list(plan.arms.values()).count(text) > 1:
+        text = f"{text}, {arm}"
+    return f"{text} ({shape.of_run(run.metadata)})"
 
 
 def finished_unrecorded(outputs: Path, session: SessionRecord) -> Run | None:
@@ -377,10 +387,11 @@ def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:
 
 
 def _labels(baseline: Run, candidate: Run) -> list[tuple[str, Run]]:
-    modes: list[str] = [run.metadata.serving.mode for run in (baseline, candidate)]
-    if modes[0] == modes[1]:
-        modes = [f"{modes[0]}, {which}" for which in ("baseline", "candidate")]
-    return list(zip(modes, (baseline, candidate), strict=True))
+    runs = {"baseline": baseline.metadata, "candidate": candidate.metadata}
+    told = {which: f"{run.serving.mode} ({shape.of_run(run)})" for which, run in runs.items()}
+    if len(set(told.values())) == 1:
+        told = {which: f"{run.serving.mode}, {which} ({shape.of_run(run)})" for which, run in runs.items()}
+    return list(zip(told.values(), (baseline, candidate), strict=True))
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

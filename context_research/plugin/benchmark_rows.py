@@ -37,7 +37,12 @@ def _row(finished: FinishedCase, metric: str, samples: Sequence[float]) -> Any:
         group=f"{finished.experiment} {metric} {kind}",
         param=case.name,
         params=case.axes,
-        extra_info={"serving": finished.mode, "model": finished.model_label, "run_id": finished.run_id},
+        extra_info={
+            "serving": finished.mode,
+            "topology": finished.topology,
+            "model": finished.model_label,
+            "run_id": finished.run_id,
+        },
         cprofile_stats=None,
         has_error=False,
     )

@@ -22,6 +22,7 @@ from context_research.plugin.options import worded
 from context_research.plugin.progress import ProgressLine
 from context_research.plugin.session import SESSION, Session
 from context_research.records.case import CaseRecord, FinishedCase
+from context_research.serving import shape
 from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.settings.workload import Workload
@@ -119,6 +120,7 @@ def _finished(item: pytest.Item, session: Session, result: CaseResult, topology:
         backend=chosen.backend,
         device=session.backend.labels.row_device(chosen.device, engines),
         mode=chosen.serving.mode,
+        topology=shape.of_engines(chosen.device, engines),
         model_label=model.label,
         work=_work(case, chosen, model),
         run_id=session.files.run_id,

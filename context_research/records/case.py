@@ -266,6 +266,8 @@ class FinishedCase(Record):
     device: str
     """As rows name it."""
     mode: Mode
+    topology: str
+    """``1P1D ×2``: engines and devices."""
     model_label: str
     work: str
     """Of a row's name: what was computed, so that figures of different work never meet."""

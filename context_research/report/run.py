@@ -20,6 +20,7 @@ from context_research.records.summary import SummaryRecord
 from context_research.report import checks, loads, sections
 from context_research.report.figures.drawing import draw
 from context_research.report.tables import SCALES, images, scaled, table
+from context_research.serving import shape
 
 _ROLES = ("prefill", "decode")
 _COLUMNS = ("mean", "p50", "p90", "p95", "p99")
@@ -37,7 +38,7 @@ def write(files: RunFiles) -> Path:
     cases = observations.read(files, lines) if files.requests.is_file() else {}
     axes = {case.name: case.axes for case in summary.cases}
     overloaded = frozenset(case.name for case in summary.cases if case.overloaded)
-    arm = Arm(run.serving.mode, observations.by_repeat(cases), axes, overloaded)
+    arm = Arm(f"{run.serving.mode} ({shape.of_run(run)})", observations.by_repeat(cases), axes, overloaded)
     title = about(run, summary.cases)
     drawn = draw([arm], files.report.with_suffix(""), title) if arm.units else []
     store.replace(files.report, render(run, summary, images(drawn, files.report.stem), sections.kept(files)))
@@ -63,7 +64,7 @@ def _head(run: RunRecord, summary: SummaryRecord) -> str:
     model, invalid = run.model, checks.warning(summary.cases)
     labels = named(run.backend).labels
     backend, device = labels.warning(run.engines, summary.cases), labels.device(run)
-    title = f"# {run.experiment}: {run.serving.mode}, {model.name}, on {device}"
+    title = f"# {run.experiment}: {run.serving.mode} ({shape.of_run(run)}), {model.name}, on {device}"
     rows = [
         ("run", run.run_id),
         ("status", run.status + (f": {run.reason}" if run.reason else "")),

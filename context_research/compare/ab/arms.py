@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from context_research.backends.resolve import resolve
+from context_research.compare.comparison import TWO
 from context_research.errors import UsageProblem, given_twice
 from context_research.settings import sources
 from context_research.settings.options import OPTIONS, everywhere, from_environment, unprefixed
@@ -51,7 +52,7 @@ def asked(named: Sequence[str], two: Mapping[str, str | None]) -> dict[str, str]
 
 def is_named(arms: Iterable[str]) -> bool:
     """Whether arms have names of the user's: others are called by what they serve."""
-    return set(arms) != set(DEFAULT)
+    return set(arms) != TWO
 
 
 def flag(arm: str) -> str:

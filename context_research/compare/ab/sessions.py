@@ -31,6 +31,7 @@ from context_research.records.ab import AbRecord, PlanRecord, SessionRecord
 from context_research.records.base import JsonObject
 from context_research.records.files import AbFiles, RunFiles, new_run_id
 from context_research.records.run import RunRecord
+from context_research.serving import shape
 from context_research.settings.options import PREFIX
 
 
@@ -320,7 +321,10 @@ class Ab:
 
     def _described(self, session: SessionRecord) -> str:
         where = f", devices {','.join(map(str, session.devices))}" if session.devices else ""
-        return f"pair {session.pair + 1}, {session.arm}: {self._plan.arms[session.arm]}, seed {session.seed}{where}"
+        arm = (
+            f"{session.arm}: {self._plan.arms[session.arm]} ({shape.of_settings(self._plan.settings_of(session.arm))})"
+        )
+        return f"pair {session.pair + 1}, {arm}, seed {session.seed}{where}"
 
     def _time_left(self) -> str:
         """From the sessions that were run: an arm's mean time for each one to come."""

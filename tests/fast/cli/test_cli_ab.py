@@ -75,7 +75,7 @@ def test_any_number_of_arms_are_run_by_name_and_judged_against_the_first(outputs
         "6 sessions, whole: aggregated / small: aggregated --set engine.max_num_seqs=64 / pd: disaggregated"
     )
     assert lines[1].startswith("16 figures, judged together after 2 pairs")
-    assert "[5/6] pair 2, small: aggregated --set engine.max_num_seqs=64, seed 1" in lines
+    assert "[5/6] pair 2, small: aggregated --set engine.max_num_seqs=64 (1 engine), seed 1" in lines
     (folder,) = (outputs / "ab").iterdir()
     kept = plain(AbFiles(outputs, folder.name).verdict, "verdict")
     assert [side["arm"] for side in kept["sides"]] == ["whole", "small", "pd"]

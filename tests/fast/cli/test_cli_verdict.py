@@ -33,7 +33,7 @@ def test_the_verdict_of_an_ab_is_shown_and_kept(outputs, name):
     files = made_runs.A_B(outputs, ratio=1.3)
     result = run("verdict", name)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert "disaggregated against aggregated, 6 pairs: TTFT worse, by 31 %." in result.stdout
+    assert "disaggregated (1P1D) against aggregated (1 engine), 6 pairs: TTFT worse, by 31 %." in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["report", "outputs/reports/ab1.md"]
     kept = plain(files.verdict, "verdict")
     assert [entry["outcome"] for entry in kept["primary"]] == ["worse"] * 6  # each median, and its p90 and p99
@@ -97,7 +97,9 @@ def test_simulated_runs_pass_no_gate(outputs):
     made_runs.A_B(outputs, ratio=3.0, changes={arm: {"backend": "simulated"} for arm in made_runs.MODES})
     told = run("verdict", "ab1")
     assert told.exit_code == 0
-    assert "SIMULATED, no verdict: disaggregated against aggregated, 6 pairs: TTFT × 3.0" in told.stdout
+    assert (
+        "SIMULATED, no verdict: disaggregated (1P1D) against aggregated (1 engine), 6 pairs: TTFT × 3.0" in told.stdout
+    )
     gate = run("verdict", "ab1", "--fail-on", "worse")
     assert gate.exit_code == 2
     assert gate.stderr == "ERROR: --fail-on worse: these runs were simulated and get no verdict: compare real ones\n"
@@ -223,4 +225,4 @@ def test_report_of_an_ab(outputs, name):
     os.utime(files.record, (4e9, 4e9))
     result = run("report", name)
     assert (result.exit_code, result.stdout.strip()) == (0, "outputs/reports/ab1.md")
-    assert files.report.read_text().startswith("# e0: disaggregated against aggregated")
+    assert files.report.read_text().startswith("# e0: disaggregated (1P1D) against aggregated (1 engine)")

@@ -395,13 +395,17 @@ def test_the_sessions_of_an_ab_are_its_units(tmp_path):
     assert (pairs.baseline, pairs.candidate) == (pytest.approx((0.1,) * 3), pytest.approx((0.2,) * 3))
     assert [run.metadata.seed for run in two.baseline.runs] == [0, 1, 2]
     assert [run.metadata.seed for run in two.candidates[0].runs] == [0, 1, 2]
-    assert (two.baseline.label, two.candidates[0].label, two.same_arms) == ("aggregated", "disaggregated", False)
+    assert [side.label for side in two.sides] == ["aggregated (1 engine)", "disaggregated (1P1D)"]
+    assert not two.same_arms
     assert two.allowed == {}
 
 
 def test_an_aa_tells_its_arms_apart(tmp_path):
     two = of_ab(made_runs.A_B(tmp_path, pairs=1, arms={"baseline": "aggregated", "candidate": "aggregated"}))
-    assert (two.baseline.label, two.candidates[0].label) == ("aggregated, baseline", "aggregated, candidate")
+    assert [side.label for side in two.sides] == [
+        "aggregated, baseline (1 engine)",
+        "aggregated, candidate (1 engine)",
+    ]
     assert two.same_arms
 
 
@@ -417,7 +421,10 @@ def test_arms_whose_options_hold_a_comma_are_no_aa(tmp_path):
 
 def test_two_runs_of_one_mode_are_told_apart(tmp_path):
     two = of_runs(*_two(tmp_path))
-    assert (two.baseline.label, two.candidates[0].label) == ("aggregated, baseline", "aggregated, candidate")
+    assert [side.label for side in two.sides] == [
+        "aggregated, baseline (1 engine)",
+        "aggregated, candidate (1 engine)",
+    ]
 
 
 @pytest.mark.parametrize("status", ["planned", "running", "failed"])

@@ -19,6 +19,7 @@ def finished(**values):
         "backend": "vllm",
         "device": "cpu",
         "mode": "disaggregated",
+        "topology": "1P1D ×2",
         "model_label": "tiny seeded:1a2b3c4d",
         "work": "tiny seeded:1a2b3c4d float32, 16 out",
         "run_id": "r1",
@@ -53,7 +54,12 @@ def test_a_row_is_named_after_metric_and_case():
     )
     assert saved["group"] == "e0 ttft [vllm cpu, tiny seeded:1a2b3c4d float32, 16 out]"
     assert (saved["param"], saved["params"]) == ("p64-c1", {"prompt_tokens": 64, "concurrency": 1})
-    assert saved["extra_info"] == {"serving": "disaggregated", "model": "tiny seeded:1a2b3c4d", "run_id": "r1"}
+    assert saved["extra_info"] == {
+        "serving": "disaggregated",
+        "topology": "1P1D ×2",
+        "model": "tiny seeded:1a2b3c4d",
+        "run_id": "r1",
+    }
 
 
 def test_a_metric_without_samples_gives_no_row():

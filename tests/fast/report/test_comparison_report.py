@@ -33,13 +33,13 @@ def test_the_verdict_comes_first_and_the_runs_last(tmp_path):
         "What differs",
         "Runs, in their order",
     ]
-    assert text.startswith("# e0: disaggregated against aggregated\n")
+    assert text.startswith("# e0: disaggregated (1P1D) against aggregated (1 engine)\n")
 
 
 def test_the_words_come_first(tmp_path):
     found = judged(tmp_path, ratio=1.3, noise=0.001)
     first = report.write(found).read_text().splitlines()[2]
-    assert first.startswith("**disaggregated against aggregated, 6 pairs:** TTFT worse, by 30 %. ")
+    assert first.startswith("**disaggregated (1P1D) against aggregated (1 engine), 6 pairs:** TTFT worse, by 30 %. ")
     assert first.replace("**", "") == words.headline(found)
 
 
@@ -114,7 +114,8 @@ def test_runs_are_in_the_order_in_which_they_ran(tmp_path):
     runs = cells(written(tmp_path, pairs=2), "## Runs, in their order")
     arms = [row[1] for row in runs]
     assert {row[3] for row in runs} == {"0,1"}
-    assert arms == ["aggregated", "disaggregated", "disaggregated", "aggregated"]
+    one, other = "aggregated (1 engine)", "disaggregated (1P1D)"
+    assert arms == [one, other, other, one]
 
 
 def test_two_runs_tell_of_the_start_noise_and_are_named_after_both(tmp_path):
@@ -129,8 +130,8 @@ def test_two_runs_tell_of_the_start_noise_and_are_named_after_both(tmp_path):
 
 def test_all_requests_are_those_of_the_files(tmp_path):
     shown = cells(written(tmp_path, pairs=2), "## All requests")
-    assert ["ttft", CASE, "aggregated", "4"] in [row[:4] for row in shown]
-    assert {row[2] for row in shown} == {"aggregated", "disaggregated"}
+    assert ["ttft", CASE, "aggregated (1 engine)", "4"] in [row[:4] for row in shown]
+    assert {row[2] for row in shown} == {"aggregated (1 engine)", "disaggregated (1P1D)"}
 
 
 def test_the_terminal_gets_the_same_verdicts(tmp_path):
@@ -156,7 +157,9 @@ def test_a_comparison_without_proof_says_so_in_its_headline_and_its_report(tmp_p
         checks = [{"check": "cache", "status": "not provable", "evidence": "no counts"}]
         made_runs.edit(path, "summary", cases__0__validity=checks)
     findings = verdict.judge(of_ab(files))
-    assert words.headline(findings).startswith("NOT PROVABLE (cache): disaggregated against aggregated, 6 pairs: ")
+    assert words.headline(findings).startswith(
+        "NOT PROVABLE (cache): disaggregated (1P1D) against aggregated (1 engine), 6 pairs: "
+    )
     text = report.write(findings).read_text()
     assert "> **NOT PROVABLE: cache (no counts).**" in text
     assert "not provable" in text.partition("## Validity")[2].partition("## Method")[0]
@@ -177,15 +180,15 @@ def overloaded(files, arm="candidate"):
 def test_an_overloaded_arm_is_named_first_and_its_latencies_are_not_compared(tmp_path):
     found = verdict.judge(of_ab(overloaded(made_runs.A_B(tmp_path))))
     text = report.write(found).read_text()
-    told = f"> **OVERLOADED: disaggregated in {CASE} (6 of 6 sessions).**"
+    told = f"> **OVERLOADED: disaggregated (1P1D) in {CASE} (6 of 6 sessions).**"
     assert told in text.partition("## Verdict")[0]
     ttft, tpot, *_ = cells(text, "## Verdict")
     assert (ttft[2], ttft[9]) == (
         "undecided",
-        "overloaded: disaggregated; a latency would only say how long the run was",
+        "overloaded: disaggregated (1P1D); a latency would only say how long the run was",
     )
     assert tpot[2] != "undecided"
-    assert "TTFT undecided (overloaded: disaggregated)." in words.headline(found)
+    assert "TTFT undecided (overloaded: disaggregated (1P1D))." in words.headline(found)
     assert "## All requests" not in text
     assert "OVERLOADED" not in written(tmp_path / "sound")
 

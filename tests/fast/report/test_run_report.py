@@ -16,7 +16,7 @@ def rendered(metadata=None, **summary):
 def test_a_completed_run_shows_what_ran_where_and_how_fast():
     ttft = made.metric(count=51, mean=0.25, p50=0.2004, p90=123.4)
     text = rendered({"status": "completed", "engines": [made.engine()]}, cases=[made.case(metrics={"ttft": ttft})])
-    assert text.startswith("# e0: aggregated, tiny-qwen3, on ")
+    assert text.startswith("# e0: aggregated (1 engine), tiny-qwen3, on ")
     assert "| status" in text
     assert ["status", "completed"] in cells(text, "CPU cores")
     assert cells(text, "## Cases") == [["p64-c1", "64", "1", "passed", "2 of 2", "0", "0", "0.0"]]

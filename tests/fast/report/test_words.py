@@ -28,7 +28,7 @@ def six(tmp_path_factory):
 def told(six, *founds, **comparison):
     findings = replace(six, primary=founds, comparison=replace(six.comparison, **comparison))
     who, _, what = words.headline(findings).partition(": ")
-    assert who == "disaggregated against aggregated, 6 pairs"
+    assert who == "disaggregated (1P1D) against aggregated (1 engine), 6 pairs"
     return what
 
 
@@ -109,7 +109,7 @@ def test_each_of_several_candidates_has_its_line_and_tables_name_it(tmp_path):
     findings = verdict.judge(of_ab(made_runs.A_B(tmp_path, arms=ARMS, ratio=1.5)))
     lines = words.headline(findings).splitlines()
     assert [line.partition(",")[0] for line in lines] == [
-        f"{text} against aggregated" for text in list(ARMS.values())[1:]
+        f"{arm} against base (1 engine)" for arm in ("1P1D (1P1D)", "tuned (1 engine)")
     ]
     rows = verdicts.terminal_table(findings).splitlines()
     assert rows[0].split()[:3] == ["metric", "case", "arm"]
@@ -145,7 +145,9 @@ def simulated_ab(outputs, errors):
 def test_simulated_runs_have_ratios_and_the_simulators_error_and_no_verdict(tmp_path):
     findings = simulated_ab(tmp_path, ERRORS)
     lines = words.headline(findings).splitlines()
-    assert lines[0] == ("SIMULATED, no verdict: disaggregated against aggregated, 6 pairs: TTFT × 1.3. TPOT × 1.3.")
+    assert lines[0] == (
+        "SIMULATED, no verdict: disaggregated (1P1D) against aggregated (1 engine), 6 pairs: TTFT × 1.3. TPOT × 1.3."
+    )
     assert "profile h200 were from real ones: ttft p50 median 6.9 %, at most 45 % (58 figures)" in lines[1]
     table = verdicts.whole_table(findings)
     assert "median 6.9 %, at most 45 % of 58" in table

@@ -49,7 +49,7 @@ def test_it_says_how_far_it_is_and_for_how_long(outputs, sessions, monkeypatch):
     clock = iter(range(0, 10_000, 30))
     monkeypatch.setattr(ab.time, "monotonic", lambda: next(clock))
     said = run(outputs, pairs=2)
-    assert said[0] == "[1/4] pair 1, baseline: aggregated, seed 5"
+    assert said[0] == "[1/4] pair 1, baseline: aggregated (1 engine), seed 5"
     assert said[1] == "[1/4] 30 s, about 0:01:30 left"
     assert said[-1] == "[4/4] 30 s"
 
