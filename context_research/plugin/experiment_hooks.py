@@ -15,7 +15,7 @@ from context_research.errors import UsageProblem, given_twice
 from context_research.hardware import devices, manifest
 from context_research.plugin import fixtures
 from context_research.plugin.benchmark_rows import RowSink, check_file
-from context_research.plugin.benchmark_tables import Row, scale_of_ours
+from context_research.plugin.benchmark_tables import Row, scale_of_ours, settle
 from context_research.plugin.ending import OrderlyEnd
 from context_research.plugin.fixtures import CASE
 from context_research.plugin.options import worded
@@ -215,7 +215,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-benchmark prints its tables then
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    settle(config)
     session = config.stash[SESSION]
     count, kind = session.collected
     if count and not session.selected:

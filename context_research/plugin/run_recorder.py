@@ -22,8 +22,7 @@ from context_research.records.requests import FileRecord
 from context_research.records.run import ManifestRecord, RunRecord, new_run
 from context_research.records.running import Running
 from context_research.records.summary import SummaryRecord
-from context_research.report import loads, sections
-from context_research.report.checks import terminal_table
+from context_research.report import sections, terminal
 from context_research.report.sections import Section
 
 
@@ -249,9 +248,9 @@ class Recorder:
         """Something is missing beside the figures: said, and kept with the run, which counts all the same."""
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         self._because("; ".join(part for part in (self._run.reason if self._run else None, problem) if part))
-        terminal: Any = session.config.pluginmanager.get_plugin("terminalreporter")
-        if terminal is not None:
-            terminal.write_line(f"context-research: {problem}", red=True)
+        reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter.write_line(f"context-research: {problem}", red=True)
 
     def _added_sections(self, session: pytest.Session) -> list[Section]:
         try:
@@ -282,16 +281,12 @@ class Recorder:
             terminalreporter.section("context-research")
             if self._run.planned == 0:
                 terminalreporter.write_line("no case is selected (-m, -k); --collect-only without -n says why")
-            if self._cases:
-                terminalreporter.write_line(terminal_table(self._cases))
-                terminalreporter.write_line("")
-            if told := loads.terminal_table(self._cases):
-                terminalreporter.write_line(f"{told}\n")
-            for case in self._cases:
-                if case.reruns:
-                    terminalreporter.write_line(f"{case.name} was run again, {len(case.reruns)} ×: {case.reruns[-1]}")
+            for line in terminal.lines(self._run, self._cases):
+                terminalreporter.write_line(line)
             terminalreporter.write_line(f"run     {_shown(self.files.folder)}")
             terminalreporter.write_line(f"report  {_shown(self.files.report)}")
+            if self._run.planned and [case.status for case in self._cases] == ["passed"] * self._run.planned:
+                terminalreporter.write_line(f"compare context-research verdict OTHER_RUN {self._run.run_id}")
 
 
 def _shown(path: Any) -> str:

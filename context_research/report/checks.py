@@ -1,34 +1,15 @@
-"""The validity of a run as tables, short for the terminal and whole for the report, and what must be said first."""
+"""The validity of a run in words: what must be said before any figure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tabulate import tabulate
-
-from context_research.measure.checks.registry import STATUSES
 from context_research.records.case import CaseRecord, CheckRecord
-
-_WIDTH = 100
 
 
 def names(cases: Iterable[CaseRecord]) -> list[str]:
     """The checks that cases have, in the order of the registry that judged them."""
     return list(dict.fromkeys(check.check for case in cases for check in case.validity))
-
-
-def terminal_table(cases: Sequence[CaseRecord]) -> str:
-    """One line a check over all cases: the worst status, with the evidence of a case that has it."""
-    rows = []
-    for name in names(cases):
-        results = [(case.name, check) for case in cases for check in case.validity if check.check == name]
-        status = next(status for status in STATUSES if any(check.status == status for _, check in results))
-        those = [(case, check) for case, check in results if check.status == status]
-        case, check = those[0] if status == "fail" else those[-1]
-        where = f"{len(those)} of {len(results)} cases; {case}: " if status != "n/a" else ""
-        rows.append((name, shown(check), where + check.evidence))
-    header = ("check", "status", "evidence")
-    return str(tabulate(rows, header, maxcolwidths=[None, None, _WIDTH], disable_numparse=True))
 
 
 def shown(check: CheckRecord) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from context_research.compare.family import class_of
 from context_research.records.case import CaseRecord
-from context_research.report.tables import quantity, table
+from context_research.report.tables import table
 from context_research.settings.schema import Settings
 from context_research.settings.workload import Length, Lognormal, Slo, Trace, Uniform, Workload
 
@@ -58,14 +56,6 @@ def as_it_was(cases: Iterable[CaseRecord]) -> str:
     header = ("case", "class", "due", "rate (1/s)", "CV of gaps", "backlog grew by (1/s)", "state")
     explained = "What was due in the measured windows of all repeats. Gaps are drawn: rate and CV scatter about theirs."
     return f"## Load\n\n{explained}\n\n{table(rows, header)}{note}" if rows else ""
-
-
-def terminal_table(cases: Iterable[CaseRecord]) -> str:
-    """What each class got, for a terminal; empty where no load had classes or moments of its own."""
-    cases = [case for case in cases if case.arrivals is not None or classes(case)]
-    rows = [_got(case, name) for case in cases for name in ("", *classes(case))]
-    header = ("case", "class", "due", "SLOs met", "ttft p50", "p90", "p99", "stall p50", "p99", "state")
-    return str(tabulate(rows, header, disable_numparse=True)) if rows else ""
 
 
 def _arrivals(settings: Settings) -> str:
@@ -150,16 +140,3 @@ def _arrived(case: CaseRecord) -> Iterator[Sequence[str]]:
     for name, due in arrivals.due.items():
         if name:
             yield (case.name, name, str(due), f"{arrivals.rate * due / every:.3g}" if every else "–", "", "", "")
-
-
-def _got(case: CaseRecord, name: str) -> Sequence[str]:
-    def value(metric: str, statistic: str) -> str:
-        record = case.metrics.get(f"{name}.{metric}" if name else metric)
-        return "–" if record is None else quantity(record.value(statistic), record.unit)
-
-    due = case.arrivals.due if case.arrivals else {}
-    state = "" if name or case.arrivals is None else "OVERLOADED" if case.overloaded else "not overloaded"
-    counts = str(due.get(name, 0) if name else sum(due.values())) if due else "–"
-    shown = (("ttft", "p50"), ("ttft", "p90"), ("ttft", "p99"), ("stall", "p50"), ("stall", "p99"))
-    latencies = (value(metric, statistic) for metric, statistic in shown)
-    return (case.name, name or ALL, counts, value("attainment", "mean"), *latencies, state)

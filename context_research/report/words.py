@@ -61,7 +61,7 @@ def paragraphs(findings: Findings) -> str:
 def name(found: Verdict) -> str:
     """``TTFT``, ``TTFT p90``, ``chat TTFT``: the statistic stands there where it is not the metric's own."""
     of, metric = class_of(found.pairs.metric)
-    shown = metric.upper() if metric in _ACRONYMS else metric.replace("_", " ")
+    shown = metric.upper() if metric in _ACRONYMS else metric
     own = _OWN.get(metric, "p50")
     return " ".join(part for part in (of, shown, found.pairs.statistic * (found.pairs.statistic != own)) if part)
 

@@ -14,19 +14,6 @@ PROVEN = case("p64-c1", complete="pass", cache="pass")
 UNPROVEN = case("p64-c2", complete="pass", cache="not provable")
 
 
-def test_the_terminal_shows_not_provable_before_a_pass():
-    text = checks.terminal_table([UNPROVEN, PROVEN])
-    (line,) = [line for line in text.splitlines() if line.startswith("cache")]
-    assert "NOT PROVABLE" in line
-    assert "1 of 2 cases; p64-c2: cache of p64-c2" in line
-
-
-def test_a_failure_is_shown_before_what_is_not_provable():
-    text = checks.terminal_table([UNPROVEN, case("p64-c4", cache="fail")])
-    assert "FAIL" in text
-    assert "NOT PROVABLE" not in text
-
-
 def test_the_order_is_that_of_the_records():
     assert checks.names([case("p1-c1", zeta="pass", alpha="pass"), case("p1-c2", own="pass")]) == [
         "zeta",

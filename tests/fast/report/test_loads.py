@@ -1,7 +1,5 @@
 """What readers are told of a load: in words, as it came, and that it was too much."""
 
-import re
-
 import pytest
 
 from context_research.report import loads
@@ -98,14 +96,3 @@ def test_an_overload_is_warned_of_with_the_growth_of_the_backlog():
     told = loads.warning([case(), case("rate_9", overloaded=True)])
     assert told.startswith("> **OVERLOADED: rate_9 (backlog grew by 0.8 requests/s).**")
     assert loads.warning([case(), made.case_record()]) == ""
-
-
-def test_the_terminal_shows_what_each_class_got():
-    header, _, *rows = (re.split(r"  +", line.strip()) for line in loads.terminal_table([case()]).splitlines())
-    assert header[:5] == ["case", "class", "due", "SLOs met", "ttft p50"]
-    assert rows == [
-        ["rate_4", "all", "200", "90 %", "100 ms", "100 ms", "–", "–", "–", "not overloaded"],
-        ["rate_4", "chat", "190", "95 %", "50 ms", "50 ms", "–", "–", "–"],
-        ["rate_4", "document", "10", "0 %", "2000 ms", "2000 ms", "–", "–", "–"],
-    ]
-    assert loads.terminal_table([made.case_record()]) == ""

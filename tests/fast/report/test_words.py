@@ -123,7 +123,7 @@ def test_figures_are_called_by_class_and_by_what_is_not_their_own_statistic(six)
         "chat TTFT p90",
         "TTFT mean",
         "goodput",
-        "output token time p50",
+        "output_token_time p50",
     ]
 
 
