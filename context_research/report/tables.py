@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,18 @@ def quantity(value: float | None, unit: str) -> str:
     """A value with its unit: ``32.1 ms``."""
     scale, name = SCALES.get(unit, (1.0, unit))
     return "–" if value is None else f"{scaled(value, scale)} {name}"
+
+
+def ratios(*values: float | None, least: int = 0) -> list[str]:
+    """A ratio and its interval's ends, with as many decimals as three figures take (near 1, where what counts is how
+    far from it they are, four), and at least `least`; a dash for None."""
+    known = [value for value in values if value]
+    decimals = max(least, *map(_decimals, known), 0)
+    return ["–" if value is None else f"{value:.{decimals}f}" for value in values]
+
+
+def _decimals(ratio: float) -> int:
+    return 3 if 0.9 < ratio < 1.1 else min(max(2 - math.floor(math.log10(ratio)), 0), 6)
 
 
 def images(drawn: Sequence[Figure], folder: str) -> str:

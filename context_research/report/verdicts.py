@@ -10,7 +10,7 @@ from tabulate import tabulate
 from context_research.compare.statistics import Verdict
 from context_research.compare.verdict import Findings
 from context_research.report import simulated
-from context_research.report.tables import quantity, table
+from context_research.report.tables import quantity, ratios, table
 from context_research.report.words import by_metric, called, name
 
 _WIDTH = 48
@@ -68,8 +68,8 @@ def descriptive_table(findings: Findings) -> str:
 
 def _ratio(found: Verdict) -> tuple[str, str]:
     """Of the means, and its interval."""
-    told = "–" if found.ratio is None else f"{found.ratio:.3f}"
-    return told, "–" if found.low is None else f"{found.low:.3f} to {found.high:.3f}"
+    told, low, high = ratios(found.ratio, found.low, found.high, least=3)
+    return told, "–" if found.low is None else f"{low} to {high}"
 
 
 def _sides(found: Verdict) -> tuple[str, str]:

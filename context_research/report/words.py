@@ -138,7 +138,10 @@ def _what_would_tell(founds: Sequence[Verdict]) -> str:
     needed = [found.pairs_needed for found in founds if found.pairs_needed]
     if needed:
         # As many as there are: it was expected to tell, in 8 of 10 cases.
-        return f"about {most:,} pairs would tell" if (most := max(needed)) > done else "a few more pairs would tell"
+        least, most = min(needed), max(needed)
+        if most <= done:
+            return "a few more pairs would tell"
+        return f"about {f'{least:,} to ' if done < least < most else ''}{most:,} pairs would tell"
     if done < MIN_PAIRS:
         return f"fewer than {MIN_PAIRS} pairs decide nothing"
     return "; ".join(dict.fromkeys(found.reason.partition(";")[0] for found in founds))

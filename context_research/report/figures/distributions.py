@@ -28,8 +28,8 @@ from context_research.report.figures.style import grid, legend, log_ticks
 from context_research.request import Timeline
 
 _LATENCIES: tuple[tuple[str, Callable[[Timeline], float | None]], ...] = (
-    ("time to first token", metrics.ttft),
-    ("longest gap between tokens", metrics.stall),
+    ("TTFT", metrics.ttft),
+    ("longest gap", metrics.stall),
 )
 _SHARES = (0.0, 0.5, 0.9, 0.99, 0.999)
 _POINTS = 1000
@@ -67,7 +67,8 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
         axis.grid()
     _legend(canvas, arms, classes)
     caption = (
-        "Share of the measured requests below a latency, pooled over units; no intervals. The axis is stretched "
+        "Share of the measured requests below a latency: the time to first token (TTFT), and the longest gap between "
+        "two tokens of a request. Pooled over units; no intervals. The axis is stretched "
         "towards the tail: 90, 99 and 99.9 % are evenly spaced. A curve ends at its longest request. "
         f"{counted(arms)}."
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from matplotlib import figure as mpl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -16,7 +15,7 @@ from context_research.compare.statistics import MIN_PAIRS, Verdict
 from context_research.compare.verdict import Findings
 from context_research.report.figures.arms import Sheet, plural, shortened
 from context_research.report.figures.style import legend, log_ticks
-from context_research.report.tables import SCALES
+from context_research.report.tables import SCALES, ratios
 from context_research.report.words import by_metric, called, name
 
 STEM = "forest"
@@ -172,12 +171,8 @@ def _figures(found: Verdict | None) -> str:
         return f"{found.difference.mean * scale:+.3g}{f' ({known})' if known else ''} {unit}  {mark}"
     if found.ratio is None:
         return mark
-    interval = "" if found.low is None or found.high is None else f" ({_short(found.low)} to {_short(found.high)})"
-    return f"{_short(found.ratio)}{interval}  {mark}"
-
-
-def _short(ratio: float) -> str:
-    return f"{ratio:.3f}" if abs(np.log(ratio)) < 0.1 else f"{ratio:.2f}" if ratio < 10 else f"{ratio:.3g}"
+    ratio, *ends = ratios(found.ratio, found.low, found.high)
+    return f"{ratio}{f' ({ends[0]} to {ends[1]})' if found.low is not None else ''}  {mark}"
 
 
 def _legend(canvas: mpl.Figure, findings: Findings, founds: Sequence[Verdict]) -> None:

@@ -33,7 +33,8 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
     canvas, axes = grid(len(drawable), height=2.3)
     for axis, (case, gaps) in zip(axes, drawable.items(), strict=True):
         ranges = [_cdf(axis, index, each) for index, each in enumerate(gaps) if (each > 0).any()]
-        log_ticks(axis.xaxis, min(low for low, _ in ranges), max(high for _, high in ranges), most=5)
+        # A little room: a curve's last step would lie on the border.
+        log_ticks(axis.xaxis, min(low for low, _ in ranges) / 1.03, max(high for _, high in ranges) * 1.03, most=5)
         axis.set_title(f"{case}\nn = {slashed(each.size for each in gaps)} gaps")
         axis.set_ylim(0, 1.02)
         axis.grid()

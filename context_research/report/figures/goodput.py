@@ -18,7 +18,7 @@ from context_research.compare import goodput_map
 from context_research.compare.goodput_map import Floats, Map
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
-from context_research.report.figures.arms import COLOURS, Sheet, name_of, plural, shortened, slashed
+from context_research.report.figures.arms import COLOURS, Sheet, name_of, plural, short_names, shortened, slashed
 from context_research.report.figures.style import grid, legend, log_ticks
 
 _NONE = "#BDBDBD"
@@ -47,7 +47,9 @@ def _sheet(arms: Sequence[Arm], number: int, found: Sequence[Map]) -> Iterator[S
     end = next(scale for scale in _SCALES if scale >= min(largest, 1.0))
     for axis, one, gain, outcome in zip(axes, found, gains, goodput_map.decide(found), strict=True):
         _panel(axis, one, gain, outcome != 0, end)
-    _explain(canvas, axes, found, end, [name_of(arms, index) for index in (0, number)])
+    short = short_names(arms)
+    _scale(canvas, axes, end, f"{short[number]} − {short[0]}")
+    _explain(canvas, found, [name_of(arms, index) for index in (0, number)])
     stem, title = "goodput", "Goodput: how much more is served within both limits"
     if len(arms) > 2:
         stem, title = f"goodput-{number}", f"{title}: {shortened(arms[number].label, 40)}"
@@ -77,11 +79,15 @@ def _panel(axis: Axes, one: Map, gain: Floats, decided: NDArray[np.bool_], end: 
     axis.set_ylabel("TPOT limit (ms)")
 
 
-def _explain(canvas: mpl.Figure, axes: Sequence[Axes], found: Sequence[Map], end: float, names: Sequence[str]) -> None:
-    """The colour scale at the right, what else there is below."""
+def _scale(canvas: mpl.Figure, axes: Sequence[Axes], end: float, difference: str) -> None:
+    """Of the colours, at the right."""
     shades = ScalarMappable(Normalize(-end, end), _COLOURS)
     bar = canvas.colorbar(shades, ax=list(axes), format=PercentFormatter(1.0, decimals=0), aspect=30, pad=0.02)
-    bar.set_label("candidate − baseline,\nof the most that either serves")
+    bar.set_label(f"{difference},\nof the most that either serves")
+
+
+def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str]) -> None:
+    """What else there is, below."""
     handles: list[Patch | Line2D] = [Patch(color=COLOURS[0]), Patch(color=COLOURS[1])]
     labels = [f"more from {names[0]}", f"more from {names[1]}"]
     handles += [Patch(facecolor="#F4F4F4", edgecolor="#999999", hatch="//////", lw=0), Patch(color=_NONE)]

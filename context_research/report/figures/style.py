@@ -72,7 +72,8 @@ def legend(canvas: mpl.Figure, handles: Sequence[Artist], labels: Sequence[str],
     """Under the axes, in as many columns as the longest label leaves room for; `beneath` is text without a handle."""
     room = int(canvas.get_size_inches()[0] * 14)
     wrapped = [textwrap.fill(label, room - 8) for label in labels]
-    columns = max(1, min(len(labels), room // (max(map(len, labels)) + 8)))
+    fits = sum(map(len, labels)) + 8 * len(labels) <= room
+    columns = len(labels) if fits else max(1, room // (max(map(len, labels)) + 8))
     title = "\n".join(textwrap.fill(line, room) for line in beneath.splitlines())
     canvas.legend(
         list(handles), wrapped, loc="outside lower center", ncols=columns, title=title or None, title_fontsize=8.5
@@ -102,7 +103,17 @@ def log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
     if len(ticks) < 3:
         nice = MaxNLocator(min(most, 6), steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         ticks = [float(tick) for tick in nice if low <= tick <= high and tick > 0]
-    ticks = ticks[:: -(-len(ticks) // most)]
+    ticks = _apart(ticks[:: -(-len(ticks) // most)], low, high, most, across=axis.axis_name == "x")
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_ticks([], minor=True)
     (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)  # type: ignore[attr-defined]
+
+
+def _apart(ticks: Sequence[float], low: float, high: float, most: int, across: bool) -> list[float]:
+    """Without those whose label would touch that of the tick behind it; labels of 4 letters have `most` places."""
+    kept: list[float] = []
+    for tick in reversed(ticks):
+        room = max(1.0, len(f"{tick:g}") / 4) if across else 0.5
+        if not kept or np.log(kept[-1] / tick) >= np.log(high / low) / (most + 1) * room:
+            kept.append(tick)
+    return kept[::-1]

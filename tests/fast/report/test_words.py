@@ -69,6 +69,12 @@ def test_undecided_ones_say_what_would_decide(six, values, would):
     assert told(six, found("undecided", **values)) == f"TTFT undecided ({would})."
 
 
+def test_those_that_need_other_numbers_of_pairs_have_the_range(six):
+    far, near, now = (found("undecided", case=f"c{needed}", pairs_needed=needed) for needed in (61, 11, 6))
+    assert told(six, far, near) == "TTFT undecided in 2 of 2 cases (about 11 to 61 pairs would tell)."
+    assert told(six, far, now) == "TTFT undecided in 2 of 2 cases (about 61 pairs would tell)."
+
+
 def test_too_few_pairs_decide_nothing(tmp_path):
     findings = verdict.judge(of_ab(made_runs.A_B(tmp_path, pairs=1)))
     assert "1 pair: TTFT undecided (fewer than 6 pairs decide nothing)." in words.headline(findings)
