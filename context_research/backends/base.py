@@ -85,8 +85,10 @@ class Backend(ABC):
     absent: ClassVar[Mapping[Evidence, str]] = {}
     """Evidence that there is nothing of here, with the reason: checks that need it are n/a."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sees: Sequence[int] | None = None) -> None:
         self.settings = settings
+        self.sees = sees
+        """The devices of this machine that the run's process will see; None: those that this one sees."""
 
     @property
     @abstractmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from context_research.backends.base import Backend
 from context_research.backends.simulated import SimulatedBackend
 from context_research.backends.vllm import VllmBackend
@@ -18,6 +20,6 @@ def named(name: str) -> type[Backend]:
     return BACKENDS[name]
 
 
-def backend_of(settings: Settings) -> Backend:
-    """The backend of these settings, with state of its own."""
-    return named(settings.backend)(settings)
+def backend_of(settings: Settings, sees: Sequence[int] | None = None) -> Backend:
+    """The backend of these settings, with state of its own; `sees` as Backend has it."""
+    return named(settings.backend)(settings, sees)

@@ -30,7 +30,8 @@ class VllmBackend(Backend):
 
     @cached_property
     def machine(self) -> Machine:
-        return devices.this_machine(self.settings.device)
+        machine = devices.this_machine(self.settings.device)
+        return machine if self.sees is None else machine.seeing(self.sees)
 
     @property
     def loop(self) -> EventLoop:

@@ -18,6 +18,7 @@ from context_research.compare import comparison, verdict
 from context_research.compare.ab import arms as ab_arms
 from context_research.compare.ab import looks as ab_looks
 from context_research.compare.ab import plan as ab_plan
+from context_research.compare.ab import preflight as ab_preflight
 from context_research.compare.ab import sessions as ab
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
@@ -181,6 +182,8 @@ def run_ab(
     arms = ab_arms.asked(named, {"baseline": baseline, "candidate": candidate})
     experiment, here = project.ask(given.pop("experiment"), given["pytest_options"])
     plan = ab_plan.plan(experiment, arms, _names(primary), practical, given=here.layers, root=here.root, **given)
+    for told in ab_preflight.check(plan):
+        click.echo(f"warning: {told}")
     running = ab.Ab.open(outputs or here.outputs, plan, fresh)
     sessions, judged = plan.described
     click.echo(f"A/B {running.files.ab_id}: {sessions}\n{judged}")

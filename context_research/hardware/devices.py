@@ -84,6 +84,11 @@ class Machine:
         by_index = dict(zip(self.indices, self.memory_bytes, strict=False))
         return tuple(by_index[device] for device in devices if device in by_index)
 
+    def seeing(self, devices: Iterable[int]) -> Machine:
+        """What a process finds that sees these alone: GPUs count from 0 there, cores keep their numbers."""
+        own = tuple(devices)
+        return Machine(self.kind, own if self.kind == "cpu" else tuple(range(len(own))), self.memory_of(own))
+
 
 def this_machine(kind: Device) -> Machine:
     """The CPU cores that this process may use, or the GPUs that it sees."""

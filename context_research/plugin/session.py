@@ -34,7 +34,7 @@ from context_research.settings.sources import Layer, Resolved
 from context_research.workload import arrivals
 from context_research.workload.arrivals import ArrivalProcess
 from context_research.workload.case import Case, at, cases
-from context_research.workload.load import described, loads
+from context_research.workload.load import described
 
 Added = TypeVar("Added")
 
@@ -194,14 +194,8 @@ class Session:
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]
             own = resolve(chosen.experiment, layers, self.experiment.configs, self.config.rootpath).settings
-            preflight.check(backend_of(own), self.model_of(own), [])
-            for case in cases:
-                fits = at(own, case.axes)
-                preflight.check(backend_of(fits.settings), self.model_of(fits.settings), loads(fits))
-                notes += [
-                    f"warning: {told}"
-                    for told in preflight.warnings(backend_of(fits.settings), self.model_of(fits.settings), fits)
-                ]
+            warnings = preflight.check_run(own, [at(own, case.axes) for case in cases], self.model_of)
+            notes += [f"warning: {warning}" for warning in warnings]
         self.notes = list(dict.fromkeys(notes))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from context_research.backends.base import Backend
+from context_research.backends.registry import backend_of
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import Placement
 from context_research.models.capacity import (
@@ -20,9 +21,28 @@ from context_research.models.capacity import (
 from context_research.models.model import Model
 from context_research.settings.schema import Settings
 from context_research.workload.case import Case
-from context_research.workload.load import mean_load, pass_length
+from context_research.workload.load import loads, mean_load, pass_length
 
 _GIB = 1 << 30
+
+
+def check_run(
+    settings: Settings,
+    cases: Iterable[Case],
+    model_of: Callable[[Settings], Model],
+    backend_of: Callable[[Settings], Backend] = backend_of,
+) -> list[str]:
+    """Refuse a run that can't be: its engines, then each case on its own; what can be but hardly is as it is meant.
+
+    Raises UsageProblem, also as `model_of` does.
+    """
+    check(backend_of(settings), model_of(settings), [])
+    told = []
+    for case in cases:
+        backend, model = backend_of(case.settings), model_of(case.settings)
+        check(backend, model, loads(case))
+        told += warnings(backend, model, case)
+    return told
 
 
 def check(backend: Backend, model: Model, loads: Iterable[Load]) -> None:

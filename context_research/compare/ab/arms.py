@@ -60,6 +60,11 @@ def flag(arm: str) -> str:
     return f"--{arm}" if arm in DEFAULT else f"--arm {arm}"
 
 
+def selects(pytest_options: Sequence[str]) -> bool:
+    """Whether pytest is to choose among the cases: which ones it will run is then not known beforehand."""
+    return any(word.startswith(("-k", "-m", "--deselect", "--lf", "--last-failed", "--sw")) for word in pytest_options)
+
+
 def arguments(text: str, pytest_options: Sequence[str]) -> list[str]:
     """pytest's arguments for an arm, our options by the names that hold everywhere."""
     serving, *options = shlex.split(text)

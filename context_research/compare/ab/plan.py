@@ -71,6 +71,11 @@ class Plan(PlanRecord):
         return named(self.settings_of(self.against).backend).measured
 
     @property
+    def selects(self) -> bool:
+        """Whether pytest is to choose among the cases."""
+        return ab_arms.selects(self.pytest_options)
+
+    @property
     def swaps_evenly(self) -> bool:
         """Whether each group of devices has every arm equally often."""
         return all(end % max(1, len(self.device_groups)) == 0 for end in self.ends)
@@ -149,7 +154,7 @@ def plan(
     )
     _check_same(made)
     for chosen in resolved.values():
-        samples.check(primary, chosen, range(made.seed, made.seed + made.ends[0]), made.repeats)
+        samples.check(primary, chosen, range(made.seed, made.seed + made.ends[0]), made.repeats, made.selects)
     if device_groups is not None:
         made = made.model_copy(update={"device_groups": _groups(device_groups, made)})
     return made

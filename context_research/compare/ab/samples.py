@@ -20,19 +20,22 @@ _KNOWN = {metric.name: metric for metric in METRICS}
 _TRIES = 20
 
 
-def check(primary: Iterable[str], chosen: Settings, seeds: Sequence[int], repeats: int) -> None:
+def check(primary: Iterable[str], chosen: Settings, seeds: Sequence[int], repeats: int, selects: bool = False) -> None:
     """Refuse figures that some session would lack; there is one for each of `seeds`, of `repeats` repeats each.
 
-    A plugin's metrics are not known here. Raises UsageProblem, with the option that gives enough.
+    `selects`: which cases there will be is not known, and one that has enough will do. Nor are a plugin's metrics.
+    Raises UsageProblem, with the option that gives enough.
     """
     for name in primary:
         figure = _Figure.of(name)
         if figure is None:
             continue
         every = cases(chosen)
-        fewest, case = figure.fewest(every, seeds, repeats)
+        counts = [figure.fewest(case, seeds, repeats) for case in every]
+        fewest = max(counts) if selects else min(counts)
         if fewest < figure.needed:
             cure = figure.cure(every, seeds, repeats, fewest)
+            case = every[counts.index(fewest)]
             raise UsageProblem(
                 f"--primary {name}: a session has {fewest} samples of it in case {case.name}, and a "
                 f"{figure.statistic} takes {figure.needed}; {cure}"
@@ -61,13 +64,9 @@ class _Figure:
     def needed(self) -> int:
         return samples_needed(int(self.statistic[1:]))
 
-    def fewest(self, of: Sequence[Case], seeds: Sequence[int], repeats: int) -> tuple[int, Case]:
-        """The samples of the session and the case that have the fewest, and that case."""
-        counts = [
-            (min(self._count(case, seed, repeats) for seed in (seeds if _drawn(case) else seeds[:1])), case)
-            for case in of
-        ]
-        return min(counts, key=lambda each: each[0])
+    def fewest(self, case: Case, seeds: Sequence[int], repeats: int) -> int:
+        """The samples of the session that has the fewest."""
+        return min(self._count(case, seed, repeats) for seed in (seeds if _drawn(case) else seeds[:1]))
 
     def _count(self, case: Case, seed: int, repeats: int) -> int:
         if (per_request := self.metric.per_request) is None:
@@ -92,7 +91,7 @@ class _Figure:
         key, value = ("requests", float(load.requests)) if load.window_s is None else ("window_s", load.window_s)
         for _ in range(_TRIES):
             value = ceil(value * max(1.01, self.needed / max(1, fewest)))
-            fewest, _ = self.fewest([_with(case, key, value) for case in of], seeds, repeats)
+            fewest = min(self.fewest(_with(case, key, value), seeds, repeats) for case in of)
             if fewest >= self.needed:
                 break
         return f"-- --{'requests' if key == 'requests' else 'set=workload.window_s'}={value} gives them"

@@ -75,7 +75,7 @@ def test_a_run_of_it_is_measured_judged_and_named(server, suite):
     assert (statuses["complete"], statuses["window"]) == ("pass", "pass")
     assert statuses["cache"] == statuses["parity"] == "not provable"
     report = (suite.path / "outputs" / "reports" / f"{suite.run.name}.md").read_text()
-    assert report.startswith("# e0: aggregated, tiny-qwen3, on a server somewhere\n")
+    assert report.startswith("# e0: aggregated (1 engine), tiny-qwen3, on a server somewhere\n")
     (saved,) = rows_saved(suite.path)
     assert "[server somewhere, " in saved.read_text()
 

@@ -177,7 +177,7 @@ def test_runs_are_saved_unasked_and_compare_side_by_side(both):
 def test_the_report_shows_every_case_and_every_figure_of_it(both):
     reports = both.path / "outputs" / "reports"
     text = (reports / f"{both.runs[1].name}.md").read_text()
-    assert text.startswith("# e0: disaggregated, tiny-qwen3, on ")
+    assert text.startswith("# e0: disaggregated (1P1D), tiny-qwen3, on ")
     for expected in ("p64-c1", "p64-c2", "### ttft (ms)", "### handoff (ms)", "## Validity", "NixlConnector", "seeded"):
         assert expected in text
     drawn = re.findall(r"\]\(([^)]+\.(?:png|svg))\)", text)
