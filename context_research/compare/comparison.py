@@ -95,6 +95,8 @@ class Comparison:
     """The most pairs that an A/B was to have; a look before its end decides nothing for good."""
     looks: tuple[int, ...] = ()
     """Numbers of pairs after which it could have been stopped."""
+    ended: bool = True
+    """Whether it is known to have come to its end: one that was killed at a look may have had to go on."""
 
     @property
     def baseline(self) -> Side:
@@ -113,7 +115,7 @@ class Comparison:
     def final(self) -> bool:
         """Whether it has come to its end: all planned pairs, or one of its looks."""
         done = len(self.baseline.units)
-        return self.planned is None or done >= self.planned or done in self.looks
+        return self.planned is None or done >= self.planned or (self.ended and done in self.looks)
 
     @property
     def metrics(self) -> list[str]:
@@ -245,6 +247,7 @@ def of_ab(files: AbFiles) -> Comparison:
         tuple(unproven),
         plan.pairs,
         plan.looks,
+        record.status == "completed",
     )
 
 

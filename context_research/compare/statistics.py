@@ -156,7 +156,14 @@ def decide(
 
 def settled(verdicts: Iterable[Verdict], most: int) -> bool:
     """Whether an A/B may end at a look: each figure is decided, or would need far more pairs than `most`."""
-    return all(each.outcome != "undecided" or (each.pairs_needed or 0) > _HOPELESS * most for each in verdicts)
+    return not any(_may_tell(each, most) for each in verdicts if each.outcome == "undecided")
+
+
+def _may_tell(undecided: Verdict, most: int) -> bool:
+    """Whether as many as `most` pairs may decide it. One without a value in a pair already never will be."""
+    if len(undecided.pairs.complete) < len(undecided.pairs.baseline):
+        return False
+    return (undecided.pairs_needed or 0) <= _HOPELESS * most
 
 
 def describe(pairs: Pairs, practical: float = PRACTICAL, start_noise: float = 0.0) -> Verdict:
@@ -225,16 +232,18 @@ def _beyond(distance: float, error: float, freedom: int) -> float:
     return float(special.stdtr(freedom, -distance / error))
 
 
-def pairs_for(noise: float, difference: float, family: int) -> int:
+def pairs_for(noise: float, difference: float, family: int, looks: Sequence[int] = ()) -> int:
     """Pairs that tell `difference` (a share) in 8 of 10 cases, where the pairs' log ratios scatter by `noise` (sd).
 
-    For an effect alone in its family, whose p must then be under ALPHA ÷ family: the power of Student's t, by the
-    noncentral t. At most 10,000.
+    For an effect alone in its family, whose p must then be under ALPHA ÷ family, less what `looks` cost: the power of
+    Student's t, by the noncentral t. At most 10,000.
     """
+    alpha = ALPHA / family
+    alpha *= alpha / any_look(alpha, looks)
     # The normal distribution asks for a few less: a start for the search.
-    z = float(special.ndtri(1 - ALPHA / family / 2) + special.ndtri(_POWER))
+    z = float(special.ndtri(1 - alpha / 2) + special.ndtri(_POWER))
     pairs = max(MIN_PAIRS, min(_MOST_PAIRS, math.floor((z * noise / math.log1p(difference)) ** 2)))
-    while pairs < _MOST_PAIRS and _power(pairs, noise, difference, ALPHA / family) < _POWER:
+    while pairs < _MOST_PAIRS and _power(pairs, noise, difference, alpha) < _POWER:
         pairs += 1
     return pairs
 

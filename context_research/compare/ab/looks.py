@@ -47,27 +47,27 @@ def listed(numbers: Sequence[int]) -> str:
     return f"{', '.join(before)} or {last}" if before else last
 
 
-def pilot(found: Comparison, primary: Sequence[str], most: int) -> list[str]:
-    """How each primary figure's pairs scatter, and how many would likely decide; whether `most` do. A line each."""
+def pilot(found: Comparison, primary: Sequence[str], looks: Sequence[int]) -> list[str]:
+    """How each primary figure's pairs scatter, and how many would likely decide; whether the last of `looks` does. A line each."""
     asked = {name: found.pairs(*split(name)) for name in primary if split(name)[0] in found.metrics}
     family = sum(map(len, asked.values()))
     told = [f"{len(found.baseline.units)} pairs are there; how their ratios scatter, and how many would likely decide:"]
-    told += [_scatter(pairs, family, most) for pairs in asked.values()]
+    told += [_scatter(pairs, family, looks) for pairs in asked.values()]
     return told
 
 
-def _scatter(pairs: Sequence[Pairs], family: int, most: int) -> str:
+def _scatter(pairs: Sequence[Pairs], family: int, looks: Sequence[int]) -> str:
     name = f"  {pairs[0].metric} {pairs[0].statistic}"
     sds = [float(each.changes.std(ddof=1)) for each in pairs if each.have_ratios and len(each.complete) > 1]
     if not sds:
         return f"{name}: not known, as there is no value, or a 0"
     typical, worst = float(np.median(sds)), max(sds)
     spread = f"{typical:.1%}" + (f" (worst of {len(sds)}: {worst:.1%})" if len(sds) > 1 else "")
-    needed = {by: (pairs_for(typical, by, family), pairs_for(worst, by, family)) for by in _DIFFERENCES}
+    needed = {by: tuple(pairs_for(sd, by, family, looks) for sd in (typical, worst)) for by in _DIFFERENCES}
     each = ", ".join(f"{by:.0%}: {_or_worst(*some)}" for by, some in needed.items())
     few = ""
-    if (enough := needed[_ENOUGH_FOR][0]) > most:
-        few = f"; {most} will hardly do for {_ENOUGH_FOR:.0%}: --pairs {enough}, or more requests a session"
+    if (enough := needed[_ENOUGH_FOR][0]) > looks[-1]:
+        few = f"; {looks[-1]} will hardly do for {_ENOUGH_FOR:.0%}: more requests a session, or an A/B of --pairs {enough}"
     return f"{name}: sd {spread}; pairs for {each}{few}"
 
 

@@ -417,6 +417,7 @@ def test_a_look_ends_it_where_what_is_undecided_would_stay_so():
     assert (waiting.outcome, 6 < waiting.pairs_needed <= 12) == ("undecided", True)
     assert not settled(found, 12)
     assert settled(found, 6)
+    assert settled(decide([decided, paired([None, *SLOWER[:5]])]), 12)  # no further pair gives it the value it lacks
 
 
 def test_a_tail_is_asked_only_where_what_it_follows_is_decided():

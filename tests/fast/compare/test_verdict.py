@@ -283,3 +283,12 @@ def test_it_is_final_at_a_look_and_at_the_end(tmp_path, done, final):
     for index in range(2 * done, 24):
         made_runs.edit(files.record, "ab", **{f"sessions__{index}__status": "planned"})
     assert of_ab(files).final is final
+
+
+def test_one_that_was_killed_at_a_look_is_not_final(tmp_path):
+    """It may have had to go on: who counts it as ended has more looks than were planned."""
+    files = made_runs.A_B(tmp_path, pairs=12, looks=[6, 8, 10, 12])
+    for index in range(12, 24):
+        made_runs.edit(files.record, "ab", **{f"sessions__{index}__status": "planned"})
+    made_runs.edit(files.record, "ab", status="stopped")
+    assert not of_ab(files).final
