@@ -48,7 +48,10 @@ def listed(numbers: Sequence[int]) -> str:
 
 
 def pilot(found: Comparison, primary: Sequence[str], looks: Sequence[int]) -> list[str]:
-    """How each primary figure's pairs scatter, and how many would likely decide; whether the last of `looks` does. A line each."""
+    """How each primary figure's pairs scatter, how many would likely decide, and whether the last of `looks` will do.
+
+    A line each.
+    """
     asked = {name: found.pairs(*split(name)) for name in primary if split(name)[0] in found.metrics}
     family = sum(map(len, asked.values()))
     told = [f"{len(found.baseline.units)} pairs are there; how their ratios scatter, and how many would likely decide:"]
@@ -67,7 +70,8 @@ def _scatter(pairs: Sequence[Pairs], family: int, looks: Sequence[int]) -> str:
     each = ", ".join(f"{by:.0%}: {_or_worst(*some)}" for by, some in needed.items())
     few = ""
     if (enough := needed[_ENOUGH_FOR][0]) > looks[-1]:
-        few = f"; {looks[-1]} will hardly do for {_ENOUGH_FOR:.0%}: more requests a session, or an A/B of --pairs {enough}"
+        cure = f"more requests a session, or an A/B of --pairs {enough}"
+        few = f"; {looks[-1]} will hardly do for {_ENOUGH_FOR:.0%}: {cure}"
     return f"{name}: sd {spread}; pairs for {each}{few}"
 
 

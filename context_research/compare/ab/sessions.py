@@ -190,7 +190,7 @@ class Ab:
         there = all(one.status == "completed" for one in self._sessions if one.pair < ab_looks.PILOT)
         if first and there and self._plan.measured and not self._scatter_told:
             self._scatter_told = True
-            for line in ab_looks.pilot(comparison.of_ab(self.files), self._plan.primary, self._plan.looks):
+            for line in ab_looks.pilot(comparison.of_ab(self.files), self._plan.primary, self._plan.ends):
                 say(line)
 
     def _next(self, waiting: Sequence[int], running: Sequence[Running]) -> int | None:

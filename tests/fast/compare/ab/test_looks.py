@@ -83,27 +83,27 @@ def test_what_measures_nothing_says_that_there_is_no_verdict(simulated):
 
 # the pilot
 
-LOOKS = (6, 8, 10, 12)
+PLANNED = (6, 8, 10, 12)
 
 
 def test_the_pilot_says_how_the_pairs_scatter_and_how_many_would_do(outputs):
     figures = {"p64-c1": {"ttft": [0.1], "tpot": [0.01]}, "p64-c4": {"ttft": [0.2], "tpot": [0.01]}}
     found = comparison.of_ab(made_runs.A_B(outputs, pairs=3, noise=0.05, figures=figures))
-    head, ttft, tpot = ab_looks.pilot(found, ["ttft", "tpot"], LOOKS)
+    head, ttft, tpot = ab_looks.pilot(found, ["ttft", "tpot"], PLANNED)
     assert head.startswith("3 pairs are there")
     sd = found.pairs("ttft")[0].changes.std(ddof=1)
     assert ttft.startswith(
-        f"  ttft p50: sd {sd:.1%} (worst of 2: {sd:.1%}); pairs for 5%: {pairs_for(sd, 0.05, 4, LOOKS)}, "
+        f"  ttft p50: sd {sd:.1%} (worst of 2: {sd:.1%}); pairs for 5%: {pairs_for(sd, 0.05, 4, PLANNED)}, "
     )
-    assert f"10%: {pairs_for(sd, 0.1, 4, LOOKS)}, 20%: {pairs_for(sd, 0.2, 4, LOOKS)}" in ttft
+    assert f"10%: {pairs_for(sd, 0.1, 4, PLANNED)}, 20%: {pairs_for(sd, 0.2, 4, PLANNED)}" in ttft
     assert tpot.startswith("  tpot p50: sd ")
 
 
 def test_the_pilot_says_where_the_last_look_will_hardly_do(outputs):
     found = comparison.of_ab(made_runs.A_B(outputs, pairs=3, noise=0.2))
-    needed = pairs_for(float(found.pairs("ttft")[0].changes.std(ddof=1)), 0.1, 1, LOOKS)
+    needed = pairs_for(float(found.pairs("ttft")[0].changes.std(ddof=1)), 0.1, 1, PLANNED)
     assert needed > 12
-    [_, told] = ab_looks.pilot(found, ["ttft"], LOOKS)
+    [_, told] = ab_looks.pilot(found, ["ttft"], PLANNED)
     assert told.endswith(f"; 12 will hardly do for 10%: more requests a session, or an A/B of --pairs {needed}")
     [_, told] = ab_looks.pilot(found, ["ttft"], (6, needed + 10))
     assert "hardly" not in told
@@ -114,14 +114,14 @@ def test_the_pilot_names_the_worst_case_beside_the_median(outputs, monkeypatch):
     [calm] = found.pairs("ttft")
     wild = ab_looks.Pairs(**{**_fields(calm), "case": "p64-c4", "candidate": (0.1, 0.2, 0.4)})
     monkeypatch.setattr(type(found), "pairs", lambda *_: [calm, calm, wild])
-    [_, told] = ab_looks.pilot(found, ["ttft"], LOOKS)
+    [_, told] = ab_looks.pilot(found, ["ttft"], PLANNED)
     assert f"sd {calm.changes.std(ddof=1):.1%} (worst of 3: {wild.changes.std(ddof=1):.1%})" in told
 
 
 def test_the_pilot_says_where_a_figure_has_no_ratio(outputs):
     figures = {"p64-c1": {"ttft": [0.1], "goodput": [0.0]}}
     found = comparison.of_ab(made_runs.A_B(outputs, pairs=3, figures=figures))
-    assert ab_looks.pilot(found, ["goodput"], LOOKS)[1] == "  goodput mean: not known, as there is no value, or a 0"
+    assert ab_looks.pilot(found, ["goodput"], PLANNED)[1] == "  goodput mean: not known, as there is no value, or a 0"
 
 
 def _fields(pairs):
