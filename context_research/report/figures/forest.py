@@ -171,8 +171,8 @@ def _figures(found: Verdict | None) -> str:
         return f"{found.difference.mean * scale:+.3g}{f' ({known})' if known else ''} {unit}  {mark}"
     if found.ratio is None:
         return mark
-    ratio, *ends = ratios(found.ratio, found.low, found.high)
-    return f"{ratio}{f' ({ends[0]} to {ends[1]})' if found.low is not None else ''}  {mark}"
+    ratio, low, high = ratios(found.ratio, found.low, found.high)
+    return f"{ratio}{f' ({low} to {high})' if found.low is not None else ''}  {mark}"
 
 
 def _legend(canvas: mpl.Figure, findings: Findings, founds: Sequence[Verdict]) -> None:

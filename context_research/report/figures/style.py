@@ -91,7 +91,8 @@ def value_axis(axis: Axes, values: Sequence[float]) -> None:
 
 def log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
     """A logarithmic axis over exactly [low, high], with plain numbers that don't overlap."""
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    across = axis.axis_name == "x"  # type: ignore[attr-defined]
+    (axis.axes.set_xscale if across else axis.axes.set_yscale)("log")
     if high <= low:
         low, high = low / 1.1, high * 1.1
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -103,10 +104,10 @@ def log_ticks(axis: Axis, low: float, high: float, most: int) -> None:
     if len(ticks) < 3:
         nice = MaxNLocator(min(most, 6), steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         ticks = [float(tick) for tick in nice if low <= tick <= high and tick > 0]
-    ticks = _apart(ticks[:: -(-len(ticks) // most)], low, high, most, across=axis.axis_name == "x")
+    ticks = _apart(ticks[:: -(-len(ticks) // most)], low, high, most, across)
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     axis.set_ticks([], minor=True)
-    (axis.axes.set_xlim if axis.axis_name == "x" else axis.axes.set_ylim)(low, high)  # type: ignore[attr-defined]
+    (axis.axes.set_xlim if across else axis.axes.set_ylim)(low, high)
 
 
 def _apart(ticks: Sequence[float], low: float, high: float, most: int, across: bool) -> list[float]:
