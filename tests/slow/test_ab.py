@@ -1,4 +1,4 @@
-"""A real A/B, killed in its second session: nothing is left running, and the same command goes on."""
+"""A real A/B of three arms, killed in its second session: nothing is left running, and the same command goes on."""
 
 import subprocess
 import sys
@@ -10,17 +10,25 @@ from tests.support.artifacts import plain
 from tests.support.processes import ended, wait_for
 from tests.support.suite import SMALL
 
-ARMS = ("--baseline=aggregated", "--candidate=aggregated --set engine.max_num_batched_tokens=512")
-COMMAND = [
-    sys.executable,
-    *("-m", "context_research.cli", "ab", "e0", "--pairs=1", *ARMS, "--primary=ttft,e2e", "--"),
-    *(option for option in SMALL if not option.startswith(("--repeats", "--concurrency", "--requests"))),
-    *("--concurrency=1", "--requests=8"),
-]
+
+def command(*options):
+    return [
+        sys.executable,
+        *("-m", "context_research.cli", "ab", "e0", "--pairs=1", *options, "--primary=ttft,e2e", "--"),
+        *(option for option in SMALL if not option.startswith(("--repeats", "--concurrency", "--requests"))),
+        *("--concurrency=1", "--requests=8"),
+    ]
 
 
-def driver(**options):
-    return subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+THREE = command(
+    *("--arm", "whole=aggregated"),
+    *("--arm", "chunk=aggregated --set engine.max_num_batched_tokens=512"),
+    *("--arm", "split=disaggregated"),
+)
+
+
+def driver():
+    return subprocess.Popen(THREE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
@@ -32,7 +40,7 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
     first = driver()
     try:
         wait_for(lambda: first.poll() is not None or record(), "the record")
-        second = subprocess.run(COMMAND, capture_output=True, text=True, check=False, timeout=60)
+        second = subprocess.run(THREE, capture_output=True, text=True, check=False, timeout=60)
         assert second.returncode == 2
         assert "of the same plan is running now" in second.stderr
         assert len(second.stderr.splitlines()) == 1
@@ -45,32 +53,34 @@ def test_a_killed_ab_leaves_nothing_running_and_is_gone_on_with(suite):
         told = first.communicate()[0]
     assert ended(children), told
     killed = record()
-    assert [session["status"] for session in killed["sessions"]] == ["completed", "running"]
+    assert [session["status"] for session in killed["sessions"]] == ["completed", "running", "planned"]
 
     resumed = driver()
-    told = resumed.communicate(timeout=120)[0]
+    told = resumed.communicate(timeout=180)[0]
     assert resumed.returncode == 0, told
-    assert f"resuming {killed['ab_id']}: 1 of 2 sessions are there" in told.splitlines()
+    assert f"resuming {killed['ab_id']}: 1 of 3 sessions are there" in told.splitlines()
     whole = record()
     assert (whole["status"], whole["reason"]) == ("completed", None)
-    assert [session["status"] for session in whole["sessions"]] == ["completed", "completed"]
+    assert [session["status"] for session in whole["sessions"]] == ["completed"] * 3
     before, after = ([session["run_id"] for session in each["sessions"]] for each in (killed, whole))
     assert (before[0], before[1] == after[1]) == (after[0], False)
     chosen = [plain(RunFiles(outputs, run_id).metadata, "run_metadata") for run_id in after]
-    assert [run["settings"]["engine"]["max_num_batched_tokens"] for run in chosen] == [None, 512]
+    assert [run["settings"]["engine"]["max_num_batched_tokens"] for run in chosen] == [None, 512, None]
     judged = plain(AbFiles(outputs, whole["ab_id"]).verdict, "verdict")
-    assert [(each["metric"], each["outcome"]) for each in judged["primary"]] == [
-        ("ttft", "undecided"),
-        ("e2e", "undecided"),
+    assert {(each["arm"], each["metric"], each["outcome"]) for each in judged["primary"]} == {
+        (arm, metric, "undecided") for arm in ("chunk", "split") for metric in ("ttft", "e2e")
+    }
+    assert [(side["label"], *side["runs"]) for side in judged["sides"]] == [
+        ("whole (1 engine)", after[0]),
+        ("chunk (1 engine)", after[1]),
+        ("split (1P1D)", after[2]),
     ]
-    assert judged["candidate"]["runs"] == [after[1]]
     assert AbFiles(outputs, whole["ab_id"]).report.is_file()
 
 
 def test_two_arms_side_by_side_have_cores_of_their_own_and_one_parity_reference(suite):
-    command = list(COMMAND)
-    command[command.index("--") : command.index("--")] = ["--device-groups=0;1", "--candidate=aggregated"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    side_by_side = command("--device-groups=0;1", "--baseline=aggregated", "--candidate=aggregated")
+    told = subprocess.run(side_by_side, capture_output=True, text=True, check=False, timeout=300)
     assert told.returncode == 0, told.stdout + told.stderr
     outputs = suite.path / "outputs"
     (path,) = outputs.glob("ab/*/ab.json")

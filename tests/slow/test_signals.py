@@ -200,7 +200,7 @@ def test_a_signal_ends_an_ab_and_its_session_in_order(suite, monkeypatch, number
         f"def hold():\n    open({str(held)!r}, 'w').close()\n    time.sleep(100)\n"
     )
     options = [option for option in SIMULATED if not option.startswith(("--seed", "--repeats"))]
-    command = [sys.executable, "-m", "context_research.cli", "ab", "e0", "--pairs=1", "--", *options]
+    command = [sys.executable, "-m", "context_research.cli", "ab", "e0", "--pairs=1", "--", *options, "--requests=8"]
     process = subprocess.Popen(command, preexec_fn=interruptible, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: process.poll() is not None or held.exists(), "the first session")
