@@ -91,9 +91,11 @@ def test_repeats_are_the_same_but_for_what_no_file_held(mode, tmp_path):
 
 
 def without_outcomes(verdict):
-    """Simulated runs had some."""
+    """Simulated runs had some, and a label named no engines."""
     plain = {"outcome": None, "reason": "", "pairs_needed": None}
-    return verdict.model_copy(update={"primary": tuple(pairs.model_copy(update=plain) for pairs in verdict.primary)})
+    primary = tuple(pairs.model_copy(update=plain) for pairs in verdict.primary)
+    sides = tuple(side.model_copy(update={"label": side.label.partition(" (")[0]}) for side in verdict.sides)
+    return verdict.model_copy(update={"primary": primary, "sides": sides})
 
 
 def test_a_verdict_is_the_same():
