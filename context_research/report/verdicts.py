@@ -17,11 +17,10 @@ _WIDTH = 48
 
 
 def terminal_table(findings: Findings) -> str:
-    """A line for each verdict of what was asked."""
+    """A line for each figure that was named; of their tails the headline tells."""
     rows = [
         (*_place(found, findings), str(found.outcome or "no verdict"), *_ratio(found), *_sides(found), _mark(found))
-        for found in by_metric(findings.primary)
-        if found.asked
+        for found in by_metric(findings.first)
     ]
     header = (*_places(findings), "verdict", "ratio", "95 % interval", "baseline", "candidate", "")
     return str(tabulate(rows, header, maxcolwidths=[*[None] * (len(header) - 1), _WIDTH], disable_numparse=True))

@@ -24,7 +24,7 @@ _FACTOR = 3.0
 def sentences(findings: Findings) -> list[tuple[str, str]]:
     """For each candidate who is told of, and what: ``("disaggregated against aggregated, 6 pairs", "TTFT worse …")``.
 
-    Then, without anyone in front, what holds for all of them: how far it got, and which verdicts may not last.
+    Then, without anyone in front, what holds for all of them: how far it got, which verdicts may not last. In Markdown.
     """
     comparison = findings.comparison
     labels = named(comparison.baseline.runs[0].metadata.backend).labels
@@ -49,7 +49,8 @@ def sentences(findings: Findings) -> list[tuple[str, str]]:
 def headline(findings: Findings) -> str:
     """What a reader can quote, a line each: ``disaggregated against aggregated, 6 pairs: TTFT worse, by 62 %.``"""
     label = checks.label(findings.comparison.cases)
-    return "\n".join(f"{label}{who}: {what}" if who else what for who, what in sentences(findings))
+    lines = (f"{label}{who}: {what}" if who else what for who, what in sentences(findings))
+    return "\n".join(lines).replace("**", "")
 
 
 def paragraphs(findings: Findings) -> str:

@@ -41,6 +41,8 @@ def test_the_words_come_first(tmp_path):
     first = report.write(found).read_text().splitlines()[2]
     assert first.startswith("**disaggregated (1P1D) against aggregated (1 engine), 6 pairs:** TTFT worse, by 30 %. ")
     assert first.replace("**", "") == words.headline(found)
+    assert "p90" in first
+    assert "p90" not in verdicts.terminal_table(found)
 
 
 def test_the_verdicts_have_their_figures(tmp_path):

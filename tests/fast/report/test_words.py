@@ -91,7 +91,7 @@ def test_tails_are_told_behind_their_metric_where_they_were_asked(six):
 
 def test_fragile_ones_are_marked(six):
     weak = found("worse", 1.2, fragile="without pair 3 it would be undecided")
-    assert told(six, weak).endswith("**Fragile:** TTFT in p64-c1, without pair 3 it would be undecided.")
+    assert told(six, weak).endswith("Fragile: TTFT in p64-c1, without pair 3 it would be undecided.")
     many = [found("worse", 1.2, f"c{number}", fragile="weak") for number in range(5)]
     assert told(six, *many).endswith("TTFT in c2, weak; and 2 more, marked † below.")
 
@@ -100,8 +100,8 @@ def test_fragile_ones_are_marked(six):
     ("planned", "looks", "ending"),
     [
         (6, (), None),
-        (8, (), "**Not final:** 6 of 8 planned pairs, and a look too early raises alarms."),
-        (12, (8, 12), "**Not final:** 6 of at most 12 pairs; it is judged after 8 and 12."),
+        (8, (), "Not final: 6 of 8 planned pairs, and a look too early raises alarms."),
+        (12, (8, 12), "Not final: 6 of at most 12 pairs; it is judged after 8 and 12."),
         (12, (6, 8, 12), "It ended at a planned look, after 6 of at most 12 pairs; every p allows for all looks."),
     ],
     ids=["all", "early", "between looks", "at a look"],
