@@ -61,8 +61,9 @@ class Side:
         """Every request. Raises UsageProblem: a requests.jsonl is missing or corrupt."""
         found = [observations.read(run.files) for run in self.runs]
         axes = {name: case.axes for run in self.runs for name, case in run.cases.items()}
+        measured = named(self.runs[0].metadata.backend).measured
         units = observations.by_repeat(found[0]) if self.per_repeat else tuple(found)
-        return Arm(self.label, units, axes, frozenset(self.overloaded), self.arm)
+        return Arm(self.label, units, axes, frozenset(self.overloaded), self.arm, measured)
 
     @property
     def overloaded(self) -> dict[str, list[str]]:

@@ -36,6 +36,8 @@ class Arm:
     """Cases without a steady state: their latencies say how long the run was."""
     name: str = ""
     """Short, where there are several: that of an A/B's arm."""
+    measured: bool = True
+    """Not simulated: its units differ by chance, too."""
 
     @property
     def cases(self) -> list[str]:

@@ -103,7 +103,7 @@ def _verdicts(findings: Findings, forests: Sequence[str]) -> str:
     noise = (
         f" Both runs are one start of their engines each, and two starts of the same differ: intervals are widened by "
         f"{findings.start_noise:.0%} (--start-noise)."
-        if findings.start_noise
+        if findings.start_noise and findings.measured
         else ""
     )
     floor = f" What differs in the A/A {findings.noise_floor} too is undecided here." if findings.noise_floor else ""
@@ -133,7 +133,9 @@ def _pooled(arms: Sequence[Arm]) -> str:
 def _descriptive(findings: Findings) -> str:
     if not findings.descriptive:
         return ""
-    note = "Not judged: they were not in the family. Intervals are each by itself; some will miss 1 by chance."
+    note = "Not judged: they were not in the family."
+    if findings.measured:
+        note += " Intervals are each by itself; some will miss 1 by chance."
     return f"## Other metrics\n\n{note}\n\n{verdicts.descriptive_table(findings)}"
 
 
@@ -157,6 +159,11 @@ def _counted(statuses: Sequence[str]) -> str:
 
 
 def _method(findings: Findings) -> str:
+    if not findings.measured:
+        return (
+            "## Method\n\nThe ratios are a model's. That they come out alike every time says nothing of chance: no "
+            "interval, no p, no verdict. How the simulation works, and how far to trust it: docs/simulation.md."
+        )
     unit = (
         "a session: engines started for it, one value of each metric and case"
         if findings.comparison.unit == "session"

@@ -38,7 +38,13 @@ def write(files: RunFiles) -> Path:
     cases = observations.read(files, lines) if files.requests.is_file() else {}
     axes = {case.name: case.axes for case in summary.cases}
     overloaded = frozenset(case.name for case in summary.cases if case.overloaded)
-    arm = Arm(f"{run.serving.mode} ({shape.of_run(run)})", observations.by_repeat(cases), axes, overloaded)
+    arm = Arm(
+        f"{run.serving.mode} ({shape.of_run(run)})",
+        observations.by_repeat(cases),
+        axes,
+        overloaded,
+        measured=named(run.backend).measured,
+    )
     title = about(run, summary.cases)
     drawn = draw([arm], files.report.with_suffix(""), title) if arm.units else []
     store.replace(files.report, render(run, summary, images(drawn, files.report.stem), sections.kept(files)))

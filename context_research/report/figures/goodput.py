@@ -30,7 +30,7 @@ _COLOURS = LinearSegmentedColormap.from_list("goodput", [COLOURS[0], "#FFFFFF", 
 
 
 def draw(arms: Sequence[Arm]) -> list[Sheet]:
-    """A figure for each candidate beside the first arm."""
+    """A figure for each candidate beside the first arm; of simulated ones no cell is judged."""
     return [
         sheet
         for number, candidate in enumerate(arms[1:], 1)
@@ -42,18 +42,19 @@ def _sheet(arms: Sequence[Arm], number: int, found: Sequence[Map]) -> Iterator[S
     if not found:
         return
     canvas, axes = grid(len(found), height=2.6)
-    gains = [one.gain for one in found]
+    gains, judged = [one.gain for one in found], arms[0].measured
     largest = max(float(np.abs(gain).max()) for gain in gains)
     end = next(scale for scale in _SCALES if scale >= min(largest, 1.0))
-    for axis, one, gain, outcome in zip(axes, found, gains, goodput_map.decide(found), strict=True):
-        _panel(axis, one, gain, outcome != 0, end)
+    decided = [outcome != 0 for outcome in goodput_map.decide(found)] if judged else [gain != 0 for gain in gains]
+    for axis, one, gain, cells in zip(axes, found, gains, decided, strict=True):
+        _panel(axis, one, gain, cells, end)
     short = short_names(arms)
     _scale(canvas, axes, end, f"{short[number]} − {short[0]}")
-    _explain(canvas, found, [name_of(arms, index) for index in (0, number)])
+    _explain(canvas, found, [name_of(arms, index) for index in (0, number)], judged)
     stem, title = "goodput", "Goodput: how much more is served within both limits"
     if len(arms) > 2:
         stem, title = f"goodput-{number}", f"{title}: {shortened(arms[number].label, 40)}"
-    yield Sheet(stem, title, canvas, _caption(found))
+    yield Sheet(stem, title, canvas, _caption(found, judged))
 
 
 def _panel(axis: Axes, one: Map, gain: Floats, decided: NDArray[np.bool_], end: float) -> None:
@@ -86,12 +87,15 @@ def _scale(canvas: mpl.Figure, axes: Sequence[Axes], end: float, difference: str
     bar.set_label(f"{difference},\nof the most that either serves")
 
 
-def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str]) -> None:
+def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str], judged: bool) -> None:
     """What else there is, below."""
     handles: list[Patch | Line2D] = [Patch(color=COLOURS[0]), Patch(color=COLOURS[1])]
     labels = [f"more from {names[0]}", f"more from {names[1]}"]
-    handles += [Patch(facecolor="#F4F4F4", edgecolor="#999999", hatch="//////", lw=0), Patch(color=_NONE)]
-    labels += ["undecided", "neither serves any"]
+    if judged:
+        handles.append(Patch(facecolor="#F4F4F4", edgecolor="#999999", hatch="//////", lw=0))
+        labels.append("undecided")
+    handles.append(Patch(color=_NONE))
+    labels.append("neither serves any")
     handles.append(Patch(facecolor="white", edgecolor="#999999", lw=0.6))
     labels.append("both the same")
     if any(one.slo.ttft is not None or one.slo.tpot is not None for one in found):
@@ -100,13 +104,17 @@ def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str]) -> 
     legend(canvas, handles, labels)
 
 
-def _caption(found: Sequence[Map]) -> str:
+def _caption(found: Sequence[Map], judged: bool) -> str:
     few = any(one.pairs < MIN_PAIRS for one in found)
-    note = f" With fewer than {MIN_PAIRS} pairs every cell is undecided." if few else ""
-    judged = slashed(sum(one.requests[index] for one in found) for index in range(2))
+    test = (
+        " In full colour where a sign-flip test of the units' differences decides, "
+        f"{ALPHA:.0%} false discoveries (Benjamini-Hochberg) over all cells of all panels; it is a map, no verdict."
+        + (f" With fewer than {MIN_PAIRS} pairs every cell is undecided." if few else "")
+        if judged
+        else " Nothing was measured, so no cell is judged."
+    )
+    counted = slashed(sum(one.requests[index] for one in found) for index in range(2))
     return (
         "Requests per second and device within both limits (TTFT and TPOT), candidate − baseline, as a share of the "
-        "most that either serves in the panel at any limits. In full colour where a sign-flip test of the units' "
-        f"differences decides, {ALPHA:.0%} false discoveries (Benjamini-Hochberg) over all cells of all panels; it is "
-        f"a map, no verdict.{note} Measured requests: {judged}."
+        f"most that either serves in the panel at any limits.{test} Requests: {counted}."
     )

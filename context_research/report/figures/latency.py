@@ -67,7 +67,9 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
         bottom.set_xlabel(column.label)
     arm_legend(canvas, arms, points=True)
     spread = f"Dots: the single units; fewer than {MIN_PAIRS} give no interval."
-    if max(len(arm.units) for arm in arms) >= MIN_PAIRS:
+    if not arms[0].measured:
+        spread = "Dots: the single units; simulated, so without an interval."
+    elif max(len(arm.units) for arm in arms) >= MIN_PAIRS:
         spread = f"Bars: exact {1 - ALPHA:.0%} interval of that median over the units (order statistics)."
     caption = (
         "Median over the units of each unit's median request: time to first token (TTFT) and time per output token "
@@ -156,7 +158,7 @@ def _points(axis: Axes, column: _Column, arm: Arm, index: int, shift: float, for
         ls="-" if column.joined else "",
     )
     for at, values in units.items():
-        if len(values) >= MIN_PAIRS:
+        if arm.measured and len(values) >= MIN_PAIRS:
             interval = stats.quantile_test(values, q=median(values)).confidence_interval(1 - ALPHA)
             axis.plot([at + shift] * 2, [interval.low, interval.high], color=colour(index), marker="_", ms=6, lw=1.5)
         elif len(values) > 1:

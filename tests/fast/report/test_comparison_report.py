@@ -78,6 +78,10 @@ def test_figures_are_there_and_linked_by_relative_paths(drawn, tmp_path):
 def test_a_simulated_comparison_says_so_before_any_figure(tmp_path):
     text = written(tmp_path, changes=SIMULATED)
     assert "> **SIMULATED: no engine ran, these are a model's figures.**" in text.partition("## Verdict")[0]
+    assert "no cell is judged" in text
+    assert "Student" not in text
+    assert "95%" not in text
+    assert "simulated, so without an interval" in text
     assert "SIMULATED" not in written(tmp_path / "real")
 
 
