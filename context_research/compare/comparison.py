@@ -255,14 +255,15 @@ def of_ab(files: AbFiles) -> Comparison:
 def _label(plan: PlanRecord, arm: str, run: Run) -> str:
     """What it serves, ``disaggregated (1P1D ×2)``; an arm that has a name of the user's by that: ``split (1P1D ×2)``.
 
-    Arms of the same text have theirs beside it.
+    Arms of the same text have theirs beside it; an arm that is called by its engines is not told of twice, ``1P1D ×2``.
     """
     text = plan.arms[arm]
     if set(plan.arms) != TWO:
         text = arm
     elif list(plan.arms.values()).count(text) > 1:
         text = f"{text}, {arm}"
-    return f"{text} ({shape.of_run(run.metadata)})"
+    engines = shape.of_run(run.metadata)
+    return engines if engines.split()[0] == text else f"{text} ({engines})"
 
 
 def finished_unrecorded(outputs: Path, session: SessionRecord) -> Run | None:

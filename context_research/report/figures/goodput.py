@@ -68,7 +68,7 @@ def _panel(axis: Axes, one: Map, gain: Floats, decided: NDArray[np.bool_], end: 
     if open_cells.any():
         hatched = np.where(open_cells, gain, np.nan)
         axis.pcolor(*edges, hatched, hatch="//////", facecolor="none", edgecolor="#999999", lw=0, rasterized=True)
-    log_ticks(axis.xaxis, edges[0][0], edges[0][-1], most=5)
+    log_ticks(axis.xaxis, edges[0][0], edges[0][-1], most=4)
     log_ticks(axis.yaxis, edges[1][0], edges[1][-1], most=5)
     for limit, line in ((one.slo.ttft, axis.axvline), (one.slo.tpot, axis.axhline)):
         if limit is not None:

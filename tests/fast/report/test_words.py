@@ -115,7 +115,7 @@ def test_each_of_several_candidates_has_its_line_and_tables_name_it(tmp_path):
     findings = verdict.judge(of_ab(made_runs.A_B(tmp_path, arms=ARMS, ratio=1.5)))
     lines = words.headline(findings).splitlines()
     assert [line.partition(",")[0] for line in lines] == [
-        f"{arm} against base (1 engine)" for arm in ("1P1D (1P1D)", "tuned (1 engine)")
+        f"{arm} against base (1 engine)" for arm in ("1P1D", "tuned (1 engine)")
     ]
     rows = verdicts.terminal_table(findings).splitlines()
     assert rows[0].split()[:3] == ["metric", "case", "arm"]
