@@ -11,7 +11,7 @@ from context_research.compare.statistics import Verdict
 from context_research.compare.verdict import Findings
 from context_research.report import simulated
 from context_research.report.tables import quantity, ratios, table
-from context_research.report.words import by_metric, called, name
+from context_research.report.words import by_metric, called, name, pairs_told
 
 _WIDTH = 48
 
@@ -105,11 +105,15 @@ def _number(p: float | None) -> str:
 def _mark(found: Verdict) -> str:
     """Short: what a terminal's reader needs beside the outcome."""
     if found.outcome == "undecided":
-        return f"about {found.pairs_needed:,} pairs would tell" if found.pairs_needed else found.reason
+        return _would_tell(found) or found.reason
     return found.fragile and f"fragile: {found.fragile}"
 
 
+def _would_tell(found: Verdict) -> str:
+    return pairs_told(len(found.pairs.baseline), [found.pairs_needed]) if found.pairs_needed else ""
+
+
 def _why(found: Verdict) -> str:
-    needed = f"at this noise about {found.pairs_needed:,} pairs would tell" if found.pairs_needed else ""
+    needed = f"at this noise {told}" if (told := _would_tell(found)) else ""
     fragile = f"† {found.fragile}" if found.fragile else ""
     return "; ".join(part for part in (found.reason, needed, fragile) if part)

@@ -17,6 +17,8 @@ _ACRONYMS = ("ttft", "tpot", "itl", "e2e")
 _OWN = {metric.name: metric.statistic for metric in METRICS}
 _MOST_NAMED = 3
 """Cases, or fragile figures, that a sentence names; of more it gives the number."""
+_OUT_OF_REACH = 200
+"""Pairs; how many more it would take makes no difference."""
 _FACTOR = 3.0
 """From this ratio on it is told as such, × 3.5: 250 % is hard to read."""
 
@@ -65,6 +67,17 @@ def name(found: Verdict) -> str:
     shown = metric.upper() if metric in _ACRONYMS else metric
     own = _OWN.get(metric, "p50")
     return " ".join(part for part in (of, shown, found.pairs.statistic * (found.pairs.statistic != own)) if part)
+
+
+def pairs_told(done: int, needed: Sequence[int]) -> str:
+    """``about 14 to 30 pairs would tell``; of more than anyone will measure the bound alone."""
+    least, most = min(needed), max(needed)
+    if most <= done:  # as many as there are: they were expected to tell, in 8 of 10 cases
+        return "a few more pairs would tell"
+    first = f"{least} to " if done < least < most and least <= _OUT_OF_REACH else ""
+    return (
+        f"{f'about {first}{most}' if most <= _OUT_OF_REACH else f'{first}more than {_OUT_OF_REACH}'} pairs would tell"
+    )
 
 
 def by_metric(founds: Sequence[Verdict]) -> list[Verdict]:
@@ -138,11 +151,7 @@ def _what_would_tell(founds: Sequence[Verdict]) -> str:
     done = max(len(found.pairs.baseline) for found in founds)
     needed = [found.pairs_needed for found in founds if found.pairs_needed]
     if needed:
-        # As many as there are: it was expected to tell, in 8 of 10 cases.
-        least, most = min(needed), max(needed)
-        if most <= done:
-            return "a few more pairs would tell"
-        return f"about {f'{least:,} to ' if done < least < most else ''}{most:,} pairs would tell"
+        return pairs_told(done, needed)
     if done < MIN_PAIRS:
         return f"fewer than {MIN_PAIRS} pairs decide nothing"
     return "; ".join(dict.fromkeys(found.reason.partition(";")[0] for found in founds))

@@ -86,7 +86,7 @@ def prefixes(arms: Sequence[Arm]) -> list[str]:
 def name_of(arms: Sequence[Arm], index: int) -> str:
     """What a legend calls an arm: ``baseline: aggregated``."""
     name, label = short_names(arms)[index], arms[index].label
-    return label if len(arms) == 1 or name == label else f"{name}: {label}"
+    return label if len(arms) == 1 or f"{label} ".startswith(f"{name} ") else f"{name}: {label}"
 
 
 def shortened(text: str, most: int) -> str:

@@ -25,7 +25,7 @@ _NONE = "#BDBDBD"
 """Neither arm serves any."""
 _SCALES = (0.1, 0.2, 0.5, 1.0)
 """Ends of the colour scale."""
-_PALE = 0.3
+_PALE = 0.45
 _COLOURS = LinearSegmentedColormap.from_list("goodput", [COLOURS[0], "#FFFFFF", COLOURS[1]])
 
 

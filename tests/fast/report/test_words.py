@@ -60,10 +60,11 @@ def test_large_changes_are_factors_and_those_from_zero_are_said(six):
     ("values", "would"),
     [
         ({"pairs_needed": 14}, "about 14 pairs would tell"),
+        ({"pairs_needed": 9377}, "more than 200 pairs would tell"),
         ({"pairs_needed": 6}, "a few more pairs would tell"),
         ({"reason": "the A/A differs too: 1.05"}, "the A/A differs too: 1.05"),
     ],
-    ids=["more pairs", "as many as there are", "noise floor"],
+    ids=["more pairs", "out of reach", "as many as there are", "noise floor"],
 )
 def test_undecided_ones_say_what_would_decide(six, values, would):
     assert told(six, found("undecided", **values)) == f"TTFT undecided ({would})."
@@ -73,6 +74,20 @@ def test_those_that_need_other_numbers_of_pairs_have_the_range(six):
     far, near, now = (found("undecided", case=f"c{needed}", pairs_needed=needed) for needed in (61, 11, 6))
     assert told(six, far, near) == "TTFT undecided in 2 of 2 cases (about 11 to 61 pairs would tell)."
     assert told(six, far, now) == "TTFT undecided in 2 of 2 cases (about 61 pairs would tell)."
+
+
+@pytest.mark.parametrize(
+    ("needed", "told"),
+    [
+        ([120, 9377], "120 to more than 200 pairs would tell"),
+        ([300, 9377], "more than 200 pairs would tell"),
+        ([4, 9377], "more than 200 pairs would tell"),
+        ([4, 6], "a few more pairs would tell"),
+        ([30, 14], "about 14 to 30 pairs would tell"),
+    ],
+)
+def test_more_pairs_than_anyone_will_measure_are_a_bound(needed, told):
+    assert words.pairs_told(6, needed) == told
 
 
 def test_too_few_pairs_decide_nothing(tmp_path):
