@@ -52,6 +52,8 @@ class SessionRecord(Record):
 
 
 class AbRecord(Artifact):
+    """Sessions that are still planned in a completed one were not needed: it ended at a look."""
+
     ab_id: str = Field(min_length=1)
     status: Literal["running", "stopped", "completed"]
     reason: str | None = None

@@ -127,11 +127,11 @@ class Ab:
             if self._until == self._plan.pairs:
                 return
             asked = judge(self.files).first
-            undecided = sum(each.outcome == "undecided" for each in asked)
-            told = f"after {self._until} pairs {undecided or 'none'} of {len(asked)} figures is undecided"
+            decided = sum(each.outcome != "undecided" for each in asked)
+            told = f"after {self._until} pairs {decided} of {len(asked)} figures decided"
             if statistics.settled(asked, self._plan.pairs):
-                why = f", and would need far more than {self._plan.pairs} pairs" if undecided else ""
-                say(f"{told}{why}: it ends here")
+                rest = f"; what is left would need far more than {self._plan.pairs}" if decided < len(asked) else ""
+                say(f"{told}{rest}: it ends here")
                 return
             say(f"{told}: on to the next look")
 

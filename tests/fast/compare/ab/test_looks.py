@@ -158,7 +158,7 @@ def test_it_ends_at_the_first_look_where_all_is_decided(outputs, sessions):
     apart(sessions)
     said = run(outputs, **LOOKS)
     assert len(sessions.ran) == 2 * 6
-    assert said[-1] == "after 6 pairs none of 2 figures is undecided: it ends here"
+    assert said[-1] == "after 6 pairs 2 of 2 figures decided: it ends here"
     record = recorded(outputs)
     assert record["status"] == "completed"
     assert [one["status"] for one in record["sessions"]] == ["completed"] * 12 + ["planned"] * 12
@@ -171,9 +171,37 @@ def test_it_goes_on_to_the_next_look_where_not_all_is_decided(outputs, sessions)
     apart(sessions, sd=0.28)
     said = run(outputs, **LOOKS)
     looked = [line for line in said if line.startswith("after ")]
-    assert looked[0] == "after 6 pairs 2 of 2 figures is undecided: on to the next look"
+    assert looked[0] == "after 6 pairs 0 of 2 figures decided: on to the next look"
     assert looked[-1].endswith("it ends here")
     assert len(sessions.ran) == 2 * int(re.search(r"\d+", looked[-1])[0]) > 12
+
+
+def test_it_ends_where_more_pairs_would_hardly_decide(outputs, sessions):
+    def figures(number, arm):
+        factor = 1.0 if arm == "aggregated" else 1.01 * (1 + 0.5 * (-1) ** (number // 3))
+        return {"p64-c1": {"ttft": [0.1 * factor], "tpot": [0.01 * (1.0 if arm == "aggregated" else 1.5)]}}
+
+    sessions.figures = figures
+    said = run(outputs, **LOOKS)
+    assert said[-1] == "after 6 pairs 1 of 2 figures decided; what is left would need far more than 12: it ends here"
+    assert (len(sessions.ran), recorded(outputs)["status"]) == (12, "completed")
+
+
+def test_what_is_at_a_look_and_goes_on_is_not_final(outputs, sessions, monkeypatch):
+    """Judged by another command meanwhile."""
+    seen = []
+    sessions.figures = close_to_decided
+    judge = ab.judge
+
+    def judged(files):
+        seen.append(judge(files))
+        return seen[-1]
+
+    monkeypatch.setattr(ab, "judge", judged)
+    run(outputs, pairs=None, looks=[6, 8])
+    [at_the_look] = seen
+    assert (len(at_the_look.comparison.baseline.units), at_the_look.comparison.final) == (6, False)
+    assert judge(AbFiles(outputs, recorded(outputs)["ab_id"])).comparison.final
 
 
 def test_the_last_look_is_the_end(outputs, sessions):
@@ -182,7 +210,7 @@ def test_the_last_look_is_the_end(outputs, sessions):
     said = run(outputs, pairs=None, looks=[6, 8])
     assert len(sessions.ran) == 16
     assert [line for line in said if line.startswith("after ")] == [
-        "after 6 pairs 2 of 2 figures is undecided: on to the next look"
+        "after 6 pairs 0 of 2 figures decided: on to the next look"
     ]
     assert recorded(outputs)["status"] == "completed"
 
@@ -219,7 +247,7 @@ def test_a_kill_at_any_moment_is_gone_on_with(outputs, sessions, at):
         run(outputs, pairs=None, looks=[6, 8])
     sessions.before = lambda _: None
     said = run(outputs, pairs=None, looks=[6, 8])
-    looked = "after 6 pairs 2 of 2 figures is undecided: on to the next look"
+    looked = "after 6 pairs 0 of 2 figures decided: on to the next look"
     assert said.count(looked) == (at <= 12)
     assert any("pairs are there" in line for line in said) == (at <= 12)
     assert len(sessions.ran) == 16 + 1
@@ -246,7 +274,7 @@ def test_a_kill_right_at_a_look_has_it_looked_again(outputs, sessions, monkeypat
     monkeypatch.setattr(ab, "judge", judge)
     said = run(outputs, **LOOKS)
     assert said[0].endswith("12 of at most 24 sessions are there")
-    assert said[1:] == ["after 6 pairs none of 2 figures is undecided: it ends here"]
+    assert said[1:] == ["after 6 pairs 2 of 2 figures decided: it ends here"]
     assert (len(sessions.ran), recorded(outputs)["status"]) == (12, "completed")
 
 
@@ -266,7 +294,7 @@ def test_other_looks_are_another_ab(outputs, sessions):
 def test_three_arms_end_at_a_look_when_both_candidates_are_decided(outputs, sessions):
     apart(sessions)
     said = run(outputs, arms=THREE, against="split", **LOOKS)
-    assert said[-1] == "after 6 pairs none of 4 figures is undecided: it ends here"
+    assert said[-1] == "after 6 pairs 4 of 4 figures decided: it ends here"
     assert len(sessions.ran) == 3 * 6
     judged = ab.judge(AbFiles(outputs, recorded(outputs)["ab_id"]))
     assert {(each.pairs.arm, each.outcome) for each in judged.first} == {("whole", "better"), ("chunk", "better")}

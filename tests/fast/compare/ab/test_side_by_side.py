@@ -9,6 +9,8 @@ from context_research.errors import UsageProblem
 from context_research.hardware.devices import Machine
 from tests.support.made_sessions import plan, recorded, run, two
 
+THREE = {"whole": "aggregated", "chunk": "aggregated", "split": "disaggregated"}
+
 
 def machine(monkeypatch, count):
     there = Machine("cpu", tuple(range(count)), (8 << 30,))
@@ -27,6 +29,25 @@ def test_a_pairs_arms_have_groups_of_their_own_and_the_next_pairs_have_them_the_
     for group in made_plan.device_groups:
         assert sum(where[pair, "baseline"] == group for pair in range(8)) == 4 // lanes
         assert sum(where[pair, "candidate"] == group for pair in range(8)) == 4 // lanes
+
+
+@pytest.mark.parametrize("groups", ["0;1;2", "0,1;2,3;4,5;6,7;8,9;10,11"])
+def test_three_arms_have_each_group_equally_often(monkeypatch, groups):
+    machine(monkeypatch, 12)
+    made_plan = plan(pairs=6, device_groups=groups, arms=THREE)
+    assert made_plan.swaps_evenly
+    sessions = list(made_plan.sessions())
+    where = [(session.arm, session.devices) for session in sessions]
+    times = len(where) // 3 // len(made_plan.device_groups)
+    assert {where.count((arm, group)) for arm in THREE for group in made_plan.device_groups} == {times}
+    for pair in range(6):
+        assert len({session.devices for session in sessions if session.pair == pair}) == 3
+
+
+def test_looks_on_groups_that_each_arm_would_not_have_equally_often_are_noted(monkeypatch):
+    machine(monkeypatch, 12)
+    assert not plan(pairs=None, device_groups="0;1;2", arms=THREE).swaps_evenly
+    assert plan(pairs=None, looks=[6, 9, 12], device_groups="0;1;2", arms=THREE).swaps_evenly
 
 
 @pytest.mark.parametrize(
@@ -92,6 +113,26 @@ def test_each_group_has_one_session_at_a_time_and_the_next_when_it_ends(outputs,
         ((0, 1), "completed"),
         ((2, 3), "completed"),
     ]
+
+
+def test_a_look_waits_for_its_pairs_and_no_later_session_begins_before_it(outputs, sessions, monkeypatch):
+    """The second session is slow: its group is idle's neighbour, and takes nothing of the seventh pair."""
+    judged = []
+    found = beside(monkeypatch, sessions, lambda number: number != 2 or len(sessions.ran) == 12)
+    monkeypatch.setattr(ab, "judge", lambda files, judge=ab.judge: judged.append(len(sessions.ran)) or judge(files))
+    scatter = (0.1, 0.12, 0.08, 0.1, 0.02, -0.01, 0.02, 0.1)
+    sessions.figures = lambda _, arm: {
+        "p64-c1": {"ttft": [0.1 * (1 + scatter[pair(sessions)] * (arm == "disaggregated"))], "tpot": [0.01]}
+    }
+    run(outputs, pairs=None, looks=[6, 8], device_groups="0;1")
+    assert judged == [12]
+    assert len(sessions.ran) == 16
+    assert max(map(len, found.together)) == 2
+
+
+def pair(sessions):
+    """Of the session that was begun last, by its seed; the first has 5."""
+    return int(sessions.ran[-1]["seed"]) - 5
 
 
 def test_a_group_whose_own_sessions_are_done_takes_over_anothers(outputs, sessions, monkeypatch):
