@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -368,17 +368,6 @@ def _resolved(record: RunRecord, group: str, key: str) -> Any:
     return found[0] if len(found) == 1 else sorted(found, key=str)
 
 
-def manifest_differences(*runs: Run) -> list[tuple[Any, ...]]:
-    """Every setting, version and recorded variable in which runs differ: its name, then each run's value."""
-    sides = [
-        dict(_flat({"settings": run.metadata.settings, **run.metadata.environment_manifest.model_dump(mode="json")}))
-        for run in runs
-    ]
-    names = sorted({name for side in sides for name in side})
-    rows = ((name, *(side.get(name) for side in sides)) for name in names)
-    return [row for row in rows if any(value != row[1] for value in row[2:])]
-
-
 def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:
     units: list[dict[str, Figures]] = []
     for name, case in run.cases.items():
@@ -397,14 +386,3 @@ def _labels(baseline: Run, candidate: Run) -> list[tuple[str, Run]]:
     if len(set(told.values())) == 1:
         told = {which: f"{run.serving.mode}, {which} ({shape.of_run(run)})" for which, run in runs.items()}
     return list(zip(told.values(), (baseline, candidate), strict=True))
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, Sequence) and not isinstance(tree, str) and any(isinstance(item, Mapping) for item in tree):
-        for number, item in enumerate(tree):
-            yield from _flat(item, f"{prefix}.{number}")
-    else:
-        yield prefix, tree

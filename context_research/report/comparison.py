@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from context_research.backends.registry import named
-from context_research.compare.comparison import Comparison, Side, manifest_differences
+from context_research.compare.comparison import Comparison, Side
+from context_research.compare.differences import manifest_differences
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
 from context_research.compare.verdict import Findings

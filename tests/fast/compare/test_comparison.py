@@ -7,11 +7,11 @@ from context_research.compare.comparison import (
     check_comparable,
     facts,
     load,
-    manifest_differences,
     of_ab,
     of_runs,
     other_mode,
 )
+from context_research.compare.differences import manifest_differences
 from context_research.errors import UsageProblem
 from context_research.records import running
 from context_research.records.base import SCHEMA_VERSION
