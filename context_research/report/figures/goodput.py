@@ -99,7 +99,8 @@ def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str], jud
     handles.append(Patch(facecolor="white", edgecolor="#999999", lw=0.6))
     labels.append("both the same")
     if any(one.slo.ttft is not None or one.slo.tpot is not None for one in found):
-        handles.append(Line2D([], [], color="black", lw=1.1, ls=(0, (3, 2)), marker="*", mec="white", ms=10))
+        star = "*" if any(one.slo.ttft is not None and one.slo.tpot is not None for one in found) else ""
+        handles.append(Line2D([], [], color="black", lw=1.1, ls=(0, (3, 2)), marker=star, mec="white", ms=10))
         labels.append("the SLO that was given")
     legend(canvas, handles, labels)
 
