@@ -43,6 +43,16 @@ class Run:
     def cases(self) -> dict[str, CaseRecord]:
         return {case.name: case for case in self.summary.cases}
 
+    @property
+    def figures(self) -> dict[str, Figures]:
+        """Every case's metrics, and the run's capacities, which are no single case's, under what they are within."""
+        return {name: case.metrics for name, case in self.cases.items()} | self.capacities
+
+    @property
+    def capacities(self) -> dict[str, Figures]:
+        """Each with the name of what it is within where a case's would be."""
+        return {each.name: {"capacity": each.metric} for each in self.summary.capacities}
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -63,7 +73,15 @@ class Side:
         axes = {name: case.axes for run in self.runs for name, case in run.cases.items()}
         measured = named(self.runs[0].metadata.backend).measured
         units = observations.by_repeat(found[0]) if self.per_repeat else tuple(found)
-        return Arm(self.label, units, axes, frozenset(self.overloaded), self.arm, measured)
+        return Arm(
+            self.label,
+            units,
+            axes,
+            frozenset(self.overloaded),
+            self.arm,
+            measured,
+            tuple(run.summary.capacities for run in self.runs),
+        )
 
     @property
     def overloaded(self) -> dict[str, list[str]]:
@@ -234,7 +252,7 @@ def of_ab(files: AbFiles) -> Comparison:
     sides = []
     for arm in arms:
         own = tuple(runs[pair, arm] for pair in whole)
-        units = tuple({name: case.metrics for name, case in run.cases.items()} for run in own)
+        units = tuple(run.figures for run in own)
         sides.append(Side(arm, _label(plan, arm, own[0]), own, units, False))
     first = plan.settings.get(arms[0])
     same = all(plan.settings.get(arm) == first for arm in arms)
@@ -330,11 +348,15 @@ def settled(settings: Mapping[str, Any], whose: str = "this plan") -> dict[str, 
             "device": settings["device"],
             **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
             **{f"workload.{key}": value for key, value in workload.items() if key != "request_timeout_s"},
-            "slo": {name: limit for name, limit in settings.get("slo", {}).items() if limit is not None},
+            "slo": [_slo(each) for each in (settings.get("slo", {}), *settings.get("more_slos", ()))],
             "axes": settings.get("axes", {}),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageProblem(f"the settings of {whose} are corrupt or from another version: {error}") from None
+
+
+def _slo(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: limit for name, limit in ({"attainment": 0.9} | dict(given)).items() if limit is not None}
 
 
 def facts(run: Run) -> dict[str, Any]:
@@ -377,6 +399,8 @@ def _repeats(run: Run) -> tuple[dict[str, Figures], ...]:
             if number == len(units):
                 units.append({})
             units[number][name] = repeat.metrics
+    if len(units) == 1:  # what is no single case's is the whole run's
+        units[0] |= run.capacities
     return tuple(units)
 
 

@@ -96,18 +96,18 @@ def _map(case: str, baseline: Arm, candidate: Arm) -> Map | None:
         for b, c in zip(baseline.units, candidate.units, strict=False)
         if _device_seconds(b.get(case, ())) > 0 and _device_seconds(c.get(case, ())) > 0
     ]
-    pairs = [(_latencies(b), _latencies(c), _device_seconds(b), _device_seconds(c)) for b, c in units]
+    pairs = [(latencies(b), latencies(c), _device_seconds(b), _device_seconds(c)) for b, c in units]
     if not pairs or not any(len(b) or len(c) for b, c, *_ in pairs):
         return None
-    slo = _slo(units[0][0][0])
+    slo = slo_of(units[0][0][0])
     seen = np.concatenate([values for b, c, *_ in pairs for values in (b, c)])
-    ttft, tpot = _limits(seen[:, 0], slo.ttft), _limits(seen[:, 1], slo.tpot)
+    ttft, tpot = limits_of(seen[:, 0], slo.ttft), limits_of(seen[:, 1], slo.tpot)
     return Map(
         case,
         ttft,
         tpot,
-        np.stack([_within(b, ttft, tpot) / seconds for b, _, seconds, _ in pairs]),
-        np.stack([_within(c, ttft, tpot) / seconds for _, c, _, seconds in pairs]),
+        np.stack([within(b, ttft, tpot) / seconds for b, _, seconds, _ in pairs]),
+        np.stack([within(c, ttft, tpot) / seconds for _, c, _, seconds in pairs]),
         (sum(len(b) for b, *_ in pairs), sum(len(c) for _, c, *_ in pairs)),
         slo,
     )
@@ -117,19 +117,19 @@ def _device_seconds(repeats: Sequence[Repeat]) -> float:
     return sum(repeat.steady_seconds * repeat.devices for repeat in repeats)
 
 
-def _slo(repeat: Repeat) -> Slo:
+def slo_of(repeat: Repeat) -> Slo:
     """Of one class's requests their own, where that has one."""
     [*others, name] = repeat.classes or [""]
     return repeat.slo if others else repeat.class_slos.get(name, repeat.slo)
 
 
-def _latencies(repeats: Sequence[Repeat]) -> Floats:
+def latencies(repeats: Sequence[Repeat]) -> Floats:
     """TTFT and TPOT of the measured requests; a single token's TPOT is 0, as it meets any limit."""
     values = [(metrics.ttft(t), metrics.tpot(t) or 0.0) for repeat in repeats for t in repeat.timelines]
     return np.array(values, dtype=float).reshape(-1, 2)
 
 
-def _limits(values: Floats, asked: float | None) -> Floats:
+def limits_of(values: Floats, asked: float | None) -> Floats:
     """From below what was seen, and `asked`, to a round number beyond."""
     positive = values[values > 0]
     if not positive.size:  # one token each: whatever the limit is, all meet it
@@ -144,7 +144,7 @@ def _round_up(value: float) -> float:
     return float(next(step * decade for step in (1, 2, 5, 10) if step * decade >= value * (1 - 1e-9)))
 
 
-def _within(values: Floats, ttft: Floats, tpot: Floats) -> NDArray[np.int64]:
+def within(values: Floats, ttft: Floats, tpot: Floats) -> NDArray[np.int64]:
     """How many requests meet both limits, [TPOT limit, TTFT limit]."""
     counts = np.zeros((CELLS + 1, CELLS + 1), dtype=np.int64)  # the last ones exceed every limit
     np.add.at(counts, (np.searchsorted(tpot, values[:, 1]), np.searchsorted(ttft, values[:, 0])), 1)

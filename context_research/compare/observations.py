@@ -12,6 +12,7 @@ from context_research.records import requests, store
 from context_research.records.files import RunFiles
 from context_research.records.requests import WindowRecord
 from context_research.records.run import RunRecord
+from context_research.records.summary import CapacityRecord
 from context_research.request import Timeline
 
 Cases = dict[str, list[Repeat]]
@@ -34,6 +35,8 @@ class Arm:
     axes: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     overloaded: frozenset[str] = frozenset()
     """Cases without a steady state: their latencies say how long the run was."""
+    capacities: tuple[tuple[CapacityRecord, ...], ...] = ()
+    """Each session's, of runs that have some."""
     name: str = ""
     """Short, where there are several: that of an A/B's arm."""
     measured: bool = True
@@ -56,7 +59,7 @@ class Arm:
     def by_class(self) -> Arm:
         """A case for each class of a case's load, ``rate_4 chat``; those without classes as they are."""
         units: list[dict[str, list[Repeat]]] = []
-        axes = dict(self.axes)
+        axes, overloaded = dict(self.axes), set(self.overloaded)
         for unit in self.units:
             units.append({})
             for case, repeats in unit.items():
@@ -66,7 +69,9 @@ class Arm:
                     units[-1][own] = [repeat.of_class(name) for repeat in repeats] if name else repeats
                     if name:
                         axes[own] = {**self.axes.get(case, {}), CLASS: name}
-        return replace(self, units=tuple(units), axes=axes)
+                    if case in self.overloaded:
+                        overloaded.add(own)
+        return replace(self, units=tuple(units), axes=axes, overloaded=frozenset(overloaded))
 
 
 def read(files: RunFiles, lines: int | None = None) -> Cases:

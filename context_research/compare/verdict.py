@@ -91,8 +91,8 @@ def judge(
 
     Raises UsageProblem: no such metric, a noise floor that is no A/A.
     """
-    beforehand = primary is None  # the default is what everyone can know beforehand
-    primary = PRIMARY if primary is None else primary
+    beforehand = primary is None  # the experiment's own is what everyone can know beforehand
+    primary = _of_the_experiment(comparison) if primary is None else primary
     practical = PRACTICAL if practical is None else practical
     noise = 0.0 if comparison.unit == "session" else START_NOISE if start_noise is None else start_noise
     family, after = _family(comparison, primary)
@@ -121,6 +121,12 @@ def judge(
     return Findings(comparison, found, rest, practical, noise, beforehand, floor, after.count(None))
 
 
+def _of_the_experiment(comparison: Comparison) -> Sequence[str]:
+    """What its configuration names; of runs of earlier versions what all experiments had."""
+    named = comparison.baseline.runs[0].metadata.settings.get("primary")
+    return [str(each) for each in named] if isinstance(named, list) else PRIMARY
+
+
 def _family(comparison: Comparison, primary: Sequence[str]) -> tuple[list[Pairs], list[int | None]]:
     """The questions, and for each the one that has to be decided before it is asked, by its index; None: at once.
 
@@ -146,10 +152,19 @@ def _unless_overloaded(found: Verdict, comparison: Comparison) -> Verdict:
     """A latency that was withheld lacks no samples: there was no steady state."""
     sides = (comparison.baseline, *(side for side in comparison.candidates if side.arm == found.pairs.arm))
     grown = [side.label for side in sides if found.pairs.case in side.overloaded]
-    if not grown or len(found.pairs.complete) == len(found.pairs.baseline):
+    if len(found.pairs.complete) == len(found.pairs.baseline):
         return found
+    if not grown:
+        why = dict.fromkeys(filter(None, (_missing(side, found.pairs) for side in sides)))
+        return replace(found, reason="; ".join(why), pairs_needed=None) if why else found
     told = f"overloaded: {' and '.join(grown)}; a latency would only say how long the run was"
     return replace(found, reason=told, pairs_needed=None)
+
+
+def _missing(side: Side, pairs: Pairs) -> str | None:
+    """Why one side's units have no value: the first that says so."""
+    figures = (unit.get(pairs.case, {}).get(pairs.metric) for unit in side.units)
+    return next((f"{side.label}: {each.missing}" for each in figures if each and each.missing), None)
 
 
 def _named(comparison: Comparison, name: str) -> list[Pairs]:

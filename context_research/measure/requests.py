@@ -39,5 +39,4 @@ def met(timeline: Timeline, slo: Slo) -> bool:
     if not timeline.complete:
         return False
     found = {"ttft": ttft(timeline), "tpot": tpot(timeline), "e2e": e2e(timeline), "stall": stall(timeline)}
-    limits: dict[str, float | None] = slo.model_dump()
-    return all((found[name] or 0.0) <= limit for name, limit in limits.items() if limit is not None)
+    return all((found[name] or 0.0) <= limit for name, limit in slo.limits.items())

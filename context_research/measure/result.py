@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -120,6 +120,7 @@ class CaseResult:
             waterfall={} if self._no_latencies else waterfall.summarize(measured),
             validity=tuple(self.checks),
             arrivals=self._arrivals(),
+            attained=self._attained(),
             overload=self.overload,
             checks_s=ChecksSeconds(
                 case=self.proof.seconds, parity_reference=self.proof.reference_s, run=standing.seconds
@@ -197,6 +198,16 @@ class CaseResult:
             trace_sha256=trace.sha256 if trace else None,
             spread_s=trace.tick if trace and given and given.ticks == "spread" else None,
         )
+
+    def _attained(self) -> tuple[tuple[int, int], ...]:
+        """Requests that met each of the settings' SLOs, and those that were due, over all windows of a timed load."""
+        if self.overload is None:
+            return ()
+        found = []
+        for slo in self.case.settings.slos:
+            each = [one for repeat in self.repeats for one in metrics.attainment(replace(repeat, slo=slo))]
+            found.append((int(sum(each)), len(each)))
+        return tuple(found)
 
     def _joules(self) -> float | None:
         """What the GPUs used over all passes; None where that is not known of each."""

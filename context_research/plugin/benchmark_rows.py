@@ -8,7 +8,7 @@ not the serving mode, so that `pytest-benchmark compare --between=median` shows 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 
 from context_research.errors import UsageProblem
 from context_research.records.case import FinishedCase
+from context_research.records.summary import CapacityRecord
 
 LABELS = {"aggregated": "agg", "disaggregated": "disagg"}
 """Names of saved runs: pytest-benchmark's tables cut them at 12 characters."""
@@ -27,16 +28,43 @@ def make_rows(finished: FinishedCase) -> list[Any]:
     return [_row(finished, metric, samples) for metric, samples in finished.samples.items() if samples]
 
 
+def capacity_row(of: FinishedCase, capacity: CapacityRecord) -> Any:
+    """A run's capacity as a row of its own, in seconds per request and device: less is better, as in every other row.
+
+    `of` is one of the cases that it comes from: where it ran, and what was computed.
+    """
+    kind = _kind(of).replace(f" {of.case.axes.get('rate')}/s", "")  # of all the rates, not of that case's
+    where = f"{of.nodeid.partition('[')[0]}[{capacity.name}]::capacity {kind}"
+    return _made(of, f"capacity {capacity.name}", where, "capacity", kind, {}, [1 / capacity.rate])
+
+
 def _row(finished: FinishedCase, metric: str, samples: Sequence[float]) -> Any:
+    kind, case = _kind(finished), finished.case
+    fullname = f"{finished.nodeid}::{metric} {kind}"
+    return _made(finished, f"{metric} {case.name}", fullname, metric, kind, case.axes, samples)
+
+
+def _kind(finished: FinishedCase) -> str:
+    return f"[{finished.backend} {finished.device}, {finished.work}]"
+
+
+def _made(
+    finished: FinishedCase,
+    name: str,
+    fullname: str,
+    metric: str,
+    kind: str,
+    axes: Mapping[str, Any],
+    samples: Sequence[float],
+) -> Any:
     from pytest_benchmark.stats import Metadata
 
-    kind, case = f"[{finished.backend} {finished.device}, {finished.work}]", finished.case
     described = SimpleNamespace(
-        name=f"{metric} {case.name}",
-        fullname=f"{finished.nodeid}::{metric} {kind}",
+        name=name,
+        fullname=fullname,
         group=f"{finished.experiment} {metric} {kind}",
-        param=case.name,
-        params=case.axes,
+        param=name.partition(" ")[2],
+        params=dict(axes),
         extra_info={
             "serving": finished.mode,
             "topology": finished.topology,
@@ -72,6 +100,13 @@ class RowSink:
         if not (session.save or session.autosave or session.json):
             session.save = LABELS[finished.mode]
         session.benchmarks.extend(make_rows(finished))
+
+    def add_capacity(self, of: FinishedCase, capacity: CapacityRecord) -> None:
+        """Add a run's capacity, unless it is a bound, which would pass for a figure in a table."""
+        session = self._session
+        if session is None or self._withdrawn or disabled(self._config) or capacity.bound != "exact":
+            return
+        session.benchmarks.append(capacity_row(of, capacity))
 
     def withdraw(self) -> None:
         """Keep every row of this run out of pytest-benchmark's tables and storage: the run does not count."""

@@ -12,6 +12,7 @@ import pytest
 from context_research import signals
 from context_research.errors import StorageFailure, UsageProblem
 from context_research.hardware.manifest import environment_manifest
+from context_research.measure import capacity
 from context_research.plugin.attempts import Attempt
 from context_research.plugin.benchmark_rows import RowSink
 from context_research.plugin.session import Session
@@ -21,7 +22,7 @@ from context_research.records.files import RunFiles
 from context_research.records.requests import FileRecord
 from context_research.records.run import ManifestRecord, RunRecord, new_run
 from context_research.records.running import Running
-from context_research.records.summary import SummaryRecord
+from context_research.records.summary import CapacityRecord, SummaryRecord
 from context_research.report import sections, terminal
 from context_research.report.sections import Section
 
@@ -34,6 +35,8 @@ class Recorder:
         self._run: RunRecord | None = None
         self._cases: list[CaseRecord] = []
         self._requests_file: FileRecord | None = None
+        self._last: FinishedCase | None = None
+        """The case that ended last."""
         self._again: dict[str, list[Attempt]] = {}
         """What test left before it was run again, by its node id: pytest-rerunfailures does that."""
         self._ended_by: str | None = None
@@ -72,8 +75,14 @@ class Recorder:
         assert self._run is not None  # begun
         self._run = self._run.model_copy(update=changes)
         store.write(self.files.metadata, self._run)
-        summary = SummaryRecord.of(self._run, self._cases, self._requests_file)
+        summary = SummaryRecord.of(self._run, self._cases, self._requests_file, self._capacities)
         store.write(self.files.summary(self._run.experiment), summary)
+
+    @property
+    def _capacities(self) -> tuple[CapacityRecord, ...]:
+        """Of the cases so far."""
+        devices = max((window.devices for window in self._last.windows), default=1) if self._last else 1
+        return capacity.of_cases(self._cases, self._session.resolved.settings, devices)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> None:
@@ -149,6 +158,7 @@ class Recorder:
         before = tuple(earlier.failure for earlier in self._again.pop(attempt.nodeid, ()))
         case = attempt.case(finished).model_copy(update={"reruns": before})
         self._cases.append(case)
+        self._last = finished
         if attempt.passed:
             self._rows.add(finished)
         elif case.status == "invalid":
@@ -177,6 +187,9 @@ class Recorder:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
         try:
+            if self._last is not None:
+                for each in self._capacities:
+                    self._rows.add_capacity(self._last, each)
             # Engines are closed, rows saved and summaries printed inside.
             return (yield)
         except OSError as error:  # pytest-benchmark's rows, a JUnit file: the run is whole without them

@@ -216,6 +216,8 @@ class CaseRecord(Record):
     validity: tuple[CheckRecord, ...]
     arrivals: ArrivalsRecord | None = Field(default=None, exclude_if=lambda none: none is None)
     """None in a closed loop."""
+    attained: tuple[tuple[Count, Count], ...] = Field(default=(), exclude_if=lambda none: not none)
+    """Of a timed load, for each of the settings' SLOs: how many requests met it, and how many were due."""
     overload: OverloadRecord | None = Field(default=None, exclude_if=lambda none: none is None)
     """None in a closed loop: what is in flight is bounded there."""
     checks_s: ChecksSeconds | None = None

@@ -24,7 +24,7 @@ def described(settings: Settings) -> str:
 
 def objectives(settings: Settings) -> str:
     """``ttft 0.5 s, tpot 0.05 s; document: ttft 5 s``; empty without any."""
-    parts = [_slo(settings.slo), *(f"{name}: {_slo(slo)}" for name, slo in settings.workload.class_slos.items())]
+    parts = [*map(_slo, settings.slos), *(f"{name}: {_slo(slo)}" for name, slo in settings.workload.class_slos.items())]
     return "; ".join(part for part in parts if part)
 
 
@@ -125,8 +125,7 @@ def _length(length: Length) -> str:
 
 
 def _slo(slo: Slo) -> str:
-    given = ((name, getattr(slo, name)) for name in type(slo).model_fields)
-    return ", ".join(f"{name} {limit:g} s" for name, limit in given if limit is not None)
+    return ", ".join(f"{name} {limit:g} s" for name, limit in slo.limits.items())
 
 
 def _arrived(case: CaseRecord) -> Iterator[Sequence[str]]:

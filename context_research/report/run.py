@@ -44,6 +44,7 @@ def write(files: RunFiles) -> Path:
         axes,
         overloaded,
         measured=named(run.backend).measured,
+        capacities=(summary.capacities,),
     )
     title = about(run, summary.cases)
     drawn = draw([arm], files.report.with_suffix(""), title) if arm.units else []

@@ -38,14 +38,42 @@ def sentences(findings: Findings) -> list[tuple[str, str]]:
         if not findings.measured:
             who = f"{labels.mark}, no verdict: {who}"
         own = [found for found in findings.primary if found.pairs.arm == side.arm and found.asked]
+        own, capacities = _apart(own)
         figures = dict.fromkeys(name(found) for found in by_metric(own))
         of_each = ([found for found in own if name(found) == figure] for figure in figures)
         tell = _verdicts if findings.measured else _ratios
-        told.append((who, " ".join(f"{figure} {tell(some)}." for figure, some in zip(figures, of_each, strict=True))))
+        parts = [_carried(found, side.label, comparison.baseline.label) for found in capacities]
+        parts += [f"{figure} {tell(some)}." for figure, some in zip(figures, of_each, strict=True)]
+        told.append((who, " ".join(parts)))
     notes = [*_progress(findings), *_fragile(findings), *_proof(findings)]
     if not findings.measured:
         notes.append(simulated.in_words(comparison.baseline.runs[0].metadata))
     return [*told, *(("", note) for note in notes)]
+
+
+def _apart(founds: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
+    """Those of latencies and rates, and those of capacity, each of which is an answer by itself."""
+    capacities = [found for found in founds if found.pairs.metric == "capacity"]
+    return [found for found in founds if found not in capacities], capacities
+
+
+def _carried(found: Verdict, candidate: str, baseline: str) -> str:
+    """``Within TTFT 2 s, TPOT 50 ms at 90%: replicas carry 1.40 × [1.30, 1.50] the traffic per device.``"""
+    within = f"{found.pairs.case[0].upper()}{found.pairs.case[1:]}"
+    if found.ratio is None:
+        return f"{within}: undecided; {found.reason}."
+    # The one that carries more is told of: nobody reads that something carries 0.7 times as much.
+    who, ratio, ends = candidate, found.ratio, (found.low, found.high)
+    if found.outcome == "worse" or (found.outcome is None and found.ratio < 1):
+        who, ratio = baseline, 1 / ratio
+        ends = (1 / found.high if found.high else None, 1 / found.low if found.low else None)
+    interval = f" [{ends[0]:.2f}, {ends[1]:.2f}]" if ends[0] is not None and ends[1] is not None else ""
+    carried = f"{who} carries {ratio:.2f} ×{interval} the traffic per device"
+    if found.outcome == "undecided":
+        return f"{within}: undecided, {carried}; {_what_would_tell([found])}."
+    if found.outcome == "equivalent":
+        return f"{within}: equivalent, {carried}."
+    return f"{within}: **{carried}**."
 
 
 def headline(findings: Findings) -> str:

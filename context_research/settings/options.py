@@ -26,6 +26,11 @@ def integers(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def numbers(text: str) -> list[float]:
+    """``"0.5,2"`` -> ``[0.5, 2.0]``."""
+    return [float(part) for part in text.split(",")]
+
+
 def names(text: str) -> list[str]:
     """``"parity,transport"`` -> ``["parity", "transport"]``."""
     return [part.strip() for part in text.split(",")]
@@ -115,6 +120,7 @@ OPTIONS = (
     Option("--dtype", "model.dtype", "vLLM's dtype, such as bfloat16 or float32"),
     Option("--prompt-lengths", "workload.prompt_lengths", "prompt tokens of the cases", integers, "N,N"),
     Option("--concurrency", "workload.concurrency", "requests in flight of the cases", integers, "N,N"),
+    Option("--rates", "axes.workload.rate", "offered requests/s of the cases, all devices together", numbers, "R,R"),
     Option("--output-tokens", "workload.output_tokens", "tokens that each request generates", int, "N"),
     Option("--requests", "workload.requests", "requests of a case in one repeat", int, "N"),
     Option("--repeats", "workload.repeats", "measured passes over a case's requests", int, "N"),

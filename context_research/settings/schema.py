@@ -131,6 +131,10 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     workload: Workload
     slo: Slo = Slo()
+    more_slos: tuple[Slo, ...] = ()
+    """The others, where `slo` is given as a list: one set of runs answers for each of them."""
+    primary: Annotated[tuple[str, ...], Field(min_length=1)] = ("ttft", "tpot")
+    """The family that an A/B judges unless told otherwise (docs/statistics.md)."""
     machine: MachineSettings = MachineSettings()
     serving: Serving
     allow_invalid: tuple[str, ...] = ()
@@ -139,6 +143,18 @@ class Settings(Section):
     axes: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
     """What is varied besides prompt length and concurrency: a dotted key of these settings, or a parameter of the
     experiment's test -> its values, a case for each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_slo(cls, given: Any) -> Any:
+        if isinstance(given, dict) and isinstance(slos := given.get("slo"), (list, tuple)):
+            return given | {"slo": slos[0] if slos else {}, "more_slos": [*slos[1:], *given.get("more_slos", ())]}
+        return given
+
+    @property
+    def slos(self) -> tuple[Slo, ...]:
+        """Every set of objectives; metrics named without one are of the first."""
+        return (self.slo, *self.more_slos)
 
     @field_validator("axes", mode="before")
     @classmethod

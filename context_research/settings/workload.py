@@ -30,10 +30,18 @@ class Slo(Section):
     tpot: Above0 | None = None
     e2e: Above0 | None = None
     stall: Above0 | None = None
+    attainment: Annotated[Number, Field(gt=0, lt=1)] = 0.9
+    """The share of requests that have to meet them: what capacity is the highest rate of."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are given, by name, in seconds."""
+        every = {"ttft": self.ttft, "tpot": self.tpot, "e2e": self.e2e, "stall": self.stall}
+        return {name: limit for name, limit in every.items() if limit is not None}
 
     @property
     def given(self) -> bool:
-        return any(limit is not None for limit in (self.ttft, self.tpot, self.e2e, self.stall))
+        return bool(self.limits)
 
 
 _LEAST_MAX = 1.2

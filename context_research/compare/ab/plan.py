@@ -12,7 +12,7 @@ from context_research.compare import comparison
 from context_research.compare.ab import arms as ab_arms
 from context_research.compare.ab import looks as ab_looks
 from context_research.compare.ab import samples
-from context_research.compare.family import PRIMARY, class_of, split
+from context_research.compare.family import class_of, split
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
@@ -134,7 +134,7 @@ def plan(
         arm: ab_arms.settings(experiment.name, arm, text, pytest_options, given, experiment.configs, root)
         for arm, text in arms.items()
     }
-    primary = PRIMARY if primary is None else tuple(dict.fromkeys(primary))
+    primary = tuple(dict.fromkeys(resolved[against].primary if primary is None else primary))
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
         _check_primary(primary, chosen)

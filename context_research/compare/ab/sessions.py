@@ -299,7 +299,7 @@ class Ab:
 
     def _check(self, run: comparison.Run, arm: str) -> None:
         """Refuse a session that can't be judged with those before it. Raises UsageProblem."""
-        known = list(dict.fromkeys(name for case in run.cases.values() for name in case.metrics))
+        known = list(dict.fromkeys(name for figures in run.figures.values() for name in figures))
         if unknown := [name for name in self._plan.primary if split(name)[0] not in known]:
             raise UsageProblem(f"--primary {unknown[0]}: no such figure; {offered(known)}")
         earlier: dict[str, RunFiles] = {each.arm: self._files(each) for each in reversed(self._finished())}

@@ -12,7 +12,16 @@ from pathlib import Path
 from context_research.compare.observations import Arm
 from context_research.compare.verdict import Findings
 from context_research.records import store
-from context_research.report.figures import distributions, forest, gaps, goodput, latency, over_time, waterfall
+from context_research.report.figures import (
+    capacity,
+    distributions,
+    forest,
+    gaps,
+    goodput,
+    latency,
+    over_time,
+    waterfall,
+)
 from context_research.report.figures.arms import Sheet
 from context_research.report.figures.style import head, save, style
 
@@ -49,9 +58,11 @@ def _sheets(arms: Sequence[Arm], findings: Findings | None) -> Iterator[Sheet]:
     overloaded = {case for arm in arms for case in arm.overloaded}
     steady = [arm.without(overloaded) for arm in arms]
     by_class = [arm.by_class() for arm in steady]
+    yield from capacity.draw(arms)
     yield from latency.draw(by_class)
     yield from over_time.draw(arms)
     yield from distributions.draw(steady)
     yield from waterfall.draw(by_class)
     yield from gaps.draw(by_class)
     yield from goodput.draw(by_class)
+    yield from goodput.draw_capacity([arm.by_class() for arm in arms])

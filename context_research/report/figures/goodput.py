@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import figure as mpl
@@ -14,10 +15,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from context_research.compare import goodput_map
+from context_research.compare import capacity_map, goodput_map
 from context_research.compare.goodput_map import Floats, Map
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
+from context_research.measure.capacity import load_of
 from context_research.report.figures.arms import COLOURS, Sheet, name_of, plural, short_names, shortened, slashed
 from context_research.report.figures.style import grid, legend, log_ticks
 
@@ -29,16 +31,56 @@ _PALE = 0.45
 _COLOURS = LinearSegmentedColormap.from_list("goodput", [COLOURS[0], "#FFFFFF", COLOURS[1]])
 
 
+@dataclass(frozen=True, slots=True)
+class _What:
+    """What a map is of, in words."""
+
+    stem: str
+    title: str
+    values: str
+    none: str
+    more: str
+
+
+_GOODPUT = _What(
+    "goodput",
+    "Goodput: how much more is served within both limits",
+    "Requests per second and device within both limits (TTFT and TPOT)",
+    "neither serves any",
+    "more from",
+)
+_CAPACITY = _What(
+    "capacity-map",
+    "Capacity: how much more is carried",
+    "Capacity per device within both limits (TTFT and TPOT), from the grid of rates and at most its highest",
+    "neither carries the lowest rate",
+    "carries more:",
+)
+
+
 def draw(arms: Sequence[Arm]) -> list[Sheet]:
-    """A figure for each candidate beside the first arm; of simulated ones no cell is judged."""
+    """A figure for each candidate beside the first arm; of simulated ones no cell is judged.
+
+    Of a grid of rates there is one of capacity instead.
+    """
+    steady = [arm.without([case for case in arm.cases if load_of(arm.axes.get(case, {})) is not None]) for arm in arms]
     return [
         sheet
-        for number, candidate in enumerate(arms[1:], 1)
-        for sheet in _sheet(arms, number, goodput_map.maps(arms[0], candidate))
+        for number, candidate in enumerate(steady[1:], 1)
+        for sheet in _sheet(steady, number, goodput_map.maps(steady[0], candidate), _GOODPUT)
     ]
 
 
-def _sheet(arms: Sequence[Arm], number: int, found: Sequence[Map]) -> Iterator[Sheet]:
+def draw_capacity(arms: Sequence[Arm]) -> list[Sheet]:
+    """The same of capacities, where the cases are a grid of rates. Overloaded ones belong to it."""
+    return [
+        sheet
+        for number, candidate in enumerate(arms[1:], 1)
+        for sheet in _sheet(arms, number, capacity_map.maps(arms[0], candidate), _CAPACITY)
+    ]
+
+
+def _sheet(arms: Sequence[Arm], number: int, found: Sequence[Map], what: _What) -> Iterator[Sheet]:
     if not found:
         return
     canvas, axes = grid(len(found), height=2.6)
@@ -50,11 +92,11 @@ def _sheet(arms: Sequence[Arm], number: int, found: Sequence[Map]) -> Iterator[S
         _panel(axis, one, gain, cells, end)
     short = short_names(arms)
     _scale(canvas, axes, end, f"{short[number]} − {short[0]}")
-    _explain(canvas, found, [name_of(arms, index) for index in (0, number)], judged)
-    stem, title = "goodput", "Goodput: how much more is served within both limits"
+    _explain(canvas, found, [name_of(arms, index) for index in (0, number)], judged, what)
+    stem, title = what.stem, what.title
     if len(arms) > 2:
-        stem, title = f"goodput-{number}", f"{title}: {shortened(arms[number].label, 40)}"
-    yield Sheet(stem, title, canvas, _caption(found, judged))
+        stem, title = f"{stem}-{number}", f"{title}: {shortened(arms[number].label, 40)}"
+    yield Sheet(stem, title, canvas, _caption(found, judged, what))
 
 
 def _panel(axis: Axes, one: Map, gain: Floats, decided: NDArray[np.bool_], end: float) -> None:
@@ -84,18 +126,18 @@ def _scale(canvas: mpl.Figure, axes: Sequence[Axes], end: float, difference: str
     """Of the colours, at the right."""
     shades = ScalarMappable(Normalize(-end, end), _COLOURS)
     bar = canvas.colorbar(shades, ax=list(axes), format=PercentFormatter(1.0, decimals=0), aspect=30, pad=0.02)
-    bar.set_label(f"{difference},\nof the most that either serves")
+    bar.set_label(f"{difference},\nof the most in the panel")
 
 
-def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str], judged: bool) -> None:
+def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str], judged: bool, what: _What) -> None:
     """What else there is, below."""
     handles: list[Patch | Line2D] = [Patch(color=COLOURS[0]), Patch(color=COLOURS[1])]
-    labels = [f"more from {names[0]}", f"more from {names[1]}"]
+    labels = [f"{what.more} {names[0]}", f"{what.more} {names[1]}"]
     if judged:
         handles.append(Patch(facecolor="#F4F4F4", edgecolor="#999999", hatch="//////", lw=0))
         labels.append("undecided")
     handles.append(Patch(color=_NONE))
-    labels.append("neither serves any")
+    labels.append(what.none)
     handles.append(Patch(facecolor="white", edgecolor="#999999", lw=0.6))
     labels.append("both the same")
     if any(one.slo.ttft is not None or one.slo.tpot is not None for one in found):
@@ -105,7 +147,7 @@ def _explain(canvas: mpl.Figure, found: Sequence[Map], names: Sequence[str], jud
     legend(canvas, handles, labels)
 
 
-def _caption(found: Sequence[Map], judged: bool) -> str:
+def _caption(found: Sequence[Map], judged: bool, what: _What) -> str:
     few = any(one.pairs < MIN_PAIRS for one in found)
     test = (
         " In full colour where a sign-flip test of the units' differences decides, "
@@ -116,6 +158,6 @@ def _caption(found: Sequence[Map], judged: bool) -> str:
     )
     counted = slashed(sum(one.requests[index] for one in found) for index in range(2))
     return (
-        "Requests per second and device within both limits (TTFT and TPOT), candidate − baseline, as a share of the "
-        f"most that either serves in the panel at any limits.{test} Requests: {counted}."
+        f"{what.values}, candidate − baseline, as a share of the most in the panel at any limits.{test} "
+        f"Requests: {counted}."
     )

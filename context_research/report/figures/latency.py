@@ -15,6 +15,7 @@ from scipy import stats
 from context_research.compare.observations import CLASS, Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
 from context_research.measure import metrics
+from context_research.measure.capacity import RATE
 from context_research.report.figures.arms import (
     Sheet,
     arm_legend,
@@ -94,12 +95,15 @@ class _Column:
 
 
 def _along(arms: Sequence[Arm]) -> str:
-    """The axis that is drawn from left to right: prompt tokens, else the first that varies; ``case`` without any."""
+    """The axis that is drawn from left to right: prompt tokens (the rate, where that alone varies), else the first that
+    varies; ``case`` without any."""
     values: dict[str, list[JsonValue]] = {}
     for case in cases_of(arms):
         for axis, value in axes_of(arms, case).items():
             values.setdefault(axis, []).append(value)
     varied = [axis for axis, some in values.items() if axis != CLASS and any(each != some[0] for each in some)]
+    if RATE in varied and PROMPT not in varied:
+        return RATE
     return PROMPT if PROMPT in values else next(iter(varied), CLASS if CLASS in values else "case")
 
 

@@ -17,8 +17,9 @@ from matplotlib.ticker import MaxNLocator
 from context_research.compare.goodput_map import Floats
 from context_research.compare.observations import Arm
 from context_research.measure import metrics
+from context_research.measure.capacity import load_of
 from context_research.measure.metrics import Repeat
-from context_research.report.figures.arms import Sheet, classes_of, name_of, plural, shades, slashed, tokens
+from context_research.report.figures.arms import Sheet, axes_of, classes_of, name_of, plural, shades, slashed, tokens
 from context_research.report.figures.style import legend, log_ticks
 from context_research.request import Timeline
 
@@ -49,11 +50,16 @@ class _Group:
 
 
 def draw(arms: Sequence[Arm]) -> list[Sheet]:
-    """A figure for each case whose requests arrive at moments of their own, or are of classes; arms side by side."""
+    """A figure for each case whose requests arrive at moments of their own, or are of classes; arms side by side.
+
+    None of a grid of rates, of which there are many: what it shows is in figures of the whole grid.
+    """
     return [
         _sheet(arms, case, passes)
         for case in dict.fromkeys(case for arm in arms for case in arm.cases)
-        if (passes := _passes(arms, case)) and any(one is not None and (one.timed or one.classes) for one in passes)
+        if load_of(axes_of(arms, case)) is None
+        and (passes := _passes(arms, case))
+        and any(one is not None and (one.timed or one.classes) for one in passes)
     ]
 
 

@@ -82,7 +82,10 @@ def test_loads_that_there_are(given):
             one_class(promt=1),
             "workload.classes.chat.promt: unknown key; allowed here: output, prompt, rows, share, slo",
         ),
-        (one_class(prompt=1, slo={"x": 1}), "workload.classes.chat.slo.x: unknown key; allowed here: e2e, stall, tpot"),
+        (
+            one_class(prompt=1, slo={"x": 1}),
+            "workload.classes.chat.slo.x: unknown key; allowed here: attainment, e2e, stall",
+        ),
         (REPLAY | {"trace": {"file": "t", "form": 1}}, "workload.trace.form: unknown key; allowed here: file, format"),
         (one_class(prompt=1, share=0.0), "greater than 0"),
         ({"prompt_lengths": [], "classes": {"A b": {"prompt": 1}}}, "classes.A b"),
@@ -104,3 +107,13 @@ def test_contradictions_are_told_in_one_line_with_the_key(given, told):
     assert "workload" in line
     assert "\n" not in line
     assert "[type=" not in line
+
+
+# SLOs
+
+
+def test_a_list_of_slos_has_a_first_and_others():
+    found = chosen(slo=[{"ttft": 1.0}, {"tpot": 0.02, "attainment": 0.99}])
+    assert [each.limits for each in found.slos] == [{"ttft": 1.0}, {"tpot": 0.02}]
+    assert [each.attainment for each in found.slos] == [0.9, 0.99]
+    assert type(found).model_validate(found.model_dump(mode="json")) == found

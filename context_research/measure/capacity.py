@@ -1,0 +1,109 @@
+"""Capacity: the highest rate per device at which enough requests meet their limits. DistServe's goodput.
+
+A session measures attainment at a grid of rates. The fit is isotonic: attainment can only fall as the rate rises, and
+nothing else is known of its shape (a logistic curve would let points far from the target move the crossing). Between
+the two rates around the crossing the fit is a line over the rate's logarithm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import optimize
+
+from context_research.records.case import CaseRecord
+from context_research.records.summary import Bound, CapacityRecord, PointRecord
+from context_research.settings.schema import Settings
+from context_research.settings.workload import Slo
+
+RATE, TIME_SCALE = "rate", "time_scale"
+"""The axes that are the rate: of an open load, and of a replayed one, whose rate is the one that was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """Where attainment falls below the target, in requests per second and device; `bound` where the grid ends first."""
+
+    rate: float
+    bound: Bound
+
+
+def crossing(points: Sequence[PointRecord], target: float) -> Crossing | None:
+    """Of points in ascending order of their rates; None without any.
+
+    An overloaded point attains nothing: what was met there was met before the backlog had grown.
+    """
+    counted = [point for point in points if point.due]
+    if not counted:
+        return None
+    attained = [0.0 if point.overloaded else point.met / point.due for point in counted]
+    return crossed([point.rate for point in counted], attained, [point.due for point in counted], target)
+
+
+def crossed(rates: Sequence[float], attained: Sequence[float], due: Sequence[int], target: float) -> Crossing:
+    """The same of plain numbers: at each rate the share of requests that met the limits, and how many were due."""
+    fit = optimize.isotonic_regression(attained, weights=due, increasing=False).x
+    if fit[0] < target:
+        return Crossing(rates[0], "at most")
+    below = int(np.argmax(fit < target))
+    if fit[below] >= target:
+        return Crossing(rates[-1], "at least")
+    share = (fit[below - 1] - target) / (fit[below - 1] - fit[below])
+    before, after = math.log(rates[below - 1]), math.log(rates[below])
+    return Crossing(math.exp(before + share * (after - before)), "exact")
+
+
+def of_cases(cases: Iterable[CaseRecord], settings: Settings, devices: int) -> tuple[CapacityRecord, ...]:
+    """The capacity within each of the settings' SLOs, of each load that was measured at two rates or more.
+
+    A load is all that its cases' axes say besides the rate. `devices` served.
+    """
+    loads: dict[str, list[CaseRecord]] = defaultdict(list)
+    for case in cases:
+        if case.arrivals is not None and (load := load_of(case.axes)) is not None:
+            loads[load].append(case)
+    found = []
+    for load, own in loads.items():
+        for number, slo in enumerate(settings.slos):
+            points = sorted((_point(case, number, devices) for case in own), key=lambda point: point.rate)
+            if len(points) > 1 and (found_at := crossing(points, slo.attainment)):
+                found.append(
+                    CapacityRecord(
+                        load=load if len(loads) > 1 else "",
+                        within=_described(slo),
+                        slo=slo,
+                        rate=found_at.rate,
+                        bound=found_at.bound,
+                        points=tuple(points),
+                    )
+                )
+    return tuple(found)
+
+
+def load_of(axes: Mapping[str, object]) -> str | None:
+    """What a case's axes say besides the rate; None where the rate is none of them."""
+    if RATE not in axes and TIME_SCALE not in axes:
+        return None
+    return "-".join(f"{axis}_{value}" for axis, value in axes.items() if axis not in (RATE, TIME_SCALE))
+
+
+def _point(case: CaseRecord, number: int, devices: int) -> PointRecord:
+    assert case.arrivals is not None
+    nominal = case.axes.get(RATE)
+    rate = float(nominal) if isinstance(nominal, (int, float)) else case.arrivals.rate
+    met, due = case.attained[number] if number < len(case.attained) else (0, 0)
+    return PointRecord(case=case.name, rate=rate / devices, due=due, met=met, overloaded=case.overloaded)
+
+
+def _described(slo: Slo) -> str:
+    """``TTFT 2 s, TPOT 50 ms at 90%``"""
+    limits = [f"{name if name == 'stall' else name.upper()} {_seconds(limit)}" for name, limit in slo.limits.items()]
+    return f"{', '.join(limits) or 'the limits of each class'} at {slo.attainment:.0%}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:g} s" if value >= 1 else f"{value * 1e3:g} ms"

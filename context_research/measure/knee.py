@@ -1,0 +1,114 @@
+"""Where to look for capacity: a short search for the rates around it, before anything that counts is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from context_research.measure.case import measure
+from context_research.measure.checks.evidence import Standing
+from context_research.models.model import Model
+from context_research.serving.topology import Topology
+from context_research.settings.schema import Settings
+from context_research.workload.arrivals import timed
+from context_research.workload.case import Case
+
+Attained = Callable[[float], Sequence[float]]
+"""A rate -> for each SLO the share of requests that met it."""
+NEAR = 1.15
+"""The search ends where the rates around a knee are this close."""
+_MOST = 24
+"""Rates that are tried one way before the search gives up."""
+_REQUESTS = 40
+"""That are due in a try's window, at least."""
+_SHARE = 4
+"""Of the settings' window, a try's. Its warm-up is theirs: a load that is still building up meets every limit."""
+MARGIN, STEP, MOST_RATES = 1.25, 1.1, 13
+
+
+@dataclass(frozen=True, slots=True)
+class Knee:
+    """The rates (requests per second, all devices together) around which one SLO's attainment falls under its target.
+
+    `low` is None where even the lowest rate that was tried missed it, `high` where the highest met it.
+    """
+
+    low: float | None
+    high: float | None
+
+    @property
+    def rate(self) -> float:
+        """Their geometric mean, or the one there is."""
+        known = [rate for rate in (self.low, self.high) if rate is not None]
+        return math.exp(sum(map(math.log, known)) / len(known))
+
+
+def search(attained: Attained, targets: Sequence[float], start: float) -> list[Knee]:
+    """Double and halve from `start` until every SLO is met at one rate and missed at another, then bisect."""
+    seen: dict[float, Sequence[float]] = {}
+
+    def met(rate: float) -> list[bool]:
+        if rate not in seen:
+            seen[rate] = attained(rate)
+        return [share >= target for share, target in zip(seen[rate], targets, strict=True)]
+
+    rate = start
+    for _ in range(_MOST):
+        if not any(met(rate)):
+            break
+        rate *= 2
+    rate = start
+    for _ in range(_MOST):
+        if all(met(rate)):
+            break
+        rate /= 2
+    knees = []
+    for index in range(len(targets)):
+        knee = _around(seen, targets, index)
+        while knee.low and knee.high and knee.high / knee.low > NEAR:
+            met(math.sqrt(knee.low * knee.high))
+            knee = _around(seen, targets, index)
+        knees.append(knee)
+    return knees
+
+
+def _around(seen: dict[float, Sequence[float]], targets: Sequence[float], index: int) -> Knee:
+    """The lowest rate that missed, and the highest below it that met."""
+    missed = [rate for rate, shares in seen.items() if shares[index] < targets[index]]
+    high = min(missed, default=None)
+    low = max((rate for rate in seen if rate not in missed and (high is None or rate < high)), default=None)
+    return Knee(low, high)
+
+
+def find(settings: Settings, model: Model, topology: Topology, say: Callable[[str], None]) -> list[Knee]:
+    """Each SLO's knee on running engines, in the settings' order. Its requests count in no run.
+
+    A try has a window in which some 40 requests are due: what it says is rough. Raises UsageProblem as `measure` does.
+    """
+    workload = settings.workload
+
+    def attained(rate: float) -> list[float]:
+        window = max(_REQUESTS / rate, (workload.window_s or 0.0) / _SHARE)
+        tried = workload.model_copy(update={"rate": rate, "repeats": 1, "window_s": window})
+        case = Case({"rate": rate}, settings.model_copy(update={"workload": tried, "axes": {}}))
+        topology.revive()
+        result = measure(case, model, topology, Standing(checks=()), arrive=timed)
+        record = result.record(())
+        # Overload is not asked about: of so few requests it can't be told from chance.
+        shares = [met / due if due else 0.0 for met, due in record.attained]
+        say(f"{rate:.3g}/s: {', '.join(f'{share:.0%}' for share in shares)} within the limits")
+        return shares
+
+    return search(attained, [slo.attainment for slo in settings.slos], settings.workload.rate or 1.0)
+
+
+def grid(knees: Sequence[Knee]) -> list[float]:
+    """Rates from well below the lowest knee to well above the highest, evenly spaced on a logarithmic scale.
+
+    Ten percent apart, further where that would be more than 13.
+    """
+    low, high = min(knee.rate for knee in knees) / MARGIN, max(knee.rate for knee in knees) * MARGIN
+    count = min(MOST_RATES, 1 + math.ceil(math.log(high / low) / math.log(STEP)))
+    step = (high / low) ** (1 / (count - 1))
+    return [float(f"{low * step**index:.3g}") for index in range(count)]
