@@ -161,6 +161,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
     "--budget", type=click.FloatRange(min=0), metavar="SECONDS", help="Begin no session that would end later."
 )
 @click.option("--fresh", is_flag=True, help="Begin anew, though an A/B of the same plan is unfinished.")
+@click.option("--find-rates", is_flag=True, help="First search for rates around every arm's knee: all measure those.")
 @click.argument("pytest_options", nargs=-1, metavar="[-- PYTEST OPTIONS]")
 @_judging
 @outputs_option.option

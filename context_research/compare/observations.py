@@ -35,12 +35,12 @@ class Arm:
     axes: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     overloaded: frozenset[str] = frozenset()
     """Cases without a steady state: their latencies say how long the run was."""
-    capacities: tuple[tuple[CapacityRecord, ...], ...] = ()
-    """Each session's, of runs that have some."""
     name: str = ""
     """Short, where there are several: that of an A/B's arm."""
     measured: bool = True
     """Not simulated: its units differ by chance, too."""
+    capacities: tuple[tuple[CapacityRecord, ...], ...] = ()
+    """Each session's, of runs that have some."""
 
     @property
     def cases(self) -> list[str]:

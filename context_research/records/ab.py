@@ -30,6 +30,8 @@ class PlanRecord(Record):
     practical: float
     allow_different: tuple[str, ...]
     device_groups: tuple[tuple[int, ...], ...] = ()
+    find_rates: bool = False
+    """Whether the rates of its cases are searched for before the first session."""
     settings: dict[str, JsonObject]
 
     @model_validator(mode="after")
@@ -61,4 +63,6 @@ class AbRecord(Artifact):
     started: str
     finished: str | None
     plan: PlanRecord
+    rates: tuple[float, ...] = ()
+    """Found by a search on every arm's engines before the first session, where that was asked for."""
     sessions: tuple[SessionRecord, ...]

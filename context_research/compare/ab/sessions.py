@@ -20,6 +20,7 @@ import filelock
 from context_research.backends.registry import named
 from context_research.compare import comparison, statistics, verdict
 from context_research.compare.ab import looks as ab_looks
+from context_research.compare.ab import pilot
 from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab.plan import Plan
 from context_research.compare.ab.processes import Running
@@ -109,6 +110,8 @@ class Ab:
             say(f"resuming {self.files.ab_id}: {done} of {most}{len(self._sessions)} sessions are there")
         self._write("running", pid=os.getpid(), reason=None)
         try:
+            if self._plan.find_rates and not self.record.rates:
+                self._write("running", rates=pilot.rates(self._plan, self.files.folder, say))
             self._run(say)
         except BaseException as problem:
             self._record_finished()
@@ -277,6 +280,7 @@ class Ab:
             f"{PREFIX}repeats={self._plan.repeats}",
             f"{PREFIX}run-id={run_id}",
             f"{PREFIX}outputs={self.files.outputs.absolute()}",
+            *([f"{PREFIX}rates={','.join(f'{rate:g}' for rate in self.record.rates)}"] if self.record.rates else []),
         ]
         group = session.devices if named(chosen.backend).needs_own_devices else None
         began = time.monotonic()
