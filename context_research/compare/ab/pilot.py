@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from context_research.compare.ab.plan import Plan
@@ -26,14 +26,18 @@ def rates(plan: Plan, folder: Path, say: Callable[[str], None]) -> tuple[float, 
         log, found = folder / f"rates-{arm}.log", folder / f"rates-{arm}.json"
         asked = [plan.experiment, "--serving", text, "--seed", str(plan.seed), "--json", str(found)]
         command = [sys.executable, "-m", "context_research.cli", "rates", *asked, "--", *plan.pytest_options]
-        # Killed outright, we could not end it; the hook that sees to it runs where there is a preexec_fn.
-        with log.open("w", encoding="utf-8") as output, dies_with_parent():
-            ended = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, check=False, preexec_fn=lambda: None
-            )
-        if ended.returncode:
+        if _search(command, log):
             raise UsageProblem(f"no rates were found for {arm}; the search's log: {log}")
         knees += [Knee(*pair) for pair in json.loads(found.read_text(encoding="utf-8"))["knees"]]
     around = grid(knees)
     say(f"rates: {', '.join(f'{rate:g}' for rate in around)} a second")
     return tuple(around)
+
+
+def _search(command: Sequence[str], log: Path) -> int:
+    """Run it to its end; its exit status."""
+    # Killed outright, we could not end it; the hook that sees to it runs where there is a preexec_fn.
+    with log.open("w", encoding="utf-8") as output, dies_with_parent():
+        return subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, check=False, preexec_fn=lambda: None
+        ).returncode

@@ -16,6 +16,7 @@ from context_research.compare.family import class_of, split
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
+from context_research.measure.capacity import load_of
 from context_research.records import redact
 from context_research.records.ab import PlanRecord, SessionRecord
 from context_research.settings.experiments import Experiment
@@ -35,7 +36,11 @@ class Plan(PlanRecord):
     @property
     def family(self) -> int:
         """How many verdicts there will be, unless -k selects among the cases."""
-        return len(self.primary) * len(cases(self.settings_of(self.against))) * (len(self.arms) - 1)
+        chosen = self.settings_of(self.against)
+        every = cases(chosen)
+        loads = {load for case in every if (load := load_of(case.axes)) is not None}
+        counts = (len(loads) * len(chosen.slos) if name == "capacity" else len(every) for name in self.primary)
+        return sum(counts) * (len(self.arms) - 1)
 
     def settings_of(self, arm: str) -> Settings:
         return Settings.model_validate(self.settings[arm])
