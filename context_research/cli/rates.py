@@ -18,7 +18,7 @@ from context_research.settings.sources import Layer
 @click.command()
 @click.argument("experiment")
 @click.option("--serving", default="aggregated", show_default=True, help="Serving mode or file, then options.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides the requests.")
 @click.option("--json", "out", type=click.Path(path_type=Path, dir_okay=False), help="Write what was found here too.")
 @click.argument("pytest_options", nargs=-1, metavar="[-- PYTEST OPTIONS]")
 def rates(experiment: str, serving: str, seed: int, out: Path | None, pytest_options: tuple[str, ...]) -> None:

@@ -27,6 +27,7 @@ _OUTSIDE = "#EFEFEF"
 _ENGINES = ("#000000", "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#999999")
 _LONG = 0.95
 """Where lengths vary without classes: the quantile of prompts from which a request is marked as long."""
+_FEW_RATES = 3
 _BINS = 1200
 """Of the time axis: more than there are pixels across a panel."""
 
@@ -52,12 +53,14 @@ class _Group:
 def draw(arms: Sequence[Arm]) -> list[Sheet]:
     """A figure for each case whose requests arrive at moments of their own, or are of classes; arms side by side.
 
-    None of a grid of rates, of which there are many: what it shows is in figures of the whole grid.
+    None of a grid of many rates: what it shows is in figures of the whole grid.
     """
+    cases = dict.fromkeys(case for arm in arms for case in arm.cases)
+    rated = [case for case in cases if load_of(axes_of(arms, case)) is not None]
     return [
         _sheet(arms, case, passes)
-        for case in dict.fromkeys(case for arm in arms for case in arm.cases)
-        if load_of(axes_of(arms, case)) is None
+        for case in cases
+        if (len(rated) <= _FEW_RATES or case not in rated)
         and (passes := _passes(arms, case))
         and any(one is not None and (one.timed or one.classes) for one in passes)
     ]
