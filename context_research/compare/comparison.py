@@ -348,15 +348,20 @@ def settled(settings: Mapping[str, Any], whose: str = "this plan") -> dict[str, 
             "device": settings["device"],
             **{f"engine.{key}": settings["engine"][key] for key in ("gpu_memory_utilization", "kv_cache_memory_bytes")},
             **{f"workload.{key}": value for key, value in workload.items() if key != "request_timeout_s"},
-            "slo": [_slo(each) for each in (settings.get("slo", {}), *settings.get("more_slos", ()))],
+            "slo": _slos(settings),
             "axes": settings.get("axes", {}),
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageProblem(f"the settings of {whose} are corrupt or from another version: {error}") from None
 
 
-def _slo(given: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: limit for name, limit in ({"attainment": 0.9} | dict(given)).items() if limit is not None}
+def _slos(settings: Mapping[str, Any]) -> Any:
+    """The limits, and a share that is not the usual one; a list where there are several."""
+    every = [
+        {name: value for name, value in slo.items() if value is not None and (name, value) != ("attainment", 0.9)}
+        for slo in (settings.get("slo", {}), *settings.get("more_slos", ()))
+    ]
+    return every[0] if len(every) == 1 else every
 
 
 def facts(run: Run) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def test_a_load_with_moments_and_classes_is_drawn_over_time_and_by_class(drawn, 
     assert one[0].title == "Latency by rate"
     assert "Triangles: document." in one[1].caption
     two = figures.draw([of_rates(units=6), of_rates("other", units=6, slower=2.0)], tmp_path / "2", ABOUT)
-    assert [figure.stem for figure in two] == [*stems, "goodput"]
+    assert [figure.stem for figure in two] == [*stems, "capacity-map"]
     assert "the first pass of 6 units, the same requests at the same moments in both arms; 40 / 40" in two[1].caption
 
 
