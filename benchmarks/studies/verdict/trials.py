@@ -82,7 +82,7 @@ def _rounded(value: float | None) -> str | None:
 
 def compare(baseline: str, candidate: str, pairs: int, seed: int, outputs: Path) -> Verdict:
     """Run one A/B as a user would, unless it is finished already; its verdict.json."""
-    asked = {"baseline": baseline, "candidate": candidate, "pairs": pairs, "seed": seed}
+    asked = {"arms": {"baseline": baseline, "candidate": candidate}, "pairs": pairs, "seed": seed}
     for path in outputs.glob("ab/*/ab.json"):
         record, verdict = json.loads(path.read_text(encoding="utf-8")), path.with_name("verdict.json")
         same = asked == {key: record["plan"][key] for key in asked}
