@@ -44,10 +44,9 @@ class _Row:
 
 def draw(findings: Findings) -> list[Sheet]:
     """The figures that were named, and in a plot of their own the tails that were asked after them."""
-    first = {found.pairs.metric: found.pairs.statistic for found in reversed(findings.primary)}
     asked = [found for found in findings.primary if found.asked]
-    named_ones = [found for found in asked if found.pairs.statistic == first[found.pairs.metric]]
-    tails = [found for found in asked if found.pairs.statistic != first[found.pairs.metric]]
+    named_ones = [found for found in asked if found in findings.first]
+    tails = [found for found in asked if found not in findings.first]
     not_asked = len(findings.primary) - len(asked)
     note = f" {plural(not_asked, 'tail')} not asked, as what it follows is undecided." if not_asked else ""
     sheets = [_sheet(STEM, "Verdicts", findings, named_ones, note)] if named_ones else []
