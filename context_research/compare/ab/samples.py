@@ -85,7 +85,7 @@ class _Figure:
         if self.metric.per_request is None:
             return f"--repeats {self.needed} gives them"
         if fewest == 0 and (load.trace is not None or load.output_tokens == 1):
-            return "there will be none, however many requests are measured"
+            return "there will be none, however many requests are measured: name other figures (--primary)"
         if load.trace is not None:
             return f"--repeats {ceil(repeats * self.needed / fewest)} gives them"
         key, value = ("requests", float(load.requests)) if load.window_s is None else ("window_s", load.window_s)
