@@ -17,9 +17,9 @@ def test_the_documented_experiment(suite, pytester):
     blocks = re.findall(r"^```(\w+)\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     test, *_ = (text for kind, text in blocks if kind == "python")
     settings, axes, *_ = (text for kind, text in blocks if kind == "yaml")
-    folder = suite.path / "benchmarks" / "e1"
+    folder = suite.path / "benchmarks" / "e9"
     folder.mkdir()
-    (folder / "test_e1.py").write_text(test)
+    (folder / "test_e9.py").write_text(test)
     (suite.path / "e1.yaml").write_text(settings + axes)
 
     small = ("--requests=1", "--repeats=1", "--warmup-requests=0", "-k", "p256-c1")
@@ -27,7 +27,7 @@ def test_the_documented_experiment(suite, pytester):
         "benchmarks/e1", "--experiment-config=e1.yaml", "--seed=0", "--device-profile=cpu-2core", "--run-id=e1", *small
     )
     result.assert_outcomes(passed=4, deselected=12)
-    assert list(comparison.load(RunFiles(suite.path / "outputs", "e1")).cases) == [
+    assert list(comparison.load(RunFiles(suite.path / "outputs", "e9")).cases) == [
         f"p256-c1-output_tokens_{tokens}-max_num_batched_tokens_{batch}"
         for batch, tokens in product((256, 1024), (16, 64))
     ]
