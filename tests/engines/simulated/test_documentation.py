@@ -20,11 +20,11 @@ def test_the_documented_experiment(suite, pytester):
     folder = suite.path / "benchmarks" / "e9"
     folder.mkdir()
     (folder / "test_e9.py").write_text(test)
-    (suite.path / "e1.yaml").write_text(settings + axes)
+    (suite.path / "e9.yaml").write_text(settings + axes)
 
     small = ("--requests=1", "--repeats=1", "--warmup-requests=0", "-k", "p256-c1")
     result = pytester.runpytest_inprocess(
-        "benchmarks/e1", "--experiment-config=e1.yaml", "--seed=0", "--device-profile=cpu-2core", "--run-id=e1", *small
+        "benchmarks/e9", "--experiment-config=e9.yaml", "--seed=0", "--device-profile=cpu-2core", "--run-id=e9", *small
     )
     result.assert_outcomes(passed=4, deselected=12)
     assert list(comparison.load(RunFiles(suite.path / "outputs", "e9")).cases) == [
