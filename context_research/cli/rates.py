@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from pathlib import Path
@@ -11,6 +12,8 @@ import click
 from context_research.backends.registry import backend_of
 from context_research.compare.ab import arms
 from context_research.errors import UsageProblem
+from context_research.hardware.devices import lasting_names
+from context_research.hardware.locks import Hold
 from context_research.plugin import project
 from context_research.settings.sources import Layer
 
@@ -36,19 +39,21 @@ def rates(experiment: str, serving: str, seed: int, out: Path | None, pytest_opt
     settings = arms.settings(found.name, "serving", serving, pytest_options, given, found.configs, here.root)
     if settings.workload.arrivals != "open":
         raise UsageProblem(f"{experiment}: its load is {settings.workload.arrivals}; rates are an open load's")
-    if not any(slo.given for slo in settings.slos) and not settings.workload.class_slos:
-        raise UsageProblem(f"{experiment}: no SLO is given, so there is no rate at which requests miss one (slo)")
+    if not all(slo.given for slo in settings.slos) and not settings.workload.class_slos:
+        raise UsageProblem(f"{experiment}: an SLO without limits is missed at no rate (slo)")
     backend = backend_of(settings)
     backend.check()
     model = hub.resolve(settings.model, config_only=not backend.needs_weights)
     preflight.check(backend, model, [])
-    with tempfile.TemporaryDirectory() as logs:
-        topology = build.with_logs(backend, hub.download(model) if backend.needs_weights else model, Path(logs))
+    with contextlib.ExitStack() as stack:
+        if backend.needs_own_devices and not settings.machine.share_devices:
+            held = Hold(lasting_names(settings.device, backend.devices), f"the search for {found.name}'s rates")
+            stack.callback(held.release)
+        logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        topology = build.with_logs(backend, hub.download(model) if backend.needs_weights else model, logs)
         topology.start()
-        try:
-            knees = knee.find(settings, model, topology, lambda told: click.echo(told, err=True))
-        finally:
-            topology.close()
+        stack.callback(topology.close)
+        knees = knee.find(settings, model, topology, lambda told: click.echo(told, err=True))
     around = knee.grid(knees)
     if out is not None:
         out.write_text(json.dumps({"knees": [[each.low, each.high] for each in knees], "rates": around}) + "\n")

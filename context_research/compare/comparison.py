@@ -343,6 +343,7 @@ def settled(settings: Mapping[str, Any], whose: str = "this plan") -> dict[str, 
     """The facts that are in the settings, before anything has run. Raises UsageProblem: they are not ours."""
     try:
         workload = _NEWER | settings["workload"]  # older runs could be of no other kind
+        workload["classes"] = {name: _class(each) for name, each in workload["classes"].items()}
         return {
             **{f"model.{key}": settings["model"][key] for key in ("name", "weights", "dtype")},
             "device": settings["device"],
@@ -357,11 +358,16 @@ def settled(settings: Mapping[str, Any], whose: str = "this plan") -> dict[str, 
 
 def _slos(settings: Mapping[str, Any]) -> Any:
     """The limits, and a share that is not the usual one; a list where there are several."""
-    every = [
-        {name: value for name, value in slo.items() if value is not None and (name, value) != ("attainment", 0.9)}
-        for slo in (settings.get("slo", {}), *settings.get("more_slos", ()))
-    ]
+    every = [_slo(slo) for slo in (settings.get("slo", {}), *settings.get("more_slos", ()))]
     return every[0] if len(every) == 1 else every
+
+
+def _slo(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None and (name, value) != ("attainment", 0.9)}
+
+
+def _class(given: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(given) | ({"slo": _slo(given["slo"])} if given.get("slo") else {})
 
 
 def facts(run: Run) -> dict[str, Any]:

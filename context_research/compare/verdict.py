@@ -169,6 +169,11 @@ def _missing(side: Side, pairs: Pairs) -> str | None:
 
 def _named(comparison: Comparison, name: str) -> list[Pairs]:
     metric, statistic = split(name)
+    if metric == "capacity" and metric not in comparison.metrics:
+        raise UsageProblem(
+            f"{comparison.name} has no capacity to judge: it is a whole run's of one repeat, at two rates or more; "
+            "compare by an A/B (context-research ab), or other figures (--primary ttft)"
+        )
     if metric not in comparison.metrics:
         raise UsageProblem(f"--primary {name}: no such figure in {comparison.name}; {offered(comparison.metrics)}")
     return comparison.pairs(metric, statistic)
@@ -183,10 +188,10 @@ def _alarms(noise_floor: Comparison, primary: Sequence[str], practical: float) -
         raise UsageProblem(f"{noise_floor.name} is no A/A: its arms differ, so it shows no noise floor")
     if (count := len(noise_floor.baseline.units)) < MIN_PAIRS:
         raise UsageProblem(f"{noise_floor.name} has {count} pairs: a noise floor takes {MIN_PAIRS}")
-    family, _ = _family(noise_floor, primary)
+    family, after = _family(noise_floor, primary)
     return {
         (found.pairs.case, found.pairs.metric, found.pairs.statistic): found
-        for found in statistics.decide(family, practical)
+        for found in statistics.decide(family, practical, looks=noise_floor.looks, after=after)
         if found.outcome in ("better", "worse")
     }
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from context_research.errors import UsageProblem
 from context_research.measure.case import measure
 from context_research.measure.checks.evidence import Standing
 from context_research.models.model import Model
@@ -18,34 +19,36 @@ Attained = Callable[[float], Sequence[float]]
 """A rate -> for each SLO the share of requests that met it."""
 NEAR = 1.15
 """The search ends where the rates around a knee are this close."""
-_MOST = 24
-"""Rates that are tried one way before the search gives up."""
+_REACH = 6
+"""Times that the rate is doubled, or halved, before the search gives up: 64 times the rate it began with."""
 _REQUESTS = 40
 """That are due in a try's window, at least."""
 _SHARE = 4
 """Of the settings' window, a try's. Its warm-up is theirs: a load that is still building up meets every limit."""
-MARGIN, STEP, MOST_RATES = 1.25, 1.1, 13
+MARGIN, STEP, MOST_RATES = 1.4, 1.1, 13
 
 
 @dataclass(frozen=True, slots=True)
 class Knee:
     """The rates (requests per second, all devices together) around which one SLO's attainment falls under its target.
 
-    `low` is None where even the lowest rate that was tried missed it, `high` where the highest met it.
+    At `low` it was met, at `high` missed.
     """
 
-    low: float | None
-    high: float | None
+    low: float
+    high: float
 
     @property
     def rate(self) -> float:
-        """Their geometric mean, or the one there is."""
-        known = [rate for rate in (self.low, self.high) if rate is not None]
-        return math.exp(sum(map(math.log, known)) / len(known))
+        """Their geometric mean."""
+        return math.sqrt(self.low * self.high)
 
 
 def search(attained: Attained, targets: Sequence[float], start: float) -> list[Knee]:
-    """Double and halve from `start` until every SLO is met at one rate and missed at another, then bisect."""
+    """Double and halve from `start` until every SLO is met at one rate and missed at another, then bisect.
+
+    Raises UsageProblem: an SLO that is missed even at a low rate, or met even at a high one, has no knee to find.
+    """
     seen: dict[float, Sequence[float]] = {}
 
     def met(rate: float) -> list[bool]:
@@ -53,32 +56,36 @@ def search(attained: Attained, targets: Sequence[float], start: float) -> list[K
             seen[rate] = attained(rate)
         return [share >= target for share, target in zip(seen[rate], targets, strict=True)]
 
-    rate = start
-    for _ in range(_MOST):
-        if not any(met(rate)):
-            break
-        rate *= 2
-    rate = start
-    for _ in range(_MOST):
-        if all(met(rate)):
-            break
-        rate /= 2
+    _until(lambda rate: not any(met(rate)), start, 2.0, "met at", "higher")
+    _until(lambda rate: all(met(rate)), start, 0.5, "missed at", "lower")
     knees = []
     for index in range(len(targets)):
         knee = _around(seen, targets, index)
-        while knee.low and knee.high and knee.high / knee.low > NEAR:
+        while knee.high / knee.low > NEAR:
             met(math.sqrt(knee.low * knee.high))
             knee = _around(seen, targets, index)
         knees.append(knee)
     return knees
 
 
+def _until(holds: Callable[[float], bool], rate: float, factor: float, still: str, other: str) -> None:
+    """Change the rate until it holds."""
+    for _ in range(_REACH + 1):
+        if holds(rate):
+            return
+        rate *= factor
+    raise UsageProblem(
+        f"some limits are {still} {rate / factor:.3g} requests/s too: give limits (slo) that these engines meet at "
+        f"some rates and miss at others, or begin at a {other} rate (--set workload.rate=R)"
+    )
+
+
 def _around(seen: dict[float, Sequence[float]], targets: Sequence[float], index: int) -> Knee:
-    """The lowest rate that missed, and the highest below it that met."""
+    """The highest rate that met it below one that missed it, and the next that missed it."""
     missed = [rate for rate, shares in seen.items() if shares[index] < targets[index]]
-    high = min(missed, default=None)
-    low = max((rate for rate in seen if rate not in missed and (high is None or rate < high)), default=None)
-    return Knee(low, high)
+    met = [rate for rate in seen if rate not in missed and rate < max(missed)]
+    low = max(met)
+    return Knee(low, min(rate for rate in missed if rate > low))
 
 
 def find(settings: Settings, model: Model, topology: Topology, say: Callable[[str], None]) -> list[Knee]:

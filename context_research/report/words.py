@@ -14,7 +14,7 @@ from context_research.report import checks, simulated
 
 OUTCOMES = ("better", "worse", "equivalent", "undecided")
 _ACRONYMS = ("ttft", "tpot", "itl", "e2e")
-_OWN = {metric.name: metric.statistic for metric in METRICS}
+_OWN = {metric.name: metric.statistic for metric in METRICS} | {"capacity": "mean"}
 _MOST_NAMED = 3
 """Cases, or fragile figures, that a sentence names; of more it gives the number."""
 _OUT_OF_REACH = 200
@@ -60,7 +60,7 @@ def _apart(founds: Sequence[Verdict]) -> tuple[list[Verdict], list[Verdict]]:
 def _carried(found: Verdict, candidate: str, baseline: str) -> str:
     """``Within TTFT 2 s, TPOT 50 ms at 90%: replicas carry 1.40 × [1.30, 1.50] the traffic per device.``"""
     within = f"{found.pairs.case[0].upper()}{found.pairs.case[1:]}"
-    if found.ratio is None:
+    if found.ratio is None or len(found.pairs.complete) < len(found.pairs.baseline):
         return f"{within}: undecided; {found.reason}."
     # The one that carries more is told of: nobody reads that something carries 0.7 times as much.
     who, ratio, ends = candidate, found.ratio, (found.low, found.high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ class Plan(PlanRecord):
         chosen = self.settings_of(self.against)
         every = cases(chosen)
         loads = {load for case in every if (load := load_of(case.axes)) is not None}
-        counts = (len(loads) * len(chosen.slos) if name == "capacity" else len(every) for name in self.primary)
+        counts = (
+            len(loads) * len(chosen.slos) if split(name)[0] == "capacity" else len(every) for name in self.primary
+        )
         return sum(counts) * (len(self.arms) - 1)
 
     def settings_of(self, arm: str) -> Settings:
@@ -121,6 +124,7 @@ def plan(
     looks: Sequence[int] | None = None,
     pytest_options: Sequence[str] = (),
     device_groups: str | None = None,
+    find_rates: bool = False,
     given: Sequence[Layer] = (),
     root: Path | None = None,
     **more: Any,
@@ -143,6 +147,9 @@ def plan(
     for chosen in resolved.values():
         cases(chosen)  # axes that can't be are refused here
         _check_primary(primary, chosen)
+        _check_capacity(primary, chosen, find_rates)
+    if find_rates and device_groups is not None:
+        raise UsageProblem("--find-rates can't be beside --device-groups: find them first (context-research rates)")
     last, looks = ab_looks.planned(pairs, looks, resolved[against].backend)
     made = Plan(
         experiment=experiment.name,
@@ -153,6 +160,7 @@ def plan(
         looks=looks,
         pytest_options=tuple(pytest_options),
         primary=primary,
+        find_rates=find_rates,
         practical=PRACTICAL if practical is None else practical,
         settings={arm: chosen.model_dump(mode="json") for arm, chosen in resolved.items()},
         **more,
@@ -175,6 +183,23 @@ def _check_same(made: Plan) -> None:
         one, other = (made.settings[each]["backend"] for each in (made.against, arm))
         if one != other:
             raise UsageProblem(f"{names} have different backends, and are never compared: {one} / {other}")
+
+
+def _check_capacity(primary: Sequence[str], chosen: Settings, find_rates: bool) -> None:
+    """Refuse a capacity that no session could have, and a search for what is no open load's."""
+    load = chosen.workload
+    asked = [name for name in primary if split(name)[0] == "capacity"]
+    if find_rates and load.arrivals != "open":
+        raise UsageProblem(f"--find-rates: {chosen.experiment}'s load is {load.arrivals}; rates are an open load's")
+    if not asked:
+        return
+    if split(asked[0])[1] not in (None, "mean"):
+        raise UsageProblem(f"--primary {asked[0]}: a session has one capacity; write capacity")
+    if not load.timed or not (all(slo.given for slo in chosen.slos) or load.class_slos):
+        raise UsageProblem("--primary capacity: takes an open or replayed load, and limits (slo)")
+    grids = Counter(load_of(case.axes) for case in cases(chosen))
+    if not find_rates and (grids[None] or min(grids.values()) < 2):
+        raise UsageProblem("--primary capacity: takes two rates or more (--rates=R,R, or --find-rates)")
 
 
 def _check_primary(primary: Sequence[str], chosen: Settings) -> None:

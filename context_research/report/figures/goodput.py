@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,16 @@ from context_research.compare.goodput_map import Floats, Map
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
 from context_research.measure.capacity import load_of
-from context_research.report.figures.arms import COLOURS, Sheet, name_of, plural, short_names, shortened, slashed
+from context_research.report.figures.arms import (
+    COLOURS,
+    Sheet,
+    axes_of,
+    name_of,
+    plural,
+    short_names,
+    shortened,
+    slashed,
+)
 from context_research.report.figures.style import grid, legend, log_ticks
 
 _NONE = "#BDBDBD"
@@ -63,7 +73,9 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
 
     Of a grid of rates there is one of capacity instead.
     """
-    steady = [arm.without([case for case in arm.cases if load_of(arm.axes.get(case, {})) is not None]) for arm in arms]
+    loads = Counter(load_of(axes_of(arms, case)) for case in arms[0].cases)
+    gridded = [case for case in arms[0].cases if (load := load_of(axes_of(arms, case))) is not None and loads[load] > 1]
+    steady = [arm.without(gridded) for arm in arms]
     return [
         sheet
         for number, candidate in enumerate(steady[1:], 1)

@@ -11,6 +11,11 @@ from context_research.errors import UsageProblem
 from tests.support.made_sessions import plan, recorded
 
 
+def searching(**values):
+    """A plan of E0's, whose sessions are stand-ins, that looks for rates all the same."""
+    return plan(**values).model_copy(update={"find_rates": True})
+
+
 @pytest.fixture
 def search(monkeypatch):
     """Stands for the search's process: each arm's knee by its text, and what was asked."""
@@ -31,7 +36,7 @@ def search(monkeypatch):
 
 def test_every_session_has_the_same_rates_around_all_knees(outputs, sessions, search):
     said = []
-    Ab.open(outputs, plan(pairs=1, find_rates=True)).run(said.append)
+    Ab.open(outputs, searching(pairs=1)).run(said.append)
     assert search == ["aggregated", "disaggregated"]
     rates = recorded(outputs)["rates"]
     assert rates[0] < 4.0 / 1.15
@@ -41,7 +46,7 @@ def test_every_session_has_the_same_rates_around_all_knees(outputs, sessions, se
 
 
 def test_it_goes_on_with_the_rates_that_were_found(outputs, sessions, search):
-    asked = plan(pairs=2, find_rates=True)
+    asked = searching(pairs=2)
     sessions.before = lambda number: 1 if number == 2 else None
     with pytest.raises(UsageProblem):
         Ab.open(outputs, asked).run(lambda _: None)
@@ -56,6 +61,19 @@ def test_it_goes_on_with_the_rates_that_were_found(outputs, sessions, search):
 def test_a_search_that_fails_ends_it_before_any_session(outputs, sessions, search):
     arms = {"one": "aggregated", "two": "aggregated-2x"}
     with pytest.raises(UsageProblem, match=r"no rates were found for two; the search's log: .*rates-two\.log"):
-        Ab.open(outputs, plan(arms=arms, pairs=1, find_rates=True)).run(lambda _: None)
+        Ab.open(outputs, searching(arms=arms, pairs=1)).run(lambda _: None)
     assert sessions.ran == []
     assert recorded(outputs)["status"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"find_rates": True}, "--find-rates: e0's load is closed; rates are an open load's"),
+        ({"primary": ["capacity"]}, "--primary capacity: takes an open or replayed load, and limits"),
+        ({"primary": ["capacity.p90"]}, "--primary capacity.p90: a session has one capacity; write capacity"),
+    ],
+)
+def test_what_can_have_no_rates_is_refused_when_it_is_planned(values, told):
+    with pytest.raises(UsageProblem, match=told):
+        plan(**values)
