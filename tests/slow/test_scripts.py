@@ -32,7 +32,7 @@ def test_help_says_how_to_use_it(name):
 def test_an_unknown_experiment_is_refused_with_those_there_are():
     told = script("run_experiment.sh", "e77")
     assert told.returncode == 2
-    assert told.stderr == "run_experiment.sh: no experiment 'e77'. Experiments: e0 e2\n"
+    assert told.stderr == "run_experiment.sh: no experiment 'e77'. Experiments: e0 e1 e2\n"
 
 
 def test_no_experiment_shows_the_usage():
@@ -57,7 +57,7 @@ def test_a_missing_requirements_file_is_refused():
         (None, "latest", "ERROR: no run in "),
         ("{}", "other", "ERROR: no run 'other' in "),
         ("{", "mine", "corrupt, no valid JSON"),
-        ('{"schema_version": 7}', "mine", "has schema version 7, this version reads 2"),
+        ('{"schema_version": 7}', "mine", "has schema version 7, this version reads 3"),
     ],
     ids=["no run", "unknown run", "corrupt", "another version"],
 )
