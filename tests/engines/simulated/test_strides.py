@@ -1,6 +1,5 @@
 """Decode steps that are taken many at once: every figure is the same to the last bit as of steps taken one by one."""
 
-import asyncio
 from dataclasses import asdict
 
 import numpy as np
@@ -48,7 +47,6 @@ def taken(monkeypatch):
 def left(topology, *asked):
     """All that a run has of requests and engines."""
     timelines = serve(topology, *asked)
-    topology.backend.loop.run(asyncio.sleep(60))  # after a timeout a step may still be under way
     counters = [asdict(engine.counters) for engine in topology.engines]
     emptied = [whole(engine) for engine in topology.engines]
     requests = [asdict(each) for each in timelines]
