@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence, FirstLeg, KvParameters
 from context_research.engines.simulated import clock, profiles
@@ -30,11 +30,12 @@ from context_research.models.model import Model
 from context_research.request import Leg, Request
 from context_research.settings.schema import Settings
 
-if TYPE_CHECKING:
-    from context_research.engines.simulated.stride import Stride, Strides
-
 _POLL_S = 1e-3
 """EngineCore's pause after a step that computed nothing while it has requests (vllm/v1/engine/core.py)."""
+
+
+_STRIDE = 64
+"""Steps of a stride at most: whoever comes ends it, and those that were planned after that are priced in vain."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +44,19 @@ class _Flight:
 
     leg: Leg
     ended: asyncio.Future[None]
+
+
+@dataclass(slots=True, eq=False)
+class _Stride:
+    """Steps that only decode, while they are on the device: of `requests`, and when each ends if nobody comes."""
+
+    requests: list[str]
+    ends: list[float]
+    extrapolated: list[bool]
+    usage: list[float] = field(default_factory=list)
+    """The pool's share in use, in each step that has begun: which vLLM's scheduler has taken."""
+    told: int = 0
+    """Steps whose tokens the requests have got."""
 
 
 class SimulatedEngine:
@@ -72,8 +86,8 @@ class SimulatedEngine:
         self._core: Any = None
         self._config: Any = None
         self._executor: Any = None
-        self._strides: Strides | None = None
-        self._stride: Stride | None = None
+        self._strides: Any = None
+        self._stride: _Stride | None = None
         self._start_s = 0.0
         self._count = stats.logger_class(self.counters, machine.loop.time)(None)
         self._flights: dict[str, _Flight] = {}
@@ -249,13 +263,27 @@ class SimulatedEngine:
             told |= any(tells for _, tells in waiting)
             await (clock.sleep(_POLL_S) if told else self._something_new())
 
-    def _ahead(self) -> Stride | None:
+    def _ahead(self) -> _Stride | None:
         """The next steps, where they only decode and the device is free."""
         if not self.strides or self._strides is None or not self._device.idle:
             return None
-        return self._strides.planned(self._step_times, asyncio.get_running_loop().time())
+        if (decodes := self._strides.ahead()) is None:
+            return None
+        stride = _Stride(decodes.requests, [], [])
+        now = asyncio.get_running_loop().time()
+        for step in range(min(decodes.steps, _STRIDE)):
+            try:
+                taken = self._step_times.of(decodes.batch_of(step))
+            except Exception:  # the step's own to raise, if it comes to that
+                break
+            if taken.seconds <= 0:
+                break
+            now += clock.quantized(taken.seconds)
+            stride.ends.append(now)
+            stride.extrapolated.append(taken.extrapolated)
+        return stride if stride.ends else None
 
-    async def _take(self, stride: Stride) -> None:
+    async def _take(self, stride: _Stride) -> None:
         """As many `_step`s as the stride has, or as end with the one in which somebody comes."""
         self._stride = stride
         self._between_steps.clear()
@@ -273,12 +301,11 @@ class SimulatedEngine:
             self._device.cut()
             self._bring(self._stride, self._device.parts, self._device.ended())
 
-    def _bring(self, stride: Stride, begun: int, ended: int) -> None:
+    def _bring(self, stride: _Stride, begun: int, ended: int) -> None:
         """Take the steps that have begun, hand out the tokens of those that have ended."""
         if fresh := begun - len(stride.usage):
             self.counters.steps += fresh
             self.counters.extrapolated += sum(stride.extrapolated[len(stride.usage) : begun])
-            assert self._strides is not None
             stride.usage += self._strides.take(fresh)
         for at, share in zip(stride.ends[stride.told : ended], stride.usage[stride.told : ended], strict=True):
             self.counters.use_kv(at, share)

@@ -9,7 +9,7 @@ of the versions of vLLM in `KNOWN`; others take every step by itself.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import vllm
@@ -21,11 +21,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import RequestStatus
 
 from context_research.engines.batch import Batch
-from context_research.engines.simulated.clock import quantized
-from context_research.engines.simulated.step_time.base import StepTimeModel
 
-_MOST = 64
-"""Steps of a stride: whoever comes ends it, and those that were planned after that are priced in vain."""
 KNOWN = ("0.32.0",)
 """Versions of vLLM whose scheduler this was compared with (tests/support/scheduler_parity.py)."""
 _CONNECTOR = "NixlPullConnector"
@@ -55,19 +51,6 @@ def known(core: Any) -> bool:
         and [type(manager) for manager in managers] == [FullAttentionManager]
         and managers[0].block_size == scheduler.hash_block_size
     )
-
-
-@dataclass(slots=True, eq=False)
-class Stride:
-    """Steps that only decode, while they are on the device: of `requests`, and when each ends if nobody comes."""
-
-    requests: list[str]
-    ends: list[float] = field(default_factory=list)
-    extrapolated: list[bool] = field(default_factory=list)
-    usage: list[float] = field(default_factory=list)
-    """The pool's share in use, in each step that has begun: which vLLM's scheduler has taken."""
-    told: int = 0
-    """Steps whose tokens the requests have got."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +99,6 @@ class Strides:
         )
         steps = self._fitting(left - 1)
         return Decodes(steps, batch, ids) if steps > 0 else None
-
-    def planned(self, step_times: StepTimeModel, now: float) -> Stride | None:
-        """The steps that follow, priced, if they begin now."""
-        if (decodes := self.ahead()) is None:
-            return None
-        stride = Stride(decodes.requests)
-        for step in range(min(decodes.steps, _MOST)):
-            try:
-                taken = step_times.of(decodes.batch_of(step))
-            except Exception:  # the step's own to raise, if it comes to that
-                break
-            if taken.seconds <= 0:
-                break
-            now += quantized(taken.seconds)
-            stride.ends.append(now)
-            stride.extrapolated.append(taken.extrapolated)
-        return stride if stride.ends else None
 
     def _nothing_else(self) -> bool:
         """Whether the next step has nobody but those running to think of, and nothing to tell to anybody."""
