@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -258,9 +258,7 @@ def _real(settings: Settings, model: Model, placement: Placement, log: Path) -> 
     return Core(EngineCore(config, Executor.get_class(config), log_stats=True))
 
 
-def _simulated(
-    backend: Backend, model: Model, placement: Placement, log: Path, asynchronous: bool, strided: bool
-) -> Core:
+def _simulated(backend: Backend, model: Model, placement: Placement, log: Path, asynchronous: bool) -> Core:
     """The core of the project's own simulated engine; the engine around it, with its time, stays unused."""
     engine: Any = backend.make_engine(model, placement, log)
     if asynchronous:
@@ -269,10 +267,6 @@ def _simulated(
         engine._real.resolve = lambda: config
     engine.start()
     engine._executor._read = lambda *_: None
-    if strided:
-        from tests.support.strided_core import StridedCore
-
-        return StridedCore(engine._core, engine._executor)
     return Core(engine._core, engine._executor)
 
 
@@ -308,20 +302,15 @@ def real_engines(mode: str, shape: Shape, folder: Path) -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
-def simulated_engines(
-    mode: str, shape: Shape, folder: Path, *, asynchronous: bool = False, strided: bool = False
-) -> Iterator[list[Core]]:
-    """The same, simulated: `asynchronous` as on GPUs, where the next batch is scheduled while one is computed.
-
-    `strided`: decode steps are taken in strides (strided_core.py), for which `drive` must know what is to come.
-    """
+def simulated_engines(mode: str, shape: Shape, folder: Path, *, asynchronous: bool = False) -> Iterator[list[Core]]:
+    """The same, simulated: `asynchronous` as on GPUs, where the next batch is scheduled while one is computed."""
     settings = settings_of(mode, shape, backend="simulated", device_profile="cpu-2core")
     model = hub.resolve(settings.model)
     with contextlib.ExitStack() as stack:
         cores, backend = [], backend_of(settings)
         for placement in backend.placements:
             log = folder / f"simulated-{placement.spec.name}-{shape.name}.log"
-            cores.append(_simulated(backend, model, placement, log, asynchronous, strided))
+            cores.append(_simulated(backend, model, placement, log, asynchronous))
             stack.callback(cores[-1].close)
         yield cores
 
@@ -358,22 +347,14 @@ def workload(seed: int) -> list[Arrival]:
     return made
 
 
-def drive(
-    cores: Sequence[Any],
-    arrivals: Sequence[Arrival],
-    like: list[list[Stepped]] | None = None,
-    after: Callable[[Sequence[Any]], None] = lambda _: None,
-) -> list[Any]:
+def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Stepped]] | None = None) -> list[Any]:
     """Every round's steps, one for each engine. `like`: those of a real run, from which ended KV reads are taken.
-
-    `after` is called after every round.
 
     With two cores the first has the prompts and hands them over, within the round, to the second.
     """
     rounds: list[list[Stepped]] = []
     requests = {arrival.request.id: arrival.request for arrival in arrivals}
     split, last = len(cores) == 2, max(arrival.round for arrival in arrivals)
-    comes = [_comes(index, arrivals, like) if like is not None else [] for index in range(len(cores))]
     for now in itertools.count():
         for arrival in arrivals:
             if arrival.round == now:
@@ -382,17 +363,11 @@ def drive(
         steps: list[Stepped] = []
         for index, core in enumerate(cores):
             done = like[now][index].step if like is not None and now < len(like) else None
-            told = (done.received, done.sent) if done else None
-            if like is not None and hasattr(core, "strided"):
-                next_one = next((each for each in comes[index] if each > now), len(like))
-                steps.append(core.step(told, quiet=max(1, next_one - now)))
-            else:
-                steps.append(core.step(told))
+            steps.append(core.step((done.received, done.sent) if done else None))
             if split and index == 0:
                 for name, answer in steps[0].handoffs.items():
                     cores[1].add(requests[name], requests[name].output_tokens, handoffs.guarded(answer))
         rounds.append(steps)
-        after(cores)
         if now >= last and not any(stepped.busy for stepped in steps):
             return rounds
         if like is not None and now >= len(like):
@@ -400,15 +375,6 @@ def drive(
         if now > _ROUNDS:
             raise RuntimeError(f"{arrivals[0].request.id} and others have no end")
     raise AssertionError
-
-
-def _comes(index: int, arrivals: Sequence[Arrival], like: list[list[Stepped]]) -> list[int]:
-    """Rounds in which a request comes to the engine, or it is told of an ended read."""
-    steps = [(now, each[index].step) for now, each in enumerate(like)]
-    told = {now for now, step in steps if step is not None and (step.received or step.sent)}
-    if index == 0:
-        return sorted(told | {arrival.round for arrival in arrivals})
-    return sorted(told | {now for now, each in enumerate(like) if each[0].handoffs})
 
 
 @dataclass(slots=True)
@@ -430,29 +396,21 @@ class Outcome:
     steps: int = 0
     """Batches that computed something, of all engines; `rounds` counts those of nothing too."""
     rounds: int = 0
-    strided: int = 0
-    """Steps that simulated engines took in strides of two or more, when they served the workload once more."""
     differs: str | None = None
     problems: list[str] = field(default_factory=list)
 
 
-def compare(
-    mode: str, shape: Shape, seed: int, real: Sequence[Any], simulated: Sequence[Core], strided: Sequence[Any]
-) -> Outcome:
-    """Serve one workload on all sides, which must be idle and have the same past."""
+def compare(mode: str, shape: Shape, seed: int, real: Sequence[Any], simulated: Sequence[Core]) -> Outcome:
+    """Serve one workload on both sides, which must be idle and have the same past."""
     arrivals = workload(seed)
     outcome = Outcome(mode, shape.name, seed, requests=len(arrivals))
     theirs = drive(real, arrivals)
     ours = drive(simulated, arrivals, theirs)
-    before = sum(core.strided for core in strided)
-    at_once = drive(strided, arrivals, theirs)
-    outcome.strided = sum(core.strided for core in strided) - before
-    sides = (("real", real, theirs), ("simulated", simulated, ours), ("in strides", strided, at_once))
-    for side, cores, rounds in sides:
+    for side, cores, rounds in (("real", real, theirs), ("simulated", simulated, ours)):
         outcome.problems += [f"{side}: a block is still held" for core in cores if not core.reset()]
         outcome.problems += [f"{side}: {problem}" for problem in incomplete(arrivals, rounds)]
     count(outcome, arrivals, theirs)
-    outcome.differs = difference(theirs, ours) or difference(theirs, at_once)
+    outcome.differs = difference(theirs, ours)
     return outcome
 
 
@@ -520,14 +478,10 @@ def _plain(blocks: Any) -> Any:
 
 def run(mode: str, shape: Shape, seeds: Sequence[int], folder: Path) -> list[Outcome]:
     """Workloads one after another on the same engines, with empty prefix caches. The first one only warms them up."""
-    with (
-        real_engines(mode, shape, folder) as real,
-        simulated_engines(mode, shape, folder) as simulated,
-        simulated_engines(mode, shape, folder, strided=True) as strided,
-    ):
-        pools = [core.blocks() for core in (*real, *simulated, *strided)]
+    with real_engines(mode, shape, folder) as real, simulated_engines(mode, shape, folder) as simulated:
+        pools = [core.blocks() for core in (*real, *simulated)]
         assert set(pools) == {shape.blocks}, pools
-        return [compare(mode, shape, seed, real, simulated, strided) for seed in (1_000_000, *seeds)]
+        return [compare(mode, shape, seed, real, simulated) for seed in (1_000_000, *seeds)]
 
 
 def totals(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -543,7 +497,6 @@ def totals(outcomes: Sequence[Outcome]) -> dict[str, int]:
         "late_kv_reads": sum(one.late for one in outcomes),
         "steps": sum(one.steps for one in outcomes),
         "rounds": sum(one.rounds for one in outcomes),
-        "steps_in_strides": sum(one.strided for one in outcomes),
         "equal": sum(one.differs is None for one in outcomes),
         "with_problems": sum(bool(one.problems) for one in outcomes),
     }

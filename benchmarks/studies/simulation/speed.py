@@ -39,11 +39,7 @@ class Load:
     requests: int
 
 
-LOADS = {
-    "32k × 8": Load(32768, 8, 256, 64),
-    "10,000 × 1k": Load(1024, 32, 64, 10_000),
-    "decode": Load(1024, 32, 1024, 256),
-}
+LOADS = {"32k × 8": Load(32768, 8, 256, 64), "10,000 × 1k": Load(1024, 32, 64, 10_000)}
 
 
 @click.command()
@@ -79,7 +75,6 @@ def _measured(load: Load, serving: str, profiled: bool, device_profile: str) -> 
         "device_profile": device_profile,
         "serving": serving,
         "seed": 0,
-        "devices": [0] if serving == "aggregated" else [0, 1],
         "workload.prompt_lengths": [load.prompt],
         "workload.concurrency": [load.concurrency],
         "workload.output_tokens": load.output,
