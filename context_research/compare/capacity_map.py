@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
 from context_research.compare.goodput_map import CELLS, Floats, Map, latencies, limits_of, slo_of, within
 from context_research.compare.observations import Arm
-from context_research.measure.capacity import RATE, crossed, load_of
+from context_research.measure.capacity import by_load, crossed, rate_of
 from context_research.measure.metrics import Repeat
 
 Rated = Sequence[tuple[float, Sequence[Repeat], bool]]
@@ -22,10 +21,8 @@ def maps(baseline: Arm, candidate: Arm) -> list[Map]:
     Its values are capacities, in requests per second and device. Where the grid of rates ends before, they are its
     ends: 0 below the lowest rate, the highest one above it.
     """
-    loads: dict[str, list[str]] = defaultdict(list)
-    for case in baseline.cases:
-        if (load := load_of(baseline.axes.get(case, {}))) is not None and case in candidate.cases:
-            loads[load].append(case)
+    both = set(candidate.cases)
+    loads = by_load((case, baseline.axes.get(case, {})) for case in baseline.cases if case in both)
     found = (_map(load or "all rates", cases, baseline, candidate) for load, cases in loads.items() if len(cases) > 1)
     return [each for each in found if each is not None]
 
@@ -55,10 +52,8 @@ def _rated(arm: Arm, number: int, cases: Sequence[str]) -> Rated:
     found = []
     for case in cases:
         repeats = arm.units[number].get(case, ())
-        if repeats and (due := sum(sum(repeat.asked.values()) for repeat in repeats)):
-            nominal = arm.axes[case].get(RATE)
-            seconds = sum(repeat.seconds for repeat in repeats)
-            rate = float(nominal) if isinstance(nominal, (int, float)) else due / seconds
+        if repeats and (due := _due(repeats)):
+            rate = rate_of(arm.axes[case], due / sum(repeat.seconds for repeat in repeats))
             found.append((rate / repeats[0].devices, repeats, case in arm.overloaded))
     return sorted(found, key=lambda each: each[0])
 
@@ -66,7 +61,7 @@ def _rated(arm: Arm, number: int, cases: Sequence[str]) -> Rated:
 def _capacities(rated: Rated, ttft: Floats, tpot: Floats, target: float) -> Floats:
     """[TPOT limit, TTFT limit]"""
     rates = [rate for rate, _, _ in rated]
-    due = [sum(sum(repeat.asked.values()) for repeat in repeats) for _, repeats, _ in rated]
+    due = [_due(repeats) for _, repeats, _ in rated]
     met = np.stack([within(latencies(repeats), ttft, tpot) * (not over) for _, repeats, over in rated])
     shares = met / np.array(due)[:, None, None]
     values = np.zeros((CELLS, CELLS))
@@ -74,3 +69,7 @@ def _capacities(rated: Rated, ttft: Floats, tpot: Floats, target: float) -> Floa
         found = crossed(rates, shares[:, row, column], due, target)
         values[row, column] = 0.0 if found.bound == "at most" else found.rate
     return values
+
+
+def _due(repeats: Sequence[Repeat]) -> int:
+    return sum(repeat.requests for repeat in repeats)

@@ -26,7 +26,6 @@ _HOPELESS = 1.25
 """A figure that would need so many times the pairs there can be is not waited for: what it would need is rough."""
 _MOST_PAIRS = 10_000
 """More are never asked for."""
-_NOT_ASKED = "not asked"
 _RESAMPLES = 2**14
 """Sign flips: up to 14 pairs every one of the 2^n is tried, and p is exact."""
 
@@ -111,16 +110,13 @@ class Verdict:
     fragile: str = ""
     pairs_needed: int | None = None
     difference: Difference | None = None
-
-    @property
-    def asked(self) -> bool:
-        """False for a tail whose median is undecided: whether it differs was no question then."""
-        return not self.reason.startswith(_NOT_ASKED)
+    asked: bool = True
+    """False for a tail whose median is undecided: whether it differs was no question then."""
 
     def record(self) -> PairsRecord:
         """The pairs' fields beside the verdict's."""
         fields = asdict(self)
-        del fields["difference"]  # `reason` has it
+        del fields["difference"], fields["asked"]  # `reason` has them
         return PairsRecord(**fields.pop("pairs"), **fields)
 
 
@@ -261,8 +257,9 @@ def _judged(verdict: Verdict, first: Verdict | None, family: int, practical: flo
     """`first`: what had to be decided before this was asked."""
     outcome, reason = _outcome(verdict, family, practical)
     if outcome == "undecided" and first is not None and first.outcome == "undecided":
-        reason = f"{_NOT_ASKED}, as {first.pairs.statistic} is undecided"
-        return replace(verdict, p_adjusted=None, p_equivalent_adjusted=None, outcome=outcome, reason=reason)
+        reason = f"not asked, as {first.pairs.statistic} is undecided"
+        verdict = replace(verdict, p_adjusted=None, p_equivalent_adjusted=None)
+        return replace(verdict, outcome=outcome, reason=reason, asked=False)
     # No number of repeats tells what lies within the noise of a single start.
     needed = _needed(verdict.pairs, practical, family) if outcome == "undecided" and not start_noise else None
     fragile = "" if outcome == "undecided" else _fragile(verdict, practical, start_noise, outcome)

@@ -123,8 +123,8 @@ def judge(
 
 def _of_the_experiment(comparison: Comparison) -> Sequence[str]:
     """What its configuration names; of runs of earlier versions what all experiments had."""
-    named = comparison.baseline.runs[0].metadata.settings.get("primary")
-    return [str(each) for each in named] if isinstance(named, list) else PRIMARY
+    primary = comparison.baseline.runs[0].metadata.settings.get("primary")
+    return [str(each) for each in primary] if isinstance(primary, list) else PRIMARY
 
 
 def _family(comparison: Comparison, primary: Sequence[str]) -> tuple[list[Pairs], list[int | None]]:

@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from scipy import optimize
@@ -20,6 +21,7 @@ from context_research.records.summary import Bound, CapacityRecord, PointRecord
 from context_research.settings.schema import Settings
 from context_research.settings.workload import Slo
 
+_Case = TypeVar("_Case")
 RATE, TIME_SCALE = "rate", "time_scale"
 """The axes that are the rate: of an open load, and of a replayed one, whose rate is the one that was seen."""
 
@@ -62,10 +64,7 @@ def of_cases(cases: Iterable[CaseRecord], settings: Settings, devices: int) -> t
 
     A load is all that its cases' axes say besides the rate. `devices` served.
     """
-    loads: dict[str, list[CaseRecord]] = defaultdict(list)
-    for case in cases:
-        if case.arrivals is not None and (load := load_of(case.axes)) is not None:
-            loads[load].append(case)
+    loads = by_load((case, case.axes) for case in cases if case.arrivals is not None)
     found = []
     for load, own in loads.items():
         for number, slo in enumerate(settings.slos):
@@ -84,6 +83,15 @@ def of_cases(cases: Iterable[CaseRecord], settings: Settings, devices: int) -> t
     return tuple(found)
 
 
+def by_load(cases: Iterable[tuple[_Case, Mapping[str, object]]]) -> dict[str, list[_Case]]:
+    """Each load's cases, of cases and their axes; those without a rate are left out."""
+    loads: dict[str, list[_Case]] = defaultdict(list)
+    for case, axes in cases:
+        if (load := load_of(axes)) is not None:
+            loads[load].append(case)
+    return loads
+
+
 def load_of(axes: Mapping[str, object]) -> str | None:
     """What a case's axes say besides the rate; None where the rate is none of them."""
     if RATE not in axes and TIME_SCALE not in axes:
@@ -91,10 +99,15 @@ def load_of(axes: Mapping[str, object]) -> str | None:
     return "-".join(f"{axis}_{value}" for axis, value in axes.items() if axis not in (RATE, TIME_SCALE))
 
 
+def rate_of(axes: Mapping[str, object], seen: float) -> float:
+    """The rate that was asked for; of a replayed load, which names none, the one `seen`."""
+    nominal = axes.get(RATE)
+    return float(nominal) if isinstance(nominal, (int, float)) else seen
+
+
 def _point(case: CaseRecord, number: int, devices: int) -> PointRecord:
     assert case.arrivals is not None
-    nominal = case.axes.get(RATE)
-    rate = float(nominal) if isinstance(nominal, (int, float)) else case.arrivals.rate
+    rate = rate_of(case.axes, case.arrivals.rate)
     met, due = case.attained[number] if number < len(case.attained) else (0, 0)
     return PointRecord(case=case.name, rate=rate / devices, due=due, met=met, overloaded=case.overloaded)
 

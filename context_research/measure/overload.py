@@ -68,7 +68,7 @@ def backlog(repeat: Repeat) -> Backlog:
     return Backlog(
         in_flight=_growth(repeat, ended),
         waiting=_growth(repeat, first),
-        due_per_s=sum(repeat.asked.values()) / repeat.seconds,
+        due_per_s=repeat.requests / repeat.seconds,
         seconds=repeat.seconds,
         built_up=bool(before) and takes([timeline for timeline in before if timeline.complete]) <= warmup,
     )

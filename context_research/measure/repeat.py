@@ -101,6 +101,11 @@ class Repeat:
         """By class: how many requests were to be measured."""
         return self.due or Counter(timeline.class_name for timeline in self.timelines)
 
+    @property
+    def requests(self) -> int:
+        """How many were to be measured."""
+        return sum(self.asked.values())
+
     def window(self, case: str, number: int, origin: float) -> WindowRecord:
         """What of this pass is in no request's line."""
         return WindowRecord(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from context_research.backends.registry import named
+from context_research.compare.ab.looks import listed
 from context_research.compare.comparison import Side
 from context_research.compare.family import class_of
 from context_research.compare.statistics import MIN_PAIRS, Verdict
@@ -192,7 +193,7 @@ def _progress(findings: Findings) -> Iterator[str]:
         yield (
             f"**Not final:** {done} of {most} planned pairs, and a look too early raises alarms."
             if not comparison.looks
-            else f"**Not final:** {done} of at most {most} pairs; it is judged after {_listed(comparison.looks)}."
+            else f"**Not final:** {done} of at most {most} pairs; it is judged after {listed(comparison.looks, 'and')}."
         )
     elif most is not None and done < most:
         yield f"It ended at a planned look, after {done} of at most {most} pairs; every p allows for all looks."
@@ -215,8 +216,3 @@ def _fragile(findings: Findings) -> Iterator[str]:
 def _proof(findings: Findings) -> Iterator[str]:
     if runs := ", ".join(findings.comparison.unproven):
         yield f"That both were sent the same is NOT PROVABLE: {runs} kept no requests."
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    *first, last = map(str, numbers)
-    return f"{', '.join(first)} and {last}" if first else last

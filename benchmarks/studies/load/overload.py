@@ -126,7 +126,7 @@ def _at(load: str, share: float, rate: float, requests: int, windows: int, chose
         load=load,
         cv=chosen.workload.cv,
         share=share,
-        requests=sum(sum(repeat.asked.values()) for repeat in some) / len(some),
+        requests=sum(repeat.requests for repeat in some) / len(some),
         windows=len(grown),
         called=sum(each.grew for each in grown),
         threes=len(threes),

@@ -14,7 +14,7 @@ from context_research.compare.statistics import MIN_PAIRS, Pairs, pairs_for
 from context_research.errors import UsageProblem
 
 LOOKS = (6, 8, 10, 12)
-"""Pairs after which all is judged, unless others are asked for: most of what 12 pairs find, from 7 on average."""
+"""Pairs after which all is judged, unless others are asked for: most of what 12 pairs find, from fewer on average."""
 PILOT = 3
 """Pairs whose scatter says how many will likely decide."""
 _DIFFERENCES = (0.05, 0.1, 0.2)
@@ -41,10 +41,10 @@ def planned(pairs: int | None, looks: Sequence[int] | None, backend: str) -> tup
     return looks[-1], tuple(looks)
 
 
-def listed(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int], word: str = "or") -> str:
     """``6, 8, 10 or 12``"""
     *before, last = map(str, numbers)
-    return f"{', '.join(before)} or {last}" if before else last
+    return f"{', '.join(before)} {word} {last}" if before else last
 
 
 def pilot(found: Comparison, primary: Sequence[str], looks: Sequence[int]) -> list[str]:

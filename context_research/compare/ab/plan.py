@@ -17,7 +17,7 @@ from context_research.compare.family import class_of, split
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
-from context_research.measure.capacity import load_of
+from context_research.measure.capacity import by_load, load_of
 from context_research.records import redact
 from context_research.records.ab import PlanRecord, SessionRecord
 from context_research.settings.experiments import Experiment
@@ -39,7 +39,7 @@ class Plan(PlanRecord):
         """How many verdicts there will be, unless -k selects among the cases."""
         chosen = self.settings_of(self.against)
         every = cases(chosen)
-        loads = {load for case in every if (load := load_of(case.axes)) is not None}
+        loads = by_load((case, case.axes) for case in every)
         counts = (
             len(loads) * len(chosen.slos) if split(name)[0] == "capacity" else len(every) for name in self.primary
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +19,7 @@ from context_research.compare import capacity_map, goodput_map
 from context_research.compare.goodput_map import Floats, Map
 from context_research.compare.observations import Arm
 from context_research.compare.statistics import ALPHA, MIN_PAIRS
-from context_research.measure.capacity import load_of
+from context_research.measure.capacity import by_load
 from context_research.report.figures.arms import (
     COLOURS,
     Sheet,
@@ -73,22 +72,21 @@ def draw(arms: Sequence[Arm]) -> list[Sheet]:
 
     Of a grid of rates there is one of capacity instead.
     """
-    loads = Counter(load_of(axes_of(arms, case)) for case in arms[0].cases)
-    gridded = [case for case in arms[0].cases if (load := load_of(axes_of(arms, case))) is not None and loads[load] > 1]
-    steady = [arm.without(gridded) for arm in arms]
-    return [
-        sheet
-        for number, candidate in enumerate(steady[1:], 1)
-        for sheet in _sheet(steady, number, goodput_map.maps(steady[0], candidate), _GOODPUT)
-    ]
+    loads = by_load((case, axes_of(arms, case)) for case in arms[0].cases)
+    gridded = {case for cases in loads.values() if len(cases) > 1 for case in cases}
+    return _sheets([arm.without(gridded) for arm in arms], goodput_map.maps, _GOODPUT)
 
 
 def draw_capacity(arms: Sequence[Arm]) -> list[Sheet]:
     """The same of capacities, where the cases are a grid of rates. Overloaded ones belong to it."""
+    return _sheets(arms, capacity_map.maps, _CAPACITY)
+
+
+def _sheets(arms: Sequence[Arm], maps: Callable[[Arm, Arm], Sequence[Map]], what: _What) -> list[Sheet]:
     return [
         sheet
         for number, candidate in enumerate(arms[1:], 1)
-        for sheet in _sheet(arms, number, capacity_map.maps(arms[0], candidate), _CAPACITY)
+        for sheet in _sheet(arms, number, maps(arms[0], candidate), what)
     ]
 
 

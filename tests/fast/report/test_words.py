@@ -97,7 +97,7 @@ def test_too_few_pairs_decide_nothing(tmp_path):
 
 def test_tails_are_told_behind_their_metric_where_they_were_asked(six):
     tail = found("worse", 1.3, statistic="p90")
-    not_asked = found("undecided", 1.3, metric="tpot", statistic="p90", reason="not asked, as p50 is undecided")
+    not_asked = found("undecided", 1.3, metric="tpot", statistic="p90", asked=False)
     tpot = found("undecided", metric="tpot", pairs_needed=9)
     assert told(six, found("worse", 1.2), tpot, tail, not_asked) == (
         "TTFT worse, by 20 %. TTFT p90 worse, by 30 %. TPOT undecided (about 9 pairs would tell)."
