@@ -1,10 +1,12 @@
 """Simulated engines make the batches that real ones make (scheduler_parity.py runs 200 workloads)."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from tests.support import scheduler_parity as parity
+from tests.support.strided_core import state, unequal
 
 
 def sim_only(mode, shape, folder, seeds, **how):
@@ -41,6 +43,36 @@ def test_the_comparison_notices_an_engine_that_is_another(tmp_path):
     assert not any(differing(rounds()))
     for change in ({"blocks": 13}, {"batched_tokens": 95}, {"sequences": 3}):
         assert any(differing(rounds(**change))), change
+
+
+def same(expected, cores):
+    """Between two strides a core is in the state in which the other is after as many steps."""
+    for core, other in zip(cores, next(expected), strict=True):
+        if core.between:
+            assert [*unequal(other, state(core))] == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize("shape", parity.SHAPES)
+@pytest.mark.parametrize("mode", parity.MODES)
+def test_strides_leave_the_state_that_single_steps_leave(mode, shape, asynchronous, tmp_path, monkeypatch):
+    """Not only the same batches: every request, block, queue and count of the scheduler, after every stride."""
+    monkeypatch.setenv("PYTHONHASHSEED", "0")  # of each core's hashes of blocks
+    shape, how = parity.SHAPES[shape], {"asynchronous": asynchronous}
+    with (
+        parity.simulated_engines(mode, shape, tmp_path, **how) as ordinary,
+        parity.simulated_engines(mode, shape, tmp_path, strided=True, **how) as strided,
+    ):
+        if mode == "disaggregated":
+            parity.read_at_once(*ordinary)
+        for seed in range(12):
+            arrivals, seen = parity.workload(seed), list[list[dict]]()
+
+            theirs = parity.drive(ordinary, arrivals, after=lambda cores, seen=seen: seen.append([*map(state, cores)]))
+            ours = parity.drive(strided, arrivals, theirs, after=partial(same, iter(seen)))
+            assert parity.difference(theirs, ours) is None
+            assert all(core.reset() for core in (*ordinary, *strided))
+        assert strided[-1].strided > 50
 
 
 @pytest.mark.parametrize("mode", parity.MODES)

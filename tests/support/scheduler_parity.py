@@ -16,7 +16,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,9 @@ class Stepped:
     step: Step | None
     handoffs: dict[str, dict[str, Any]]
     busy: bool
+    ended: tuple[Sequence[str], Sequence[str]] = ((), ())
+    """KV reads (received, sent) that the engine's workers had found to have ended when this step's batch was made; with
+    asynchronous scheduling its scheduler is told a step later."""
 
 
 class Core:
@@ -114,6 +117,7 @@ class Core:
         self.core, self._executor = core, executor
         self._scheduled: Any = _NOTHING
         self._transfers: Any = None
+        self._ended: tuple[Sequence[str], Sequence[str]] = ((), ())
         self._watch()
 
     def _watch(self) -> None:
@@ -130,6 +134,15 @@ class Core:
             return update(scheduled, output)
 
         scheduler.schedule, scheduler.update_from_output = watched_schedule, watched_update
+        if self._executor is not None:
+            found = self._executor._transfers
+
+            def watched_transfers(scheduled: Any) -> Any:
+                told = found(scheduled)
+                self._ended = _reads(told)
+                return told
+
+            self._executor._transfers = watched_transfers
 
     def blocks(self) -> int:
         return int(self.core.scheduler.kv_cache_manager.block_pool.num_gpu_blocks)
@@ -158,14 +171,14 @@ class Core:
             self._executor.batches.clear()
         if told is not None:
             self._executor.received, self._executor.sent = map(dict.fromkeys, told)
-        self._scheduled, self._transfers = _NOTHING, None
+        self._scheduled, self._transfers, self._ended = _NOTHING, None, ((), ())
         outputs, computed = self.core.step_fn()
         made = [output for some in (outputs or {}).values() for output in some.outputs]
         found = self._transfers
         step = Step(
             *self._scheduled,
-            received=tuple((found and found.finished_recving) or ()),
-            sent=tuple((found and found.finished_sending) or ()),
+            received=_reads(found)[0],
+            sent=_reads(found)[1],
             made=tuple(map(_made, made)),
             free=self.free(),
         )
@@ -173,7 +186,8 @@ class Core:
         if self._executor is None and busy and not computed:
             time.sleep(0.001)  # as EngineCore's own loop does, for NIXL's threads
         ended = {output.request_id: output.kv_transfer_params for output in made if output.kv_transfer_params}
-        return Stepped(step, ended, busy)
+        # Of real engines, which have no asynchronous scheduling here, the scheduler is told in the same step.
+        return Stepped(step, ended, busy, _reads(found) if self._executor is None else self._ended)
 
     def _busy(self) -> bool:
         return bool(self.core.scheduler.has_requests() or self.core.batch_queue)
@@ -258,7 +272,9 @@ def _real(settings: Settings, model: Model, placement: Placement, log: Path) -> 
     return Core(EngineCore(config, Executor.get_class(config), log_stats=True))
 
 
-def _simulated(backend: Backend, model: Model, placement: Placement, log: Path, asynchronous: bool) -> Core:
+def _simulated(
+    backend: Backend, model: Model, placement: Placement, log: Path, asynchronous: bool, strided: bool
+) -> Core:
     """The core of the project's own simulated engine; the engine around it, with its time, stays unused."""
     engine: Any = backend.make_engine(model, placement, log)
     if asynchronous:
@@ -267,6 +283,10 @@ def _simulated(backend: Backend, model: Model, placement: Placement, log: Path, 
         engine._real.resolve = lambda: config
     engine.start()
     engine._executor._read = lambda *_: None
+    if strided:
+        from tests.support.strided_core import StridedCore
+
+        return StridedCore(engine._core, engine._executor)
     return Core(engine._core, engine._executor)
 
 
@@ -302,15 +322,20 @@ def real_engines(mode: str, shape: Shape, folder: Path) -> Iterator[list[Any]]:
 
 
 @contextlib.contextmanager
-def simulated_engines(mode: str, shape: Shape, folder: Path, *, asynchronous: bool = False) -> Iterator[list[Core]]:
-    """The same, simulated: `asynchronous` as on GPUs, where the next batch is scheduled while one is computed."""
+def simulated_engines(
+    mode: str, shape: Shape, folder: Path, *, asynchronous: bool = False, strided: bool = False
+) -> Iterator[list[Core]]:
+    """The same, simulated: `asynchronous` as on GPUs, where the next batch is scheduled while one is computed.
+
+    `strided`: decode steps are taken in strides (strided_core.py), for which `drive` must know what is to come.
+    """
     settings = settings_of(mode, shape, backend="simulated", device_profile="cpu-2core")
     model = hub.resolve(settings.model)
     with contextlib.ExitStack() as stack:
         cores, backend = [], backend_of(settings)
         for placement in backend.placements:
             log = folder / f"simulated-{placement.spec.name}-{shape.name}.log"
-            cores.append(_simulated(backend, model, placement, log, asynchronous))
+            cores.append(_simulated(backend, model, placement, log, asynchronous, strided))
             stack.callback(cores[-1].close)
         yield cores
 
@@ -347,14 +372,22 @@ def workload(seed: int) -> list[Arrival]:
     return made
 
 
-def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Stepped]] | None = None) -> list[Any]:
+def drive(
+    cores: Sequence[Any],
+    arrivals: Sequence[Arrival],
+    like: list[list[Stepped]] | None = None,
+    after: Callable[[Sequence[Any]], None] = lambda _: None,
+) -> list[Any]:
     """Every round's steps, one for each engine. `like`: those of a real run, from which ended KV reads are taken.
+
+    `after` is called after every round.
 
     With two cores the first has the prompts and hands them over, within the round, to the second.
     """
     rounds: list[list[Stepped]] = []
     requests = {arrival.request.id: arrival.request for arrival in arrivals}
     split, last = len(cores) == 2, max(arrival.round for arrival in arrivals)
+    comes = [_comes(index, arrivals, like) if like is not None else [] for index in range(len(cores))]
     for now in itertools.count():
         for arrival in arrivals:
             if arrival.round == now:
@@ -362,12 +395,18 @@ def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Ste
                 cores[0].add(arrival.request, tokens, asked)
         steps: list[Stepped] = []
         for index, core in enumerate(cores):
-            done = like[now][index].step if like is not None and now < len(like) else None
-            steps.append(core.step((done.received, done.sent) if done else None))
+            done = like[now][index] if like is not None and now < len(like) else None
+            told = done.ended if done is not None and done.step is not None else None
+            if like is not None and hasattr(core, "strided"):
+                next_one = next((each for each in comes[index] if each > now), len(like))
+                steps.append(core.step(told, quiet=max(1, next_one - now)))
+            else:
+                steps.append(core.step(told))
             if split and index == 0:
                 for name, answer in steps[0].handoffs.items():
                     cores[1].add(requests[name], requests[name].output_tokens, handoffs.guarded(answer))
         rounds.append(steps)
+        after(cores)
         if now >= last and not any(stepped.busy for stepped in steps):
             return rounds
         if like is not None and now >= len(like):
@@ -375,6 +414,14 @@ def drive(cores: Sequence[Any], arrivals: Sequence[Arrival], like: list[list[Ste
         if now > _ROUNDS:
             raise RuntimeError(f"{arrivals[0].request.id} and others have no end")
     raise AssertionError
+
+
+def _comes(index: int, arrivals: Sequence[Arrival], like: list[list[Stepped]]) -> list[int]:
+    """Rounds in which a request comes to the engine, or it is told of an ended read."""
+    told = {now for now, each in enumerate(like) if any(each[index].ended)}
+    if index == 0:
+        return sorted(told | {arrival.round for arrival in arrivals})
+    return sorted(told | {now for now, each in enumerate(like) if each[0].handoffs})
 
 
 @dataclass(slots=True)
@@ -396,21 +443,29 @@ class Outcome:
     steps: int = 0
     """Batches that computed something, of all engines; `rounds` counts those of nothing too."""
     rounds: int = 0
+    strided: int = 0
+    """Steps that simulated engines took in strides of two or more, when they served the workload once more."""
     differs: str | None = None
     problems: list[str] = field(default_factory=list)
 
 
-def compare(mode: str, shape: Shape, seed: int, real: Sequence[Any], simulated: Sequence[Core]) -> Outcome:
-    """Serve one workload on both sides, which must be idle and have the same past."""
+def compare(
+    mode: str, shape: Shape, seed: int, real: Sequence[Any], simulated: Sequence[Core], strided: Sequence[Any]
+) -> Outcome:
+    """Serve one workload on all sides, which must be idle and have the same past."""
     arrivals = workload(seed)
     outcome = Outcome(mode, shape.name, seed, requests=len(arrivals))
     theirs = drive(real, arrivals)
     ours = drive(simulated, arrivals, theirs)
-    for side, cores, rounds in (("real", real, theirs), ("simulated", simulated, ours)):
+    before = sum(core.strided for core in strided)
+    at_once = drive(strided, arrivals, theirs)
+    outcome.strided = sum(core.strided for core in strided) - before
+    sides = (("real", real, theirs), ("simulated", simulated, ours), ("in strides", strided, at_once))
+    for side, cores, rounds in sides:
         outcome.problems += [f"{side}: a block is still held" for core in cores if not core.reset()]
         outcome.problems += [f"{side}: {problem}" for problem in incomplete(arrivals, rounds)]
     count(outcome, arrivals, theirs)
-    outcome.differs = difference(theirs, ours)
+    outcome.differs = difference(theirs, ours) or difference(theirs, at_once)
     return outcome
 
 
@@ -466,6 +521,11 @@ def _scheduled(output: Any) -> tuple[Any, ...]:
     )
 
 
+def _reads(told: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ended reads (received, sent) that a worker's output tells of."""
+    return tuple((told and told.finished_recving) or ()), tuple((told and told.finished_sending) or ())
+
+
 def _made(output: Any) -> tuple[str, int, str | None, tuple[int, int] | None]:
     stats, reason = output.prefill_stats, output.finish_reason
     cached = None if stats is None else (stats.num_local_cached_tokens, stats.num_external_cached_tokens)
@@ -478,10 +538,14 @@ def _plain(blocks: Any) -> Any:
 
 def run(mode: str, shape: Shape, seeds: Sequence[int], folder: Path) -> list[Outcome]:
     """Workloads one after another on the same engines, with empty prefix caches. The first one only warms them up."""
-    with real_engines(mode, shape, folder) as real, simulated_engines(mode, shape, folder) as simulated:
-        pools = [core.blocks() for core in (*real, *simulated)]
+    with (
+        real_engines(mode, shape, folder) as real,
+        simulated_engines(mode, shape, folder) as simulated,
+        simulated_engines(mode, shape, folder, strided=True) as strided,
+    ):
+        pools = [core.blocks() for core in (*real, *simulated, *strided)]
         assert set(pools) == {shape.blocks}, pools
-        return [compare(mode, shape, seed, real, simulated) for seed in (1_000_000, *seeds)]
+        return [compare(mode, shape, seed, real, simulated, strided) for seed in (1_000_000, *seeds)]
 
 
 def totals(outcomes: Sequence[Outcome]) -> dict[str, int]:
@@ -497,6 +561,7 @@ def totals(outcomes: Sequence[Outcome]) -> dict[str, int]:
         "late_kv_reads": sum(one.late for one in outcomes),
         "steps": sum(one.steps for one in outcomes),
         "rounds": sum(one.rounds for one in outcomes),
+        "steps_in_strides": sum(one.strided for one in outcomes),
         "equal": sum(one.differs is None for one in outcomes),
         "with_problems": sum(bool(one.problems) for one in outcomes),
     }
@@ -529,4 +594,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tests.support import scheduler_parity  # its classes are those that strided_core.py has, and this one's are not
+
+    scheduler_parity.main()

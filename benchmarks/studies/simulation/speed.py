@@ -1,4 +1,4 @@
-"""How fast the simulated backend is: simulated seconds per second of this machine, its memory, and what limits it.
+"""How fast the simulated backend is: steps per second of a processor's time, with strides and without, its memory.
 
 CONTEXT_RESEARCH_ALLOW_SIMULATED_BACKEND=1 python benchmarks/studies/simulation/speed.py
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,73 +26,86 @@ from context_research.models import hub
 from context_research.serving import build
 from context_research.serving.topology import Topology
 from context_research.settings.sources import Layer
-from context_research.workload.case import point
+from context_research.workload.arrivals import BUILT_IN
+from context_research.workload.case import cases
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
+    """An experiment, and the settings that make its only case."""
+
+    experiment: str
+    settings: Mapping[str, object]
+
+
+def _closed(prompt: int, concurrency: int, output: int, requests: int) -> Load:
     """Tokens of a prompt and its answer, how many requests, and how many of them at a time."""
+    settings = {
+        "workload.prompt_lengths": [prompt],
+        "workload.concurrency": [concurrency],
+        "workload.output_tokens": output,
+        "workload.requests": requests,
+        # KV of waiting prompts on the prefill engine may fill its pool: that is part of what is simulated.
+        "workload.request_timeout_s": 1e6,
+    }
+    return Load("e0", settings)
 
-    prompt: int
-    concurrency: int
-    output: int
-    requests: int
 
-
-LOADS = {"32k × 8": Load(32768, 8, 256, 64), "10,000 × 1k": Load(1024, 32, 64, 10_000)}
+LOADS = {
+    "32 × 1k/1,024": _closed(1024, 32, 1024, 256),
+    "8 × 32k/256": _closed(32768, 8, 256, 64),
+    "32 × 1k/64": _closed(1024, 32, 64, 2_000),
+    "8 × 8k/16": _closed(8192, 8, 16, 400),
+    "E2": Load("e2", {}),
+}
+"""In flight × tokens of a prompt/answer."""
 
 
 @click.command()
-@click.option(
-    "--load", type=click.Choice([*LOADS]), help="one load, in this process; else all, in processes of their own"
-)
-@click.option("--serving", default="aggregated", show_default=True)
+@click.option("--load", type=click.Choice([*LOADS]), help="one load, in this process; else all, in their own")
+@click.option("--serving", default="aggregated", show_default=True, help="two GPUs where it isn't aggregated")
+@click.option("--strides/--no-strides", default=True, show_default=True, help="decode steps many at once")
+@click.option("--rounds", default=5, show_default=True, help="of all loads, with strides and without in turn")
 @click.option("--profile", "profiled", is_flag=True, help="print the functions that take the time")
 @click.option("--device-profile", default="h200", show_default=True)
-def main(load: str | None, serving: str, profiled: bool, device_profile: str) -> None:
+def main(load: str | None, serving: str, strides: bool, rounds: int, profiled: bool, device_profile: str) -> None:
     """Simulate loads of Qwen3-8B, and print a JSON line for each."""
-    if load is None:
-        for name in LOADS:
-            for mode in ("aggregated", "disaggregated"):
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--load",
-                    name,
-                    "--serving",
-                    mode,
-                    "--device-profile",
-                    device_profile,
-                ]
-                subprocess.run(command, check=True)
+    if load is not None:
+        print(json.dumps(_measured(LOADS[load], serving, strides, profiled, device_profile)))
         return
-    print(json.dumps({"load": load, "serving": serving} | _measured(LOADS[load], serving, profiled, device_profile)))
+    for name in LOADS:
+        for mode in ("aggregated", "disaggregated"):
+            found: dict[str, list[dict[str, float]]] = {"strides": [], "no-strides": []}
+            for how in [*found] * rounds:
+                asked = ("--load", name, "--serving", mode, f"--{how}", "--device-profile", device_profile)
+                told = subprocess.run([sys.executable, __file__, *asked], check=True, stdout=subprocess.PIPE, text=True)
+                found[how].append(json.loads(told.stdout.splitlines()[-1]))
+            fast, slow = (min(some, key=lambda one: one["cpu_s"]) for some in found.values())
+            ratio = round(fast["steps_per_s"] / slow["steps_per_s"], 1)
+            print(json.dumps({"load": name, "serving": mode, "ratio": ratio, **fast, "without": slow}))
 
 
-def _measured(load: Load, serving: str, profiled: bool, device_profile: str) -> dict[str, float]:
+def _measured(load: Load, serving: str, strides: bool, profiled: bool, device_profile: str) -> dict[str, float]:
     asked = {
         "backend": "simulated",
         "device_profile": device_profile,
         "serving": serving,
+        "devices": [0] if serving == "aggregated" else [0, 1],
         "seed": 0,
-        "workload.prompt_lengths": [load.prompt],
-        "workload.concurrency": [load.concurrency],
-        "workload.output_tokens": load.output,
-        "workload.requests": load.requests,
         "workload.repeats": 1,
-        # KV of waiting prompts on the prefill engine may fill its pool: that is part of what is simulated.
-        "workload.request_timeout_s": 1e6,
     }
-    chosen = resolve("e0", [Layer("speed", asked)]).settings
+    chosen = resolve(load.experiment, [Layer("speed", asked | dict(load.settings))]).settings
     model = hub.resolve(chosen.model, config_only=True)
     with tempfile.TemporaryDirectory() as logs:
         topology = build.with_logs(backend_of(chosen), model, Path(logs))
         topology.start()
-        profiler, began = cProfile.Profile(), time.perf_counter()
+        for engine in topology.engines:
+            engine.strides = strides  # type: ignore[attr-defined] # a simulated engine's own
+        profiler, began, used = cProfile.Profile(), time.perf_counter(), time.process_time()
         if profiled:
             _on_the_loop(topology, profiler.enable)
-        result = measure(point(chosen, load.prompt, load.concurrency), model, topology)
-        wall = time.perf_counter() - began
+        result = measure(cases(chosen)[0], model, topology, arrive=BUILT_IN[chosen.workload.arrivals])
+        wall, cpu = time.perf_counter() - began, time.process_time() - used
         if profiled:
             _on_the_loop(topology, profiler.disable)
             pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
@@ -106,9 +119,10 @@ def _measured(load: Load, serving: str, profiled: bool, device_profile: str) -> 
         "requests": len(result.timelines),
         "simulated_s": round(simulated, 1),
         "wall_s": round(wall, 2),
-        "simulated_s_per_s": round(simulated / wall, 1),
+        "cpu_s": round(cpu, 2),
+        "simulated_s_per_s": round(simulated / cpu, 1),
         "steps": steps,
-        "us_per_step": round(wall / steps * 1e6, 1),
+        "steps_per_s": round(steps / cpu),
         "peak_gib": round(int(peak[1]) / (1 << 20), 2) if peak else -1.0,
     }
 

@@ -36,6 +36,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.now = 0.0
         self._planned = itertools.count()
+        self._last: list[_Last] = []
+        self._reached = (0.0, 0)
+        """The latest of `call_last` that came: its moment and rank."""
         super().__init__(_Jumping(self))
         self._clock_resolution = 1 / _GRID
 
@@ -49,11 +52,47 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
         In asyncio's heap it depends on what else is there: on cancelled timeouts of the case before, too.
         """
-        timer = _Timer(when, callback, args, self, context)
+        timer = _Timer(quantized(when), callback, args, self, context)
         timer.number = next(self._planned)
         heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined] # BaseEventLoop's own
         timer._scheduled = True  # type: ignore[attr-defined]
         return timer
+
+    def call_last(self, when: float, rank: int, callback: Callable[[], object]) -> asyncio.TimerHandle:
+        """Call at `when`, once all else at that moment is done; of several the lowest `rank` first, by itself.
+
+        An end that has no timer, as it lies within a stride (time_sharing.py), then has its place among them too.
+        """
+        handle = _Last(when, callback, (), self)
+        handle.rank = rank
+        heapq.heappush(self._last, handle)
+        return handle
+
+    def has_passed(self, when: float, rank: int) -> bool:
+        """Whether a call planned so would have come by now."""
+        return when < self.now or (when, rank) <= self._reached
+
+    def move(self, seconds: float) -> bool:
+        """On to the next moment of `call_last` if it is less than `seconds` away. False: there is none."""
+        while self._last and self._last[0].cancelled():
+            heapq.heappop(self._last)
+        if not self._last or self._last[0].when() >= self.now + seconds:
+            return False
+        handle = heapq.heappop(self._last)
+        self.now = handle.when()
+        self._reached = (self.now, handle.rank)
+        self.call_soon(handle._run)
+        return True
+
+
+class _Last(asyncio.TimerHandle):
+    __slots__ = ("rank",)
+    rank: int
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, _Last):
+            return NotImplemented
+        return (self._when, self.rank) < (other._when, other.rank)  # type: ignore[attr-defined]
 
 
 class _Timer(asyncio.TimerHandle):
@@ -74,6 +113,9 @@ class _Jumping(selectors.DefaultSelector):
         self._loop, self._unpolled = loop, 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, Any]]:
+        # Asked to wait, it has nothing left to do at this moment.
+        if timeout != 0 and self._loop.move(math.inf if timeout is None else timeout):
+            timeout = 0
         if timeout is None:
             return super().select(None)
         # Another thread's calls are in the loop's queue without a poll; it only empties the pipe that wakes the loop.

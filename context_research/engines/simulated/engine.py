@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from context_research.engines.base import ENGINE_EVIDENCE, Counters, Evidence, FirstLeg, KvParameters
 from context_research.engines.simulated import clock, profiles
@@ -29,6 +29,9 @@ from context_research.models.capacity import block_tokens, pool_bytes
 from context_research.models.model import Model
 from context_research.request import Leg, Request
 from context_research.settings.schema import Settings
+
+if TYPE_CHECKING:
+    from context_research.engines.simulated.stride import Stride, Strides
 
 _POLL_S = 1e-3
 """EngineCore's pause after a step that computed nothing while it has requests (vllm/v1/engine/core.py)."""
@@ -51,6 +54,8 @@ class SimulatedEngine:
         self.name: str = placement.spec.name
         self.role: str = placement.spec.role
         self.counters = Counters()
+        self.strides = True
+        """Whether steps that only decode may be taken many at once. What comes out is the same."""
         self.capabilities = ENGINE_EVIDENCE - {Evidence.LOG, Evidence.OUTPUTS, Evidence.ALTERNATIVES}
         self.log = log
         self._settings, self._model, self._placement = settings, model, placement
@@ -67,6 +72,8 @@ class SimulatedEngine:
         self._core: Any = None
         self._config: Any = None
         self._executor: Any = None
+        self._strides: Strides | None = None
+        self._stride: Stride | None = None
         self._start_s = 0.0
         self._count = stats.logger_class(self.counters, machine.loop.time)(None)
         self._flights: dict[str, _Flight] = {}
@@ -102,6 +109,7 @@ class SimulatedEngine:
         from vllm.v1.engine.core import EngineCore
 
         from context_research.engines.simulated.executor import SimulatedExecutor
+        from context_research.engines.simulated.stride import Strides, known
 
         self._config = self._real.resolve()
         if self._settings.device == "cuda" and self._settings.engine.args.get("async_scheduling") is not False:
@@ -114,6 +122,7 @@ class SimulatedEngine:
             return self._executor
 
         self._core = EngineCore(self._config, executor, log_stats=True)
+        self._strides = Strides(self._core, self._executor) if known(self._core) else None
         envs.disable_envs_cache()  # real engines of this process are started with other variables
         if self._config.kv_transfer_config is not None:
             self._machine.engines[self._config.kv_transfer_config.engine_id] = self
@@ -174,6 +183,7 @@ class SimulatedEngine:
         try:
             await flight.ended
         except asyncio.CancelledError:
+            self._interrupt()
             self._core.abort_requests([request.id])
             raise
         finally:
@@ -182,6 +192,7 @@ class SimulatedEngine:
 
     def _wake(self) -> None:
         self._news.set()
+        self._interrupt()
         if self._driver is None:
             self._driver = asyncio.create_task(self._drive(), name=f"{self.name}-engine")
 
@@ -190,7 +201,9 @@ class SimulatedEngine:
         try:
             while True:
                 self._take_in()
-                if self._core.scheduler.has_requests() or self._core.batch_queue:
+                if stride := self._ahead():
+                    await self._take(stride)
+                elif self._core.scheduler.has_requests() or self._core.batch_queue:
                     await self._step()
                 else:
                     await self._something_new()
@@ -235,6 +248,47 @@ class SimulatedEngine:
         if idle and self._core.scheduler.has_requests():
             told |= any(tells for _, tells in waiting)
             await (clock.sleep(_POLL_S) if told else self._something_new())
+
+    def _ahead(self) -> Stride | None:
+        """The next steps, where they only decode and the device is free."""
+        if not self.strides or self._strides is None or not self._device.idle:
+            return None
+        return self._strides.planned(self._step_times, asyncio.get_running_loop().time())
+
+    async def _take(self, stride: Stride) -> None:
+        """As many `_step`s as the stride has, or as end with the one in which somebody comes."""
+        self._stride = stride
+        self._between_steps.clear()
+        try:
+            steps = await self._device.run_through(stride.ends, self._contention)
+            stride.ends[steps - 1] = asyncio.get_running_loop().time()  # later than planned if somebody came
+            self._bring(stride, steps, steps)
+        finally:
+            self._stride = None
+        self._between_steps.set()
+
+    def _interrupt(self) -> None:
+        """End a stride with the step in progress, and be as if each step had been taken by itself."""
+        if self._stride is not None:
+            self._device.cut()
+            self._bring(self._stride, self._device.parts, self._device.ended())
+
+    def _bring(self, stride: Stride, begun: int, ended: int) -> None:
+        """Take the steps that have begun, hand out the tokens of those that have ended."""
+        if fresh := begun - len(stride.usage):
+            self.counters.steps += fresh
+            self.counters.extrapolated += sum(stride.extrapolated[len(stride.usage) : begun])
+            assert self._strides is not None
+            stride.usage += self._strides.take(fresh)
+        for at, share in zip(stride.ends[stride.told : ended], stride.usage[stride.told : ended], strict=True):
+            self.counters.use_kv(at, share)
+        if tokens := ended - stride.told:
+            self.counters.generated += tokens * len(stride.requests)
+            times = [at + clock.quantized(self._profile.client.deliver_s) for at in stride.ends[stride.told : ended]]
+            for flight in filter(None, map(self._flights.get, stride.requests)):
+                flight.leg.token_ids.extend([0] * tokens)
+                flight.leg.token_times.extend(times)
+            stride.told = ended
 
     async def _something_new(self) -> None:
         """Until a request has arrived or a KV read has ended; a real engine polls."""
@@ -284,6 +338,7 @@ class SimulatedEngine:
         began = loop.time()
         # Reads at the same time share the link, and wait for their answers side by side.
         if link.between_steps and source is not None:
+            source._interrupt()
             await source._between_steps.wait()
         await clock.sleep(link.latency_s)
         await self._link.run(link.seconds(size, descriptors, same_device=same) - link.latency_s)
@@ -297,6 +352,7 @@ class SimulatedEngine:
             source._wake()
 
     async def reset_prefix_cache(self) -> bool:
+        self._interrupt()
         return bool(self._core.reset_prefix_cache())
 
     def describe(self) -> dict[str, object]:

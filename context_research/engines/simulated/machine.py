@@ -50,4 +50,4 @@ class SimulatedMachine:
         return self._of("link", placement.devices[0])
 
     def _of(self, kind: str, index: int) -> TimeShared:
-        return self._shared.setdefault((kind, index), TimeShared())
+        return self._shared.setdefault((kind, index), TimeShared(rank=len(self._shared)))
