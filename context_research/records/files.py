@@ -85,6 +85,26 @@ class AbFiles:
         return report_of(self.outputs, self.ab_id)
 
 
+@dataclass(frozen=True, slots=True)
+class PlanFiles:
+    """The files of one `context-research plan`, `outputs/plans/<plan_id>/` and its report."""
+
+    outputs: Path
+    plan_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.outputs / "plans" / self.plan_id
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "capacity_plan.json"
+
+    @property
+    def report(self) -> Path:
+        return report_of(self.outputs, self.plan_id)
+
+
 def report_of(outputs: Path, name: str) -> Path:
     """Where the Markdown report called `name` is: a run's or an A/B's id, or the name of a comparison of two runs."""
     return outputs / "reports" / f"{name}.md"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from context_research.compare.family import class_of
 from context_research.records.run import ErrorRecord, RunRecord, SimulationRecord
 
@@ -16,16 +18,21 @@ def of_figure(run: RunRecord, metric: str, statistic: str) -> str:
 
 def in_words(run: RunRecord) -> str:
     """A sentence on all that is known."""
-    if not (errors := _errors(run)):
-        return f"No engine ran, so nothing is decided; and how far off the simulator is: {NOT_KNOWN}."
-    known = "; ".join(
+    return f"No engine ran, so nothing is decided. {known(_profile(run), _errors(run))}"
+
+
+def known(profile: str, errors: Mapping[str, Mapping[str, ErrorRecord]]) -> str:
+    """A sentence on how far off the simulator was."""
+    if not errors:
+        return f"How far off the simulator is: {NOT_KNOWN}."
+    told = "; ".join(
         f"{metric} {statistic} {_told(error)} ({error.figures} figures)"
         for metric, of in errors.items()
         for statistic, error in of.items()
     )
     return (
-        f"No engine ran, so nothing is decided. How far figures simulated with the profile {_profile(run)} were from "
-        f"real ones: {known} (docs/results/simulation-fidelity.md)."
+        f"How far figures simulated with the profile {profile} were from real ones: {told} "
+        "(docs/results/simulation-fidelity.md)."
     )
 
 

@@ -19,8 +19,8 @@ import filelock
 
 from context_research.backends.registry import named
 from context_research.compare import comparison, statistics, verdict
+from context_research.compare.ab import grid, pilot
 from context_research.compare.ab import looks as ab_looks
-from context_research.compare.ab import pilot
 from context_research.compare.ab import processes as ab_processes
 from context_research.compare.ab.plan import Plan
 from context_research.compare.ab.processes import Running
@@ -51,6 +51,10 @@ def judge(
     floor = comparison.of_ab(noise_floor) if noise_floor else None
     judged = verdict.judge(comparison.of_ab(files), family, margin, noise_floor=floor)
     return replace(judged, beforehand=set(family) == set(planned.primary) and margin == planned.practical)
+
+
+_AGAIN = {"run_id": None, "status": "planned", "seconds": None}
+"""What a session is that has to be run again."""
 
 
 class TimeIsUp(Exception):
@@ -124,6 +128,8 @@ class Ab:
 
     def _run(self, say: Callable[[str], None]) -> None:
         """Pairs up to one look after the other, until all is decided or there are no more."""
+        if any(split(name)[0] == "capacity" for name in self._plan.primary):
+            self._settle_rates(say)
         ahead = [end for end in self._plan.ends if end >= self._begun_pairs()]
         for self._until in ahead:
             self._run_sessions(say)
@@ -137,6 +143,27 @@ class Ab:
                 say(f"{told}{rest}: it ends here")
                 return
             say(f"{told}: on to the next look")
+
+    def _settle_rates(self, say: Callable[[str], None]) -> None:
+        """Run the first pair until the grid of rates holds every arm's capacities; all that follow measure that grid.
+
+        Not of one with later sessions: they have it already.
+        """
+        rates = self.record.rates or grid.of_settings(self._plan.settings_of(self._plan.against))
+        if len(rates) < 2 or self._plan.selects or self._begun_pairs() > 1:
+            return
+        self._until = 1
+        while True:
+            self._run_sessions(say)
+            runs = [comparison.load(self._files(session)) for session in self._finished()]
+            wider = grid.extended(rates, [each for run in runs for each in run.summary.capacities])
+            if wider == rates or self.record.extended == grid.MOST:
+                return
+            added = ", ".join(f"{rate:g}" for rate in wider if rate not in rates)
+            say(f"the rates end before a capacity: {added} a second are added, and the first pair is run again")
+            rates = wider
+            again = [one.model_copy(update=_AGAIN) if one.pair == 0 else one for one in self._sessions]
+            self._write("running", rates=rates, extended=self.record.extended + 1, sessions=tuple(again))
 
     def _begun_pairs(self) -> int:
         """As many pairs as have begun: a look before their end has had its answer."""
@@ -236,7 +263,7 @@ class Ab:
                 comparison.load(self._files(session))
             except UsageProblem as problem:
                 say(f"pair {session.pair + 1}, {session.arm} is run again: {problem}")
-                self._change(number, run_id=None, status="planned", seconds=None)
+                self._change(number, **_AGAIN)
 
     def _record_finished(self) -> None:
         """Marks sessions as completed whose run finished although the A/B was stopped before recording it."""
@@ -338,6 +365,7 @@ class Ab:
         left = sum(sum(some) / len(some) for arm in to_come for some in [taken.get(arm, every)])
         left /= max(1, len(self._plan.device_groups))
         to = "left" if self._until == self._plan.pairs else f"to the look after {self._until} pairs"
+        to = to if self._until in self._plan.ends else "for the first pair"
         return f", about {timedelta(seconds=round(left))} {to}" if to_come else ""
 
     def _write(self, status: str, **changes: object) -> None:

@@ -117,7 +117,9 @@ class SimulatedEngine:
             self._config.scheduler_config.async_scheduling = True
 
         def executor(config: Any) -> Any:
-            pool = pool_bytes(self._settings, self._model, self._placement)
+            # vLLM's KV arithmetic is one rank's.
+            ranks = len(self._placement.devices) if self._settings.device == "cuda" else 1
+            pool = pool_bytes(self._settings, self._model, self._placement) // ranks
             self._executor = SimulatedExecutor(config, pool_bytes=pool, read=self._begin_read)
             return self._executor
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -70,3 +72,22 @@ def test_two_runs_are_held_against_each_other_by_capacity(e1):
     assert {each.pairs.metric for each in found.primary} == {"capacity"}
     assert [each.pairs.case for each in found.primary] == [each.name for each in runs[0].summary.capacities]
     assert all(each.reason == "simulated: not measured, so no verdict" for each in found.primary)
+
+
+def test_an_ab_whose_rates_end_before_a_capacity_adds_some_and_runs_its_first_pair_again(e1, suite):
+    arms = [f"--{arm}=aggregated --set workload.window_s=10" for arm in ("baseline", "candidate")]
+    options = ["--device-profile=cpu-2core", "--rates=1,1.5", "--set=slo={ttft: 0.5, tpot: 0.05}"]
+    command = [sys.executable, "-m", "context_research.cli", "ab", "e1", *arms, "--", *options]
+    told = subprocess.run(command, cwd=suite.path, capture_output=True, text=True, check=True).stdout
+    added = (
+        "the rates end before a capacity: 2.25, 3.38, 5.06, 7.59 a second are added, and the first pair is run again"
+    )
+    assert added in told
+    (path,) = (suite.path / "outputs" / "ab").glob("*/ab.json")
+    record = json.loads(path.read_text())
+    assert record["extended"] == 1
+    assert record["rates"] == [1, 1.5, 2.25, 3.38, 5.06, 7.59]
+    for session in record["sessions"]:
+        (found,) = summary(RunFiles(suite.path / "outputs", session["run_id"])).capacities
+        assert found.bound == "exact"
+        assert len(found.points) == 6

@@ -52,7 +52,13 @@ def test_more_requests_weigh_more():
 
 def test_an_overloaded_rate_is_not_carried_whatever_was_met_there():
     assert found(1.0, 1.0, 0.95, 0.0)[0] > 4.0
-    assert 2.0 < found(1.0, 1.0, 0.95, 0.0, overloaded=(4.0,))[0] < 4.0
+    assert 2.0 < found(1.0, 1.0, 0.95, 0.0, overloaded=(4.0, 8.0))[0] < 4.0
+
+
+def test_an_alarm_among_rates_that_were_carried_is_taken_for_a_false_one():
+    assert found(1.0, 1.0, 0.95, 0.0, overloaded=(2.0, 8.0)) == found(1.0, 1.0, 0.95, 0.0, overloaded=(8.0,))
+    assert capacity.without_steady_state([False, True, False, False, True, True]) == [False] * 4 + [True] * 2
+    assert capacity.without_steady_state([False, True, True, False, True]) == [False] + [True] * 4
 
 
 def test_rates_at_which_nothing_was_due_say_nothing():
