@@ -57,9 +57,9 @@ REFUSED = {
         ["--device-profile=a100-40gb", *QWEN, "--prompt-lengths=32768", "--concurrency=8", "--requests=17"],
         "KV cache too small on engine aggregated: 8 × (32768 prompt + 4 output tokens)*the pool is 17.* GiB beside*",
     ),
-    "tensor parallelism": (
-        ["--device-profile=h100", *QWEN, "--devices=0,1"],
-        "engine aggregated would get GPUs [[]0, 1[]]: tensor parallelism is not simulated, give one GPU*",
+    "a handoff between tensor-parallel engines": (
+        ["--device-profile=h100", *QWEN, "--serving=disaggregated", "--devices=0,1,2,3"],
+        "engine prefill would get GPUs [[]0, 1[]]: a handoff between tensor-parallel engines is not part of*",
     ),
     "a model without step times": (
         ["--device-profile=cpu-2core", "--weights=dummy"],

@@ -74,10 +74,21 @@ def test_cases_are_marked_by_what_runs_them(settings, marker, serving):
     assert backend.serving_devices == serving
 
 
-def test_simulated_gpus_are_not_tensor_parallel():
-    given = {"backend": "simulated", "device_profile": "h200", "device": "cuda", "devices": [0, 1]}
-    with pytest.raises(UsageProblem, match="tensor parallelism is not simulated"):
-        backend_of(chosen(**given)).check_engines(resolve_model())
+H200 = {"backend": "simulated", "device_profile": "h200", "device": "cuda"}
+
+
+@pytest.mark.parametrize("backend", [H200, {"device": "cuda"}])
+def test_tensor_parallel_engines_hand_nothing_over(backend):
+    made = backend_on(chosen("disaggregated", **backend, devices=[0, 1, 2, 3]), (0, 1, 2, 3), 80)
+    with pytest.raises(UsageProblem, match="a handoff between tensor-parallel engines is not part of this version"):
+        made.check_engines(resolve_model())
+
+
+def test_simulated_tensor_parallel_engines_have_their_gpus_for_themselves():
+    engines = [{"name": f"replica-{n}", "role": "aggregated", "devices": [n, n + 1]} for n in range(2)]
+    given = chosen(**H200, devices=[0, 1, 2], serving={"mode": "aggregated", "engines": engines})
+    with pytest.raises(UsageProblem, match="tensor-parallel engines are simulated on GPUs of their own"):
+        backend_of(given).check_engines(resolve_model())
 
 
 # What a run has left
