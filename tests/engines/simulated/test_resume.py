@@ -51,6 +51,16 @@ def figures(folder):
     return summary(folder)["cases"], (folder / "requests.jsonl").read_bytes()
 
 
+def means(found):
+    """Of every metric of every case."""
+    return {
+        f"{case['name']} {name}": metric["mean"]
+        for case in found["cases"]
+        for name, metric in case["metrics"].items()
+        if metric["count"]
+    }
+
+
 def rows(path):
     """Name of a row -> the samples' mean, as it is kept."""
     return {
@@ -59,8 +69,11 @@ def rows(path):
     }
 
 
-@pytest.mark.parametrize("serving", ["aggregated", "disaggregated"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("number", "serving"),
+    [(signal.SIGINT, "aggregated"), (signal.SIGTERM, "disaggregated"), (signal.SIGKILL, "disaggregated")],
+    ids=["ctrl-c", "sigterm", "sigkill"],
+)
 def test_a_run_that_was_ended_amid_its_cases_becomes_the_one_that_was_not(stopped, suite, number, serving):
     folder = stopped(number, f"--serving={serving}")
     assert metadata(folder)["status"] == ("running" if number == signal.SIGKILL else "interrupted")
@@ -85,7 +98,7 @@ def test_a_run_that_was_ended_amid_its_cases_becomes_the_one_that_was_not(stoppe
     assert "**Resumed: the engines were started anew after p64-c2 (" in report
     *_, mine, other = rows_saved(suite.path)
     assert rows(mine) == rows(other)
-    assert len({row.partition("::")[2].partition("[")[0] for row in rows(mine)}) > 0
+    assert len(rows(mine)) > 3
 
 
 def test_a_run_that_was_killed_after_its_last_case_is_whole(suite):
@@ -102,7 +115,7 @@ def test_a_run_that_was_killed_after_its_last_case_is_whole(suite):
 def test_it_goes_on_as_often_as_it_is_ended(stopped, suite):
     stopped(signal.SIGKILL)
     (suite.path / "benchmarks" / "e0" / "conftest.py").write_text(
-        "import pytest\n@pytest.fixture(autouse=True)\ndef leave(concurrency):\n    raise KeyboardInterrupt\n"
+        "import pytest\n@pytest.fixture(autouse=True)\ndef leave(concurrency):\n    pytest.exit('enough')\n"
     )
     suite.inside(*CPU, "--resume=mine", "--repeats=1")
     assert (metadata(suite.run)["status"], len(summary(suite.run)["cases"])) == ("interrupted", 2)
@@ -133,7 +146,7 @@ def test_a_capacity_is_over_the_whole_grid(suite):
     conftest = suite.path / "benchmarks" / "e1" / "conftest.py"
     conftest.write_text(
         "import pytest\n@pytest.fixture(autouse=True)\ndef leave(case):\n"
-        "    if case.axes['rate'] > 6:\n        raise KeyboardInterrupt\n"
+        "    if case.axes['rate'] > 6:\n        pytest.exit('enough')\n"
     )
     given = ("--seed=0", "--device-profile=cpu-2core", "--set=workload.window_s=20", "--rates=2,6,18")
     suite.inside(*given, "--run-id=mine", folder="benchmarks/e1")
@@ -145,7 +158,9 @@ def test_a_capacity_is_over_the_whole_grid(suite):
         for name in ("mine", "whole")
     )
     assert mine["capacities"] == whole["capacities"] != []
-    assert mine["cases"] == whole["cases"]
+    assert [case["sent_sha256"] for case in mine["cases"]] == [case["sent_sha256"] for case in whole["cases"]]
+    # New engines' clock begins at 0 again: windows differ in their last bit.
+    assert means(mine) == pytest.approx(means(whole), rel=1e-9)
     *_, resumed, uncut = rows_saved(suite.path)
     assert rows(resumed) == rows(uncut)
     assert any("capacity" in name for name in rows(resumed))
@@ -155,6 +170,7 @@ def test_a_case_that_did_not_pass_is_not_measured_until_it_does(suite):
     test = suite.path / "benchmarks" / "e0" / "test_e0.py"
     test.write_text(test.read_text() + "    assert case.concurrency == 1, 'only one'\n")
     suite.inside(*CPU, "--run-id=mine", "-x").assert_outcomes(passed=1, failed=1)
+    before = requests(suite.run)
     result = suite.inside(*CPU, "--resume=mine")
     result.stderr.fnmatch_lines(["ERROR: run mine: its case p64-c2 was measured and is failed: run it anew"])
-    assert len(requests(suite.run)) == 3 + 3
+    assert requests(suite.run) == before
