@@ -51,13 +51,18 @@ class Resumption:
     @pytest.hookimpl(tryfirst=True)  # before -k and -m: what is kept is kept, whichever cases they select
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         measured = {case.name for case in self.kept.summary.cases}
-        for item in filter(self._session.owns, items):
-            if (case := finished.case_of(item)) and case.name in measured and finished.measures(item):
+        gone, left = list[pytest.Item](), list[pytest.Item]()
+        for item in items:
+            case = finished.case_of(item) if self._session.owns(item) and finished.measures(item) else None
+            if case is not None and case.name in measured:
                 self._tests[case.name] = (item, case)
+                gone.append(item)
+            else:
+                left.append(item)
         count, kind = self._session.collected
-        self._session.collected = (count - len(self._tests), kind)
-        if gone := [test for test, _ in self._tests.values()]:
-            items[:] = [item for item in items if item not in gone]
+        self._session.collected = (count - len(gone), kind)
+        if gone:
+            items[:] = left
             config.hook.pytest_deselected(items=gone)
 
     @pytest.hookimpl(tryfirst=True)
@@ -122,7 +127,7 @@ class Resumption:
             wanted = 1 if disabled(self._session.config) else measured.settings.workload.repeats
             if len(case.repeats) != wanted:
                 told = f"{len(case.repeats)} repeats of {case.name}, and it would be {wanted} now"
-                raise UsageProblem(f"run {run.run_id} had {told}: give --benchmark-disable as before")
+                raise UsageProblem(f"run {run.run_id} had {told}: --benchmark-disable as before")
         if run.planned != (now := len(self._tests) + len(self._session.selected)):
             raise UsageProblem(f"run {run.run_id} had {run.planned} cases, and it would be {now}: select the same ones")
 

@@ -1,46 +1,34 @@
 """A run that ended amid its cases goes on: in the end it is the run that was never interrupted."""
 
 import json
-import os
 import shutil
-import signal
 
 import pytest
 
 from tests.support.artifacts import metadata, requests, rows_saved, summary
-from tests.support.processes import wait_for
 from tests.support.suite import ROOT, SMALL
 
 pytestmark = [pytest.mark.simulated, pytest.mark.usefixtures("vllm_imported")]
 CPU = ("--seed=0", "--device-profile=cpu-2core", *SMALL, "--concurrency=1,2,3")
-HOLDS = """
-import pathlib, pytest, time
+LEAVES = """
+import pathlib, pytest
 
 @pytest.fixture(autouse=True)
-def hold(concurrency):
-    if concurrency > 2 and pathlib.Path("hold").exists():
-        pathlib.Path("held").touch()
-        for _ in range(3000):
-            time.sleep(0.1)
+def leave(case):
+    if list(case.axes.values())[-1] > LAST and not pathlib.Path("stay").exists():
+        pytest.exit("enough")
 """
 
 
 @pytest.fixture
 def stopped(suite):
-    """Ends E0 before its third case by a signal; what it left."""
-    (suite.path / "benchmarks" / "e0" / "conftest.py").write_text(HOLDS)
+    """Ends a run before its third case, as a signal does; what it left. From then on it would run to its end."""
 
-    def stop(number, *options):
-        (suite.path / "hold").touch()
-        process = suite.popen(*CPU, "--run-id=mine", *options)
-        try:
-            wait_for(lambda: process.poll() is not None or (suite.path / "held").exists(), "the third case")
-            os.kill(process.pid, number)
-            process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
-        (suite.path / "hold").unlink()
+    def stop(*options, experiment="e0", last=2):
+        path = suite.path / "benchmarks" / experiment / "conftest.py"
+        path.write_text(LEAVES.replace("LAST", str(last)))
+        suite.inside(*options, "--run-id=mine", folder=f"benchmarks/{experiment}")
+        (suite.path / "stay").touch()
         return suite.run
 
     return stop
@@ -69,14 +57,11 @@ def rows(path):
     }
 
 
-@pytest.mark.parametrize(
-    ("number", "serving"),
-    [(signal.SIGINT, "aggregated"), (signal.SIGTERM, "disaggregated"), (signal.SIGKILL, "disaggregated")],
-    ids=["ctrl-c", "sigterm", "sigkill"],
-)
-def test_a_run_that_was_ended_amid_its_cases_becomes_the_one_that_was_not(stopped, suite, number, serving):
-    folder = stopped(number, f"--serving={serving}")
-    assert metadata(folder)["status"] == ("running" if number == signal.SIGKILL else "interrupted")
+@pytest.mark.parametrize("serving", ["aggregated", "disaggregated"])
+def test_a_run_that_was_ended_amid_its_cases_becomes_the_one_that_was_not(stopped, suite, serving):
+    """By real signals: tests/slow/test_resume.py."""
+    folder = stopped(*CPU, f"--serving={serving}")
+    assert metadata(folder)["status"] == "interrupted"
     assert [case["name"] for case in summary(folder)["cases"]] == ["p64-c1", "p64-c2"]
     with (folder / "requests.jsonl").open("a") as stream:  # killed as it wrote
         stream.write('{"kind": "repeat", "case": "p64')
@@ -90,6 +75,7 @@ def test_a_run_that_was_ended_amid_its_cases_becomes_the_one_that_was_not(stoppe
     recorded, uncut = metadata(folder), metadata(whole)
     for key in ("status", "cases", "planned", "exit_status", "reason", "settings"):
         assert recorded[key] == uncut[key], key
+    assert [one["name"] for one in recorded["engines"]] == [one["name"] for one in uncut["engines"]] * 2
     (resumed,) = recorded["resumed"]
     assert resumed["after"] == "p64-c2"
     assert recorded["started"] <= resumed["stopped"] <= resumed["at"] <= recorded["finished"]
@@ -113,19 +99,17 @@ def test_a_run_that_was_killed_after_its_last_case_is_whole(suite):
 
 
 def test_it_goes_on_as_often_as_it_is_ended(stopped, suite):
-    stopped(signal.SIGKILL)
-    (suite.path / "benchmarks" / "e0" / "conftest.py").write_text(
-        "import pytest\n@pytest.fixture(autouse=True)\ndef leave(concurrency):\n    pytest.exit('enough')\n"
-    )
-    suite.inside(*CPU, "--resume=mine", "--repeats=1")
-    assert (metadata(suite.run)["status"], len(summary(suite.run)["cases"])) == ("interrupted", 2)
-    (suite.path / "benchmarks" / "e0" / "conftest.py").unlink()
-    suite.inside(*CPU, "--resume=mine").assert_outcomes(passed=1, deselected=2)
+    stopped(*CPU, last=1)
+    (suite.path / "stay").unlink()
+    suite.inside(*CPU, "--resume=mine")
+    assert (metadata(suite.run)["status"], len(summary(suite.run)["cases"])) == ("interrupted", 1)
+    (suite.path / "stay").touch()
+    suite.inside(*CPU, "--resume=mine").assert_outcomes(passed=2, deselected=1)
     assert (metadata(suite.run)["status"], len(metadata(suite.run)["resumed"])) == ("completed", 2)
 
 
 def test_only_the_same_run_goes_on(stopped, suite):
-    folder = stopped(signal.SIGTERM)
+    folder = stopped(*CPU)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for options, told in (
         (("--output-tokens=5",), "run mine had workload.output_tokens 4, and it is 5 now: *"),
@@ -141,16 +125,10 @@ def test_only_the_same_run_goes_on(stopped, suite):
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_capacity_is_over_the_whole_grid(suite):
+def test_a_capacity_is_over_the_whole_grid(stopped, suite):
     shutil.copytree(ROOT / "benchmarks" / "e1", suite.path / "benchmarks" / "e1")
-    conftest = suite.path / "benchmarks" / "e1" / "conftest.py"
-    conftest.write_text(
-        "import pytest\n@pytest.fixture(autouse=True)\ndef leave(case):\n"
-        "    if case.axes['rate'] > 6:\n        pytest.exit('enough')\n"
-    )
     given = ("--seed=0", "--device-profile=cpu-2core", "--set=workload.window_s=20", "--rates=2,6,18")
-    suite.inside(*given, "--run-id=mine", folder="benchmarks/e1")
-    conftest.unlink()
+    stopped(*given, experiment="e1", last=6)
     suite.inside(*given, "--resume=mine", folder="benchmarks/e1").assert_outcomes(passed=1, deselected=2)
     suite.inside(*given, "--run-id=whole", folder="benchmarks/e1").assert_outcomes(passed=3)
     mine, whole = (
