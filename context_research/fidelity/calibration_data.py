@@ -136,7 +136,7 @@ def _load(files: RunFiles) -> Measured:
 def _engines(files: RunFiles, run: RunRecord, device: Device) -> tuple[EngineSteps, ...]:
     # A case's engines may be others than the next one's, of the same names: their steps are in one file.
     engines = {engine.name: engine for engine in run.engines}
-    recorded = [(engine, _steps(files, name)) for name, engine in engines.items()]
+    recorded = [(engine, _steps(files, run, name)) for name, engine in engines.items()]
     if not any(len(steps) for _, steps in recorded):
         raise UsageProblem(f"run {files.run_id} has no step records: run it again with this version")
     return tuple(_split(engine, steps, recorded, device) for engine, steps in recorded)
@@ -153,12 +153,15 @@ def _split(
     return EngineSteps(engine, steps[alone], steps[~alone], overlap[~alone])
 
 
-def _steps(files: RunFiles, engine: str) -> Steps:
+def _steps(files: RunFiles, run: RunRecord, engine: str) -> Steps:
     # Under xdist each worker has engines, and a folder, of its own.
     paths = sorted((files.folder / "steps").glob(f"**/{engine}.csv"))
     if not paths:
         raise UsageProblem(f"run {files.run_id} has no step records of engine {engine}: run it again with this version")
     steps: Steps = np.concatenate([step_records.read(path) for path in paths])
+    if run.resumed and np.any(np.diff(steps["done"]) < 0):
+        told = f"run {files.run_id} was resumed after the machine's clock had begun anew"
+        raise UsageProblem(f"{told}: which engines' steps overlap is not known; calibrate on another run")
     computed: Steps = steps[(steps["prefill_tokens"] > 0) | (steps["decode_requests"] > 0)]
     return computed
 

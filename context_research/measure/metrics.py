@@ -192,6 +192,12 @@ def _percentile(values: NDArray[np.float64], percentile: int) -> float | None:
     return float(np.percentile(values, percentile)) if values.size >= samples_needed(percentile) else None
 
 
+def samples(of: Iterable[Metric], repeats: Sequence[Repeat], *, latencies: bool) -> dict[str, tuple[float, ...]]:
+    """Every metric's samples over all repeats, by name; `latencies` False: there was no steady state."""
+    shown = (metric for metric in with_classes(of, repeats) if latencies or not metric.is_latency)
+    return {metric.name: tuple(sampled(metric, repeats)[0]) for metric in shown}
+
+
 def sampled(metric: Metric, repeats: Iterable[Repeat]) -> tuple[list[float], str | None]:
     """One metric's samples of all `repeats` together, or none and why: a plugin's formula must not cost the others."""
     try:

@@ -65,9 +65,7 @@ class CaseResult:
 
     def samples(self, of: Iterable[Metric]) -> dict[str, tuple[float, ...]]:
         """Every metric's samples over all repeats."""
-        every, withheld = metrics.with_classes(of, self.repeats), self._no_latencies is not None
-        shown = (metric for metric in every if not (withheld and metric.is_latency))
-        return {metric.name: tuple(metrics.sampled(metric, self.repeats)[0]) for metric in shown}
+        return metrics.samples(of, self.repeats, latencies=self._no_latencies is None)
 
     def windows(self) -> tuple[WindowRecord, ...]:
         """Each repeat's line in requests.jsonl."""

@@ -85,9 +85,10 @@ def _tell_problem(config: pytest.Config) -> None:
 
 def _refuse_idle_options(config: pytest.Config) -> None:
     """Options that would do nothing."""
-    if config.getoption("context_research_verdict_against") and not config.pluginmanager.has_plugin(_ACTIVE):
-        problem = "--verdict-against: no experiment is selected, name one: pytest benchmarks/e0"
-        raise pytest.UsageError(options.worded(problem, config))
+    for flag in ("--verdict-against", "--resume"):
+        if config.getoption(options.dest(flag)) and not config.pluginmanager.has_plugin(_ACTIVE):
+            problem = f"{flag}: no experiment is selected, name one: pytest benchmarks/e0"
+            raise pytest.UsageError(options.worded(problem, config))
 
 
 @pytest.hookimpl(tryfirst=True)

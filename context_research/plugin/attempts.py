@@ -29,7 +29,7 @@ class Attempt:
 
     @property
     def name(self) -> str:
-        return _case_name(self.nodeid)
+        return case_name(self.nodeid)
 
     def case(self, finished: FinishedCase) -> CaseRecord:
         """Its record: the test may have found fault with it after it was measured."""
@@ -38,7 +38,7 @@ class Attempt:
         return finished.case.model_copy(update={"status": "failed", "failure": self.failure})
 
 
-def _case_name(nodeid: str) -> str:
+def case_name(nodeid: str) -> str:
     """``…/test_e0.py::test_e0[p64-c1]@group`` -> ``p64-c1``; a test without parameters keeps its own name."""
     test = nodeid.rpartition("::")[2].partition("@")[0]
     return test.partition("[")[2].removesuffix("]") or test

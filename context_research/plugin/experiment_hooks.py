@@ -17,8 +17,10 @@ from context_research.plugin import fixtures
 from context_research.plugin.benchmark_rows import RowSink, check_file
 from context_research.plugin.benchmark_tables import Row, scale_of_ours, settle
 from context_research.plugin.ending import OrderlyEnd
+from context_research.plugin.finished import case_of, measures
 from context_research.plugin.fixtures import CASE
 from context_research.plugin.options import worded
+from context_research.plugin.resume import Resumption
 from context_research.plugin.run_recorder import Recorder
 from context_research.plugin.selection import TOLD
 from context_research.plugin.session import SESSION, Session
@@ -70,6 +72,9 @@ def _begin(session: Session) -> None:
     noise = config.getoption("context_research_start_noise")
     if noise is not None and not against:
         raise UsageProblem("--start-noise belongs to --verdict-against RUN")
+    if config.getoption("context_research_resume"):
+        session.resumption = Resumption(session)
+        config.pluginmanager.register(session.resumption, "context-research-resumption")
     check_file(config)
     _ = session.cases, session.metrics, session.checks  # refused now, not after hours
     if config.getoption("dist", "no") != "no" and not session.idle:
@@ -171,17 +176,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _cases(items: Iterable[pytest.Item]) -> list[Case]:
-    """The cases of these items; an experiment's test need not be one."""
-    given = (getattr(getattr(item, "callspec", None), "params", {}).get("case") for item in items)
-    return [case for case in given if isinstance(case, Case)]
+    """The cases of these items."""
+    return [case for item in items if (case := case_of(item)) is not None]
 
 
 def _check_names(session: Session) -> None:
     """Raises UsageProblem: two tests would measure one case, and only one of them would be compared."""
-    measuring = [
-        item for item in session.selected if "context_research_serving_run" in getattr(item, "fixturenames", ())
-    ]
-    if twice := given_twice(case.name for case in _cases(measuring)):
+    if twice := given_twice(case.name for case in _cases(filter(measures, session.selected))):
         raise UsageProblem(
             f"two tests measure the case {twice}: what they differ in has to be one of the axes of its YAML, "
             "not a parameter of pytest's or a second test"

@@ -36,6 +36,10 @@ OF_A_RUN: Mapping[str, Mapping[str, Any]] = {
         "help": "with --verdict-against: how far two starts of the same engines lie apart on this machine",
     },
     "--run-id": {"metavar": "ID", "help": "name of the run's folder; adopts one from init-run"},
+    "--resume": {
+        "metavar": "RUN",
+        "help": "go on with a run (id or folder) that ended before its last case: those that passed are kept",
+    },
     "--device-groups": {
         "metavar": "'0;1'",
         "help": "with xdist: the devices of each worker, groups separated by ';' (default: one group, all devices)",

@@ -57,18 +57,34 @@ class Recorder:
         return self._run is not None
 
     def _begin(self, planned: int | None) -> None:
+        """Raises pytest.UsageError: nothing can be written, or another process resumed the run."""
+        started = self._new() if self._session.resumption is None else None
+        try:
+            self._running = Running(self.files, again=started is None)
+            self._run = started or self._go_on()
+            kept = len(self._run.cases)
+            self._write(status="running", pid=os.getpid(), planned=None if planned is None else kept + planned)
+        except UsageProblem as problem:
+            raise pytest.UsageError(str(problem)) from None
+
+    def _new(self) -> RunRecord:
         session = self._session
         command = ["pytest", *map(str, session.config.invocation_params.args)]
         manifest = environment_manifest()
         session.config.hook.pytest_context_research_manifest(manifest=manifest)
         record = ManifestRecord.model_validate(manifest)
-        started = new_run(self.files.run_id, session.resolved, session.model, command, record)
-        try:
-            self._running = Running(self.files)
-            self._run = started
-            self._write(status="running", pid=os.getpid(), planned=planned)
-        except StorageFailure as failure:
-            raise pytest.UsageError(str(failure)) from None
+        return new_run(self.files.run_id, session.resolved, session.model, command, record)
+
+    def _go_on(self) -> RunRecord:
+        """What is kept of the run counts as if it had been measured now. Raises UsageProblem."""
+        resumption = self._session.resumption
+        assert resumption is not None
+        run, summary = resumption.take_over(), resumption.kept.summary
+        self._cases, self._requests_file = list(summary.cases), summary.requests_file
+        for finished in resumption.finished:
+            self._last = finished
+            self._rows.add(finished)
+        return run
 
     def _write(self, **changes: object) -> None:
         """Change the record, and write both of its files."""
@@ -91,7 +107,7 @@ class Recorder:
         planned = sum(map(self._session.owns, session.items))
         # An xdist controller collects nothing: its workers tell it how many cases there are.
         distributed = session.config.pluginmanager.hasplugin("dsession")
-        if planned or distributed:
+        if planned or distributed or self._session.resumption:
             with signals.uninterruptible():
                 self._begin(None if distributed else planned)
 

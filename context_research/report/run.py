@@ -89,7 +89,14 @@ def _head(run: RunRecord, summary: SummaryRecord) -> str:
         "seeded": "> The weights are seeded random ones: times and KV checks are the model's, its words are not.",
     }.get(model.weights, "")
     overload = loads.warning(summary.cases)
-    return "\n\n".join(part for part in (title, backend, invalid, overload, table(rows, ("", "")), warning) if part)
+    parts = (title, backend, invalid, overload, table(rows, ("", "")), _resumed(run), warning)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _resumed(run: RunRecord) -> str:
+    """That the engines of some cases are not those of others."""
+    times = ", then ".join(f"after {each.after or 'no case'} ({each.at})" for each in run.resumed)
+    return f"**Resumed: the engines were started anew {times}.**" if times else ""
 
 
 def load_of(run: RunRecord) -> list[tuple[str, str]]:

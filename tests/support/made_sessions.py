@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab.sessions import Ab
+from context_research.records.files import RunFiles
 from context_research.settings.experiments import Experiment
 from tests.support import made_runs
 from tests.support.artifacts import plain
@@ -48,9 +49,11 @@ class Sessions:
         number = len(self.ran)
         if (code := self.before(number)) is not None:
             return code
+        run_id = given.get("run-id") or given["resume"]
+        RunFiles(self._outputs, run_id).requests.unlink(missing_ok=True)  # of the part before
         made_runs.run(
             self._outputs,
-            given["run-id"],
+            run_id,
             self.figures(number, given["serving"]),
             serving=given["serving"],
             seed=int(given["seed"]),

@@ -20,7 +20,7 @@ DEFAULT = {"baseline": "aggregated", "candidate": "disaggregated"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _OURS = {option.flag for option in OPTIONS} | {"--set"}
 _SERVING = {"--serving", "--serving-config"}
-_GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--repeats", "--device-groups"}
+_GIVEN_BY_AB = {"--seed", "--outputs", "--run-id", "--resume", "--repeats", "--device-groups"}
 
 
 def asked(named: Sequence[str], two: Mapping[str, str | None]) -> dict[str, str]:

@@ -32,6 +32,8 @@ class Running:
     log: Path
     began: float
     process: subprocess.Popen[bytes]
+    goes_on: bool = False
+    """With a run that an earlier process began; `began` is then as if it had been one."""
 
 
 def begin(arguments: list[str], log: Path, device: Device, group: Sequence[int] | None) -> subprocess.Popen[bytes]:
@@ -45,7 +47,7 @@ def begin(arguments: list[str], log: Path, device: Device, group: Sequence[int] 
         if group is not None and device == "cpu":
             os.sched_setaffinity(0, group)
 
-    with log.open("w", encoding="utf-8") as output:
+    with log.open("a", encoding="utf-8") as output:  # an earlier part of the session may have written
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *arguments],
             env=environment,

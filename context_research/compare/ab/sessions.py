@@ -27,13 +27,18 @@ from context_research.compare.ab.processes import Running
 from context_research.compare.family import offered, split
 from context_research.compare.verdict import Findings
 from context_research.errors import UsageProblem
+from context_research.records import kept as records_kept
 from context_research.records import redact, store
 from context_research.records.ab import AbRecord, PlanRecord, SessionRecord
 from context_research.records.base import JsonObject
 from context_research.records.files import AbFiles, RunFiles, new_run_id
+from context_research.records.kept import Kept
 from context_research.records.run import RunRecord
 from context_research.serving import shape
 from context_research.settings.options import PREFIX
+
+_USAGE_ERROR = 4
+"""pytest's exit status of a session that was refused before anything ran."""
 
 
 def judge(
@@ -181,13 +186,20 @@ class Ab:
         with ab_processes.ended_with_us(running):
             while True:
                 while not problem and (number := self._next(waiting, running)):
-                    say(f"{self._place(number)} {self._described(self._sessions[number - 1])}")
-                    running.append(self._begin(number))
+                    kept = self._kept(session := self._sessions[number - 1])
+                    goes_on = f", goes on {kept.told}" if kept else ""
+                    say(f"{self._place(number)} {self._described(session)}{goes_on}")
+                    running.append(self._begin(number, kept))
                     waiting.remove(number)
                 if not running:
                     break
                 one = ab_processes.first_to_end(running)
                 running.remove(one)
+                if one.goes_on and one.process.returncode == _USAGE_ERROR:
+                    say(f"{self._place(one.number)} can't go on, and begins anew: see {one.log}")
+                    self._change(one.number, run_id=None, status="planned")
+                    waiting.insert(0, one.number)
+                    continue
                 try:
                     self._end(one)
                 except UsageProblem as found:
@@ -271,8 +283,8 @@ class Ab:
             if run := comparison.finished_unrecorded(self.files.outputs, session):
                 with suppress(UsageProblem):
                     self._check(run, session.arm)
-                    began, ended = map(datetime.fromisoformat, (run.metadata.started, run.metadata.finished or ""))
-                    self._change(number, status="completed", seconds=(ended - began).total_seconds())
+                    seconds = run.metadata.seconds_until(run.metadata.finished or "")
+                    self._change(number, status="completed", seconds=seconds)
             if self._sessions[number - 1].status == "running":
                 self._change(number, status="failed")
 
@@ -293,10 +305,19 @@ class Ab:
     def _files(self, session: SessionRecord) -> RunFiles:
         return RunFiles(self.files.outputs, str(session.run_id))
 
-    def _begin(self, number: int) -> Running:
+    def _kept(self, session: SessionRecord) -> Kept | None:
+        """What there is of a session that was stopped amid its cases; None: it begins anew."""
+        if session.status != "failed" or session.run_id is None:
+            return None
+        with suppress(UsageProblem):
+            found = records_kept.of(self._files(session))
+            return found if found.summary.cases else None
+        return None
+
+    def _begin(self, number: int, kept: Kept | None) -> Running:
         session = self._sessions[number - 1]
         chosen = self._plan.settings_of(session.arm)
-        run_id = new_run_id(self._plan.experiment, chosen.serving.mode, session.seed)
+        run_id = kept.run.run_id if kept else new_run_id(self._plan.experiment, chosen.serving.mode, session.seed)
         self._change(number, run_id=run_id, status="running", seconds=None)
         self._write("running")
         log = self.files.folder / f"session-{number:02}.log"
@@ -305,13 +326,14 @@ class Ab:
             *self._plan.arguments(session.arm),
             f"{PREFIX}seed={session.seed}",
             f"{PREFIX}repeats={self._plan.repeats}",
-            f"{PREFIX}run-id={run_id}",
+            f"{PREFIX}{'resume' if kept else 'run-id'}={run_id}",
             f"{PREFIX}outputs={self.files.outputs.absolute()}",
             *([f"{PREFIX}rates={','.join(f'{rate:g}' for rate in self.record.rates)}"] if self.record.rates else []),
         ]
         group = session.devices if named(chosen.backend).needs_own_devices else None
-        began = time.monotonic()
-        return Running(number, log, began, ab_processes.begin(arguments, log, chosen.device, group))
+        began = time.monotonic() - (kept.seconds if kept else 0.0)
+        process = ab_processes.begin(arguments, log, chosen.device, group)
+        return Running(number, log, began, process, goes_on=kept is not None)
 
     def _end(self, one: Running) -> None:
         """Take over a session that has ended. Raises UsageProblem: it failed, or does not count."""

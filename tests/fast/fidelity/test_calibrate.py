@@ -351,6 +351,14 @@ def test_a_decode_engine_s_warm_up_does_not_price_prefill(tmp_path):
     assert fits["decode"].ranges["prefill_tokens"] == (0, 0)
 
 
+def test_a_run_that_was_resumed_after_its_clock_began_anew(tmp_path):
+    at = "2026-01-01T00:00:00+00:00"
+    files = run(tmp_path, "mine", resumed=[{"stopped": at, "at": at, "after": None}])
+    several = list(batches(40))
+    write_steps(files, "aggregated", several, planted(several), [*range(1, 21), *range(1, 21)])
+    assert "was resumed after the machine's clock had begun anew" in calibrate(tmp_path, "mine", fails=True)
+
+
 def test_a_file_that_holds_no_steps(tmp_path):
     files = run(tmp_path, "one")
     (files.folder / "steps" / "aggregated.csv").write_text("a,b\n1,2\n")

@@ -44,6 +44,13 @@ def test_a_failed_case_is_shown_with_its_evidence():
     assert cells(text, "## Validity")[0] == ["p64-c1", "complete", "FAIL", "1 of 2 requests; died"]
 
 
+def test_a_run_that_was_resumed_says_after_which_case():
+    again = {"stopped": "2026-01-01T00:00:00+00:00", "at": "2026-01-01T01:00:00+00:00"}
+    text = rendered({"resumed": [again | {"after": "p64-c1"}, again | {"after": None}]}, cases=[made.case()])
+    told = "after p64-c1 (2026-01-01T01:00:00+00:00), then after no case (2026-01-01T01:00:00+00:00)"
+    assert f"**Resumed: the engines were started anew {told}.**" in text
+
+
 def test_a_run_without_cases_says_so():
     text = rendered({"status": "interrupted", "reason": "KeyboardInterrupt"})
     assert "No case finished." in text

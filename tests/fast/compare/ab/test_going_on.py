@@ -85,6 +85,67 @@ def test_what_was_killed_goes_on(outputs, sessions):
     assert len(sessions.ran) == 3
 
 
+SIX = {f"p64-c{level}": {"ttft": [0.1], "tpot": [0.01]} for level in range(1, 7)}
+
+
+def stopped_amid_its_cases(outputs, sessions, **values):
+    """An A/B whose second session was ended after six of its eleven cases, having worked for ten minutes."""
+    part = {"status": "interrupted", "planned": 11, "cases": dict.fromkeys(SIX, "passed")} | values
+    times = {"started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T00:10:00+00:00"}
+
+    def end(number):
+        if number == 2:
+            given = sessions.ran[-1]
+            mode, seed = given["serving"], int(given["seed"])
+            files = made_runs.run(outputs, given["run-id"], SIX, serving=mode, seed=seed, **part)
+            made_runs.edit(files.metadata, "run_metadata", **times)
+            raise SystemExit(143)
+
+    sessions.before, sessions.figures = end, lambda *_: SIX
+    with pytest.raises(SystemExit):
+        run(outputs, pairs=1)
+    sessions.before = lambda _: None
+    return recorded(outputs)["sessions"][1]["run_id"]
+
+
+def test_a_session_that_was_stopped_amid_its_cases_goes_on_with_them(outputs, sessions):
+    run_id = stopped_amid_its_cases(outputs, sessions)
+    said = run(outputs, pairs=1)
+    assert said[1].startswith("[2/2] pair 1, candidate: ")
+    assert said[1].endswith("goes on after 6 of 11 cases")
+    last = sessions.ran[-1]
+    assert (last["resume"], "run-id" in last) == (run_id, False)
+    session = recorded(outputs)["sessions"][1]
+    assert (session["run_id"], session["status"]) == (run_id, "completed")
+    assert session["seconds"] == pytest.approx(600, abs=30), "both parts"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"status": "error", "cases": {"p64-c2": "failed"}}, {"status": "running"}],
+    ids=["a failed case", "its requests are gone"],
+)
+def test_a_session_that_cannot_go_on_begins_anew(outputs, sessions, values):
+    run_id = stopped_amid_its_cases(outputs, sessions, **values)
+    if values["status"] == "running":
+        RunFiles(outputs, run_id).requests.unlink()
+    said = run(outputs, pairs=1)
+    assert "goes on" not in said[1]
+    assert "resume" not in sessions.ran[-1]
+    assert recorded(outputs)["sessions"][1]["run_id"] != run_id
+
+
+def test_a_session_that_refuses_to_go_on_begins_anew(outputs, sessions):
+    """Another machine, or another vLLM: it is the session that knows."""
+    run_id = stopped_amid_its_cases(outputs, sessions)
+    sessions.before = lambda _: 4 if "resume" in sessions.ran[-1] else None
+    said = run(outputs, pairs=1)
+    assert said[2].startswith("[2/2] can't go on, and begins anew: see ")
+    assert ["resume" in each for each in sessions.ran] == [False, False, True, False]
+    session = recorded(outputs)["sessions"][1]
+    assert (session["status"], session["run_id"] == run_id) == ("completed", False)
+
+
 def test_a_session_that_had_ended_well_when_the_ab_was_killed_counts(outputs, sessions):
     """Its record still says that it runs."""
     run(outputs, pairs=1)
