@@ -179,7 +179,7 @@ def test_simulated_runs_have_ratios_and_the_simulators_error_and_no_verdict(tmp_
 
 def test_an_error_that_is_not_known_is_said(tmp_path):
     assert words.headline(simulated_ab(tmp_path, {})).endswith(
-        "how far off the simulator is: error not known for this profile."
+        "How far off the simulator is: error not known for this profile."
     )
 
 
