@@ -8,7 +8,7 @@ import numpy as np
 
 from context_research.compare.goodput_map import CELLS, Floats, Map, latencies, limits_of, slo_of, within
 from context_research.compare.observations import Arm
-from context_research.measure.capacity import by_load, crossed, rate_of, without_steady_state
+from context_research.measure.capacity import by_load, crossed, without_steady_state
 from context_research.measure.metrics import Repeat
 
 Rated = Sequence[tuple[float, Sequence[Repeat], bool]]
@@ -53,7 +53,7 @@ def _rated(arm: Arm, number: int, cases: Sequence[str]) -> Rated:
     for case in cases:
         repeats = arm.units[number].get(case, ())
         if repeats and (due := _due(repeats)):
-            rate = rate_of(arm.axes[case], due / sum(repeat.seconds for repeat in repeats))
+            rate = due / sum(repeat.seconds for repeat in repeats)
             found.append((rate / repeats[0].devices, repeats, case in arm.overloaded))
     return sorted(found, key=lambda each: each[0])
 

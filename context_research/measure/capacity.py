@@ -1,8 +1,9 @@
 """Capacity: the highest rate per device at which enough requests meet their limits. DistServe's goodput.
 
-A session measures attainment at a grid of rates. The fit is isotonic: attainment can only fall as the rate rises, and
-nothing else is known of its shape (a logistic curve would let points far from the target move the crossing). Between
-the two rates around the crossing the fit is a line over the rate's logarithm.
+A session measures attainment at a grid of rates. What counts is the rate that came in a window and not the one that
+was asked for: of a few hundred random arrivals some percent more or fewer come. The fit is isotonic: attainment can
+only fall as the rate rises, and nothing else is known of its shape (a logistic curve would let points far from the
+target move the crossing). Between the two rates around the crossing the fit is a line over the rate's logarithm.
 """
 
 from __future__ import annotations
@@ -110,17 +111,11 @@ def load_of(axes: Mapping[str, object]) -> str | None:
     return "-".join(f"{axis}_{value}" for axis, value in axes.items() if axis not in (RATE, TIME_SCALE))
 
 
-def rate_of(axes: Mapping[str, object], seen: float) -> float:
-    """The rate that was asked for; of a replayed load, which names none, the one `seen`."""
-    nominal = axes.get(RATE)
-    return float(nominal) if isinstance(nominal, (int, float)) else seen
-
-
 def _point(case: CaseRecord, number: int, devices: int) -> PointRecord:
     assert case.arrivals is not None
-    rate = rate_of(case.axes, case.arrivals.rate)
     met, due = case.attained[number] if number < len(case.attained) else (0, 0)
-    return PointRecord(case=case.name, rate=rate / devices, due=due, met=met, overloaded=case.overloaded)
+    rate = case.arrivals.rate / devices
+    return PointRecord(case=case.name, rate=rate, due=due, met=met, overloaded=case.overloaded)
 
 
 def described(slo: Slo) -> str:

@@ -20,7 +20,8 @@ Bound = Literal["exact", "at least", "at most"]
 
 
 class PointRecord(Record):
-    """One rate, in requests per second and device: requests that were due in its windows, and that met the limits."""
+    """One rate, in requests per second and device, as it came: requests that were due in its windows, and that met the
+    limits."""
 
     case: str
     rate: float

@@ -94,15 +94,14 @@ def _swept(
         points = pool.map(partial(_point, arm, device_profile), [_FINE**power for power in new])
         swept |= dict(zip(new, points, strict=True))
         powers = range(low, high + 1)
-        some = [(due, met[number], over) for due, met, over in (swept[power] for power in powers)]
-        found = _crossed([_FINE**power for power in powers], some, target)
+        found = _crossed([swept[power] for power in powers], number, target)
         if found.bound == "exact":
             return found.rate
         low, high = (low - _REACH, high) if found.bound == "at most" else (low, high + _REACH)
 
 
-Point = tuple[int, Sequence[int], bool]
-"""Requests that were due, how many met each SLO, whether it was overloaded."""
+Point = tuple[PointRecord, ...]
+"""One rate, of both GPUs together: within each SLO."""
 
 
 def _session(arm: str, device_profile: str, seed: int) -> list[Crossing]:
@@ -110,10 +109,7 @@ def _session(arm: str, device_profile: str, seed: int) -> list[Crossing]:
     settings = _settings(arm, device_profile, seed)
     rates = [float(rate) for rate in settings.axes["workload.rate"]]
     points = [_served(settings, rate, settings.workload.window_s or 0.0) for rate in rates]
-    return [
-        _crossed(rates, [(due, met[number], over) for due, met, over in points], slo.attainment)
-        for number, slo in enumerate(settings.slos)
-    ]
+    return [_crossed(points, number, slo.attainment) for number, slo in enumerate(settings.slos)]
 
 
 def _point(arm: str, device_profile: str, rate: float) -> Point:
@@ -122,14 +118,8 @@ def _point(arm: str, device_profile: str, rate: float) -> Point:
     return _served(settings, rate, _LONGER * (settings.workload.window_s or 0.0))
 
 
-def _crossed(rates: Sequence[float], points: Sequence[tuple[int, int, bool]], target: float) -> Crossing:
-    found = crossing(
-        [
-            PointRecord(case="", rate=rate, due=due, met=met, overloaded=over)
-            for rate, (due, met, over) in zip(rates, points, strict=True)
-        ],
-        target,
-    )
+def _crossed(points: Sequence[Point], number: int, target: float) -> Crossing:
+    found = crossing(sorted((each[number] for each in points), key=lambda point: point.rate), target)
     assert found is not None
     return found
 
@@ -155,7 +145,11 @@ def _measured(settings: Settings, model: Model, topology: Topology, rate: float,
     case = Case({"rate": rate}, settings.model_copy(update={"workload": workload, "axes": {}}))
     result = measure(case, model, topology, Standing(checks=()), arrive=timed)
     record = result.record(())
-    return record.attained[0][1], [met for met, _ in record.attained], record.overloaded
+    assert record.arrivals is not None
+    return tuple(
+        PointRecord(case="", rate=record.arrivals.rate, due=due, met=met, overloaded=record.overloaded)
+        for met, due in record.attained
+    )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ class Plan:
 def truth() -> float:
     """The rate at which TARGET of all requests are answered within LIMIT: by a million requests at each of 24 rates."""
     rates = np.geomspace(0.6, 0.95, 24)
-    waits = _waits(np.tile(rates, (64, 1)), 20_000, np.ones((64, 1)), np.random.default_rng(0))
+    waits, _ = _waits(np.tile(rates, (64, 1)), 20_000, np.ones((64, 1)), np.random.default_rng(0))
     attained = [float((waits[:, :, index] + 1 <= LIMIT).mean()) for index in range(len(rates))]
     points = [_point(rate, share, 10**6) for rate, share in zip(rates, attained, strict=True)]
     found = crossing(points, TARGET)
@@ -58,26 +58,31 @@ def capacities(plan: Plan, around: Floats, speed: float, arrivals: int, noise: i
     rates = around[:, None] * STEP ** (np.arange(plan.rates) - (plan.rates - 1) / 2)
     scatter = np.random.default_rng([noise, 2]).standard_normal((len(around), 1))
     service = np.exp(plan.noise * scatter) / speed
-    waits = _waits(rates, plan.requests, service, np.random.default_rng([arrivals, 3]))
+    waits, seen = _waits(rates, plan.requests, service, np.random.default_rng([arrivals, 3]))
     shares = (waits + service[:, None, :] <= LIMIT).mean(axis=1)
-    return np.array([_capacity(*session, plan.requests) for session in zip(rates, shares, strict=True)])
+    return np.array([_capacity(*session, plan.requests) for session in zip(seen, shares, strict=True)])
 
 
 def _capacity(rates: Floats, shares: Floats, due: int) -> float:
-    found = crossing([_point(rate, share, due) for rate, share in zip(rates, shares, strict=True)], TARGET)
+    points = [_point(rate, share, due) for rate, share in sorted(zip(rates, shares, strict=True))]
+    found = crossing(points, TARGET)
     return found.rate if found is not None and found.bound == "exact" else np.nan
 
 
-def _waits(rates: Floats, requests: int, service: Floats, generator: np.random.Generator) -> Floats:
-    """[session, request, rate]: how long each request of a window waits (Lindley's recursion). Poisson arrivals."""
-    wait = np.zeros(rates.shape)
+def _waits(rates: Floats, requests: int, service: Floats, generator: np.random.Generator) -> tuple[Floats, Floats]:
+    """[session, request, rate]: how long each request of a window waits (Lindley's recursion). Poisson arrivals.
+
+    And [session, rate]: the rate at which they came.
+    """
+    wait, span = np.zeros(rates.shape), np.zeros(rates.shape)
     kept = np.empty((rates.shape[0], requests, rates.shape[1]))
     for number in range(_WARMUP + requests):
         if number >= _WARMUP:
             kept[:, number - _WARMUP] = wait
         gaps = generator.exponential(size=rates.shape) / rates
+        span += gaps * (number >= _WARMUP)
         wait = np.maximum(0.0, wait + service - gaps)
-    return kept
+    return kept, requests / span
 
 
 def _point(rate: float, share: float, due: int) -> PointRecord:

@@ -58,7 +58,8 @@ def test_a_grid_that_does_not_reach_the_knee_has_a_bound_and_no_row(e1, suite):
     result, files = e1("low", "--rates=1,1.5")
     result.assert_outcomes(passed=2)
     loose, _ = summary(files).capacities
-    assert (loose.bound, loose.rate) == ("at least", 1.5)
+    assert loose.bound == "at least"
+    assert loose.rate == max(case.arrivals.rate for case in summary(files).cases)
     assert f"capacity {loose.name}" not in rows(suite)
 
 

@@ -8,6 +8,7 @@ import pytest
 from context_research.compare.ab import pilot
 from context_research.compare.ab.sessions import Ab
 from context_research.errors import UsageProblem
+from context_research.settings.options import SIMULATED_OPT_IN
 from tests.support.made_sessions import plan, recorded
 
 
@@ -43,6 +44,22 @@ def test_every_session_has_the_same_rates_around_all_knees(outputs, sessions, se
     assert rates[-1] > 6.6 * 1.15
     assert {each["rates"] for each in sessions.ran} == {",".join(f"{rate:g}" for rate in rates)}
     assert f"rates: {', '.join(f'{rate:g}' for rate in rates)} a second" in said
+
+
+def test_where_simulating_is_allowed_the_search_is_simulated_first(outputs, sessions, search, monkeypatch):
+    monkeypatch.setenv(SIMULATED_OPT_IN, "1")
+    backends, said = [], []
+    looked_for = pilot._search
+
+    def run(command, log):
+        backends.append(command[-1] if command[-1].startswith("--backend") else "real")
+        can_be_simulated = command[command.index("--serving") + 1] == "aggregated"
+        return looked_for(command, log) if backends[-1] == "real" or can_be_simulated else 2
+
+    monkeypatch.setattr(pilot, "_search", run)
+    Ab.open(outputs, searching(pairs=1)).run(said.append)
+    assert backends == ["--backend=simulated", "--backend=simulated", "real"]
+    assert said.count("found by simulation") == 1
 
 
 def test_it_goes_on_with_the_rates_that_were_found(outputs, sessions, search):
