@@ -108,11 +108,9 @@ def plan(
     model = hub.resolve(settings.model, config_only=True)
     series = list(ways.series(devices, chunks, int(model.config["num_attention_heads"])))
     click.echo(f"SIMULATED: {sum(map(len, series))} ways to use {devices} × {profile}, {jobs} at a time", err=True)
-    results: list[search.Found] = []
-    for some in search.search(settings, model, series, jobs):
-        results += some
-        names = f"{some[0].candidate.name} … {some[-1].candidate.name}" if len(some) > 1 else some[0].candidate.name
-        click.echo(f"{time.monotonic() - began:.0f} s: {names}, chunks of {some[0].candidate.chunk}: done", err=True)
+    results = search.search(
+        settings, model, series, jobs, lambda told: click.echo(f"{time.monotonic() - began:.0f} s: {told}", err=True)
+    )
     files = PlanFiles(outputs_option.folder(outputs), new_run_id(settings.experiment, "plan", seed))
     record = CapacityPlanRecord(
         plan_id=files.plan_id,
@@ -159,6 +157,7 @@ def _record(found: search.Found) -> CandidateRecord:
         tensor_parallel=way.tensor_parallel,
         chunk=way.chunk,
         carried=tuple(CarriedRecord(rate=each.rate, bound=each.bound) for each in found.capacities),
+        well=found.well,
         problem=found.problem,
     )
 

@@ -19,9 +19,13 @@ class Candidate:
     """Tokens of a step, at most: engine.max_num_batched_tokens."""
 
     @property
-    def prefill_engines(self) -> int:
-        """Engines that compute prompts."""
-        return sum(spec.role != "decode" for spec in self.serving.engines)
+    def key(self) -> tuple[str, int]:
+        """No other of a plan has it."""
+        return self.name, self.chunk
+
+    @property
+    def devices(self) -> int:
+        return sum(len(spec.devices or ()) for spec in self.serving.engines)
 
     def settings(self, settings: Settings) -> Settings:
         """What a run of it has, others as given."""
@@ -31,14 +35,14 @@ class Candidate:
 
 
 def series(devices: int, chunks: Sequence[int], heads: int) -> Iterator[list[Candidate]]:
-    """For each chunk size the aggregated ones, then the splits, neighbours beside each other.
+    """Of each topology one for each chunk size.
 
     `heads`: of the model's attention; a tensor-parallel engine has an equal part of them on each GPU.
     """
-    for chunk in chunks:
-        yield [_replicas(devices, parallel, chunk) for parallel in _parallel(devices, heads)]
-        if splits := [_split(prefill, devices - prefill, chunk) for prefill in range(1, devices)]:
-            yield splits
+    for parallel in _parallel(devices, heads):
+        yield [_replicas(devices, parallel, chunk) for chunk in chunks]
+    for prefill in range(1, devices):
+        yield [_split(prefill, devices - prefill, chunk) for chunk in chunks]
 
 
 def _parallel(devices: int, heads: int) -> Iterator[int]:

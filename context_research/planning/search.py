@@ -1,17 +1,25 @@
-"""The simulated capacity of candidates: rates doubled and halved, then narrowed down, until the crossing is known."""
+"""The simulated capacity of candidates: all of them roughly, then the leaders in longer windows.
+
+A short window flatters, as a backlog takes its time to build up: what is known roughly is less. So the leaders are known
+once nobody stands among them who is only known roughly.
+"""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from context_research.backends.base import Backend
 from context_research.backends.registry import backend_of
+from context_research.engines.batch import Batch
+from context_research.engines.simulated import profiles
+from context_research.engines.simulated.step_time import model_of
 from context_research.errors import EngineFailure, UsageProblem
 from context_research.measure import knee
 from context_research.measure.capacity import Crossing, crossed
@@ -19,12 +27,27 @@ from context_research.models.model import Model
 from context_research.planning.candidates import Candidate
 from context_research.serving import build, preflight
 from context_research.settings.schema import Settings
-from context_research.workload.case import cases
+from context_research.workload.case import Case, cases
+from context_research.workload.load import planned
 
-REQUESTS = 200
-"""That are due in a try's window, on average."""
-FACTOR = 2**0.5
-"""Between a try's rate and the next, until a knee lies between two. Neighbours' knees are near each other."""
+LEADERS = 3
+"""Topologies within each SLO that are known well in the end."""
+FACTOR = 1.3
+"""Between a try's rate and the next, until a knee lies between two. The first is near it already."""
+_FULL = 0.7
+"""Of the rate at which prefill engines could compute prompts without a pause: about what is carried within limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long a try is: so many requests are due in its window, or it lasts so long; `warmup` of a whole one."""
+
+    requests: int
+    window_s: float
+    warmup: float
+
+
+ROUGH, WELL = Effort(100, 0.0, 0.5), Effort(400, 45.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,54 +57,92 @@ class Found:
     candidate: Candidate
     capacities: tuple[Crossing, ...] = ()
     """In requests per second and device."""
+    well: bool = False
+    """By long windows."""
     problem: str = ""
 
 
-def search(settings: Settings, model: Model, series: Sequence[Sequence[Candidate]], jobs: int) -> Iterator[list[Found]]:
-    """What each series of neighbours carries, as they end, `jobs` at a time in processes of their own."""
+def search(
+    settings: Settings,
+    model: Model,
+    series: Iterable[Sequence[Candidate]],
+    jobs: int,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Found]:
+    """What each candidate carries, `jobs` of the `series` of neighbours at a time in processes of their own."""
+    found: dict[tuple[str, int], Found] = {}
     # Not forked: a process that has started simulated engines has threads.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        for ended in as_completed([pool.submit(_series, settings, model, list(each)) for each in series]):
-            yield ended.result()
+        for ended in as_completed([pool.submit(_roughly, settings, model, list(each)) for each in series]):
+            some = ended.result()
+            found |= {each.candidate.key: each for each in some}
+            say(f"{some[0].candidate.name}: {len(found)} are known roughly")
+        while leading := [each for each in leaders(found.values()) if not each.well]:
+            for known in as_completed([pool.submit(_well, settings, model, each) for each in leading]):
+                better = known.result()
+                found[better.candidate.key] = better
+                say(f"{better.candidate.name}, chunks of {better.candidate.chunk}: known well")
+    return list(found.values())
 
 
-def _built_up(settings: Settings) -> Settings:
-    """With a warm-up no longer than a request that just meets its limits takes: by then the load has built up."""
-    workload, output = settings.workload, settings.workload.output_tokens
-    takes = [
-        slo.ttft + slo.tpot * output if slo.ttft and slo.tpot and isinstance(output, int) else workload.warmup_s
-        for slo in settings.slos
-    ]
-    warmup = min(workload.warmup_s, max(takes))
-    return settings.model_copy(update={"workload": workload.model_copy(update={"warmup_s": warmup})})
+def leaders(found: Iterable[Found]) -> list[Found]:
+    """Within each SLO the best of each topology, for those that carry most."""
+    able, leading = [each for each in found if each.capacities], dict[tuple[str, int], Found]()
+    for number in range(max((len(each.capacities) for each in able), default=0)):
+        exact = [each for each in able if each.capacities[number].bound == "exact"]
+        best: dict[str, Found] = {}
+        for each in sorted(exact, key=lambda each, n=number: -each.capacities[n].rate):  # type: ignore[misc]
+            best.setdefault(each.candidate.name, each)
+        leading |= {each.candidate.key: each for each in list(best.values())[:LEADERS]}
+    return list(leading.values())
 
 
-def _series(settings: Settings, model: Model, candidates: Sequence[Candidate]) -> list[Found]:
+def _roughly(settings: Settings, model: Model, candidates: Sequence[Candidate]) -> list[Found]:
     """One after the other, each search beginning where its neighbour's ended."""
-    logging.disable(logging.WARNING)  # vLLM's and aiconfigurator's, of every engine anew
     found: list[Found] = []
-    settings, start = _built_up(settings), settings.workload.rate or 1.0
+    start: float | None = None
     for candidate in candidates:
-        chosen = candidate.settings(settings)
-        try:
-            preflight.check_run(chosen, cases(chosen), lambda _: model)
-            capacities = capacity(chosen, model, start)
-        except (UsageProblem, EngineFailure) as problem:
-            found.append(Found(candidate, problem=str(problem)))
-            continue
-        found.append(Found(candidate, tuple(capacities)))
-        # Half as many more prompts again are computed by half as many more engines, unless decode ends it.
-        more = (candidate.prefill_engines + 1) / candidate.prefill_engines if chosen.serving.handoff else 1.0
-        start = max(each.rate for each in capacities) * len(chosen.devices or ()) * more
+        found.append(_one(candidate, settings, model, start, ROUGH))
+        if rates := [each.rate for each in found[-1].capacities]:
+            start = max(rates) * candidate.devices
     return found
 
 
-def capacity(settings: Settings, model: Model, start: float) -> list[Crossing]:
+def _well(settings: Settings, model: Model, rough: Found) -> Found:
+    start = max(each.rate for each in rough.capacities) * rough.candidate.devices
+    return _one(rough.candidate, settings, model, start, WELL)
+
+
+def _one(candidate: Candidate, settings: Settings, model: Model, start: float | None, effort: Effort) -> Found:
+    logging.disable(logging.WARNING)  # vLLM's and aiconfigurator's, of every engine anew
+    chosen = candidate.settings(settings)
+    try:
+        preflight.check_run(chosen, cases(chosen), lambda _: model)
+        found = capacity(chosen, model, start or _guess(chosen, model), effort)
+    except (UsageProblem, EngineFailure) as problem:
+        return Found(candidate, problem=str(problem))
+    return Found(candidate, tuple(found), well=effort == WELL)
+
+
+def _guess(settings: Settings, model: Model) -> float:
+    """A rate near the knee, of all devices together: from how long its engines take for a prompt of the mean length."""
+    placements = [placement for placement in backend_of(settings).placements if placement.spec.role != "decode"]
+    steps = model_of(profiles.load(str(settings.device_profile)), model, placements[0])
+    # Of a case that is long enough to have all classes.
+    workload = settings.workload.model_copy(update={"window_s": 100 / (settings.workload.rate or 1.0)})
+    some = planned(Case({}, settings.model_copy(update={"workload": workload, "axes": {}})), 0)
+    tokens = sum(each.prompt_tokens for each in some) // len(some)
+    chunk = settings.engine.max_num_batched_tokens or tokens
+    parts = [(min(chunk, tokens - before), before) for before in range(0, tokens, chunk)]
+    return _FULL * len(placements) / sum(steps.of(Batch.of([part])).seconds for part in parts)
+
+
+def capacity(settings: Settings, model: Model, start: float, effort: Effort) -> list[Crossing]:
     """Within each SLO. `start`: the first rate that is tried, in requests per second, all devices together.
 
     Where a limit is missed at every rate, or met at every one, it is a bound.
     """
-    backend = backend_of(settings)
+    chosen, backend = _built_up(settings, effort), backend_of(settings)
     seen: dict[float, knee.Try] = {}
     with tempfile.TemporaryDirectory() as logs:
         topology = build.with_logs(backend, model, Path(logs))
@@ -90,15 +151,27 @@ def capacity(settings: Settings, model: Model, start: float) -> list[Crossing]:
 
             def attained(rate: float) -> Sequence[float]:
                 if rate not in seen:
-                    seen[rate] = knee.attempt(settings, model, topology, rate, REQUESTS / rate)
+                    window = max(effort.requests / rate, effort.window_s)
+                    seen[rate] = knee.attempt(chosen, model, topology, rate, window)
                 return seen[rate].shares
 
             return [
-                _within(attained, seen, number, slo.attainment, start, backend.serving_devices)
+                _within(attained, seen, number, slo.attainment, start, backend)
                 for number, slo in enumerate(settings.slos)
             ]
         finally:
             topology.close()
+
+
+def _built_up(settings: Settings, effort: Effort) -> Settings:
+    """With a warm-up no longer than a request that just meets its limits takes: by then the load has built up."""
+    workload, output = settings.workload, settings.workload.output_tokens
+    takes = [
+        slo.ttft + slo.tpot * output if slo.ttft and slo.tpot and isinstance(output, int) else workload.warmup_s
+        for slo in settings.slos
+    ]
+    warmup = min(workload.warmup_s, max(takes)) * effort.warmup
+    return settings.model_copy(update={"workload": workload.model_copy(update={"warmup_s": warmup})})
 
 
 def _within(
@@ -107,11 +180,11 @@ def _within(
     number: int,
     target: float,
     start: float,
-    devices: int,
+    backend: Backend,
 ) -> Crossing:
     with suppress(UsageProblem):  # no knee: what was seen says on which side
         knee.search(lambda rate: [attained(rate)[number]], [target], start, FACTOR)
     rates = sorted(seen)
     tries = [seen[rate] for rate in rates]
     found = crossed(rates, [each.shares[number] for each in tries], [each.due for each in tries], target)
-    return Crossing(found.rate / devices, found.bound)
+    return Crossing(found.rate / backend.serving_devices, found.bound)

@@ -27,6 +27,8 @@ class CandidateRecord(Record):
     chunk: int
     """engine.max_num_batched_tokens"""
     carried: tuple[CarriedRecord, ...]
+    well: bool
+    """Known by long windows: short ones, which all had, flatter."""
     problem: str
 
 

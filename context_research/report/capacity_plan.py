@@ -14,6 +14,7 @@ from context_research.report.tables import table
 
 _ERROR = 0.05
 """Of a search's figure: rates a tenth apart, some 200 requests at each."""
+_ROUGH = "<: by a short window, which flatters; only the leaders had long ones."
 _SHOWN = 10
 """Rows of a ranking on a terminal."""
 
@@ -43,7 +44,7 @@ def terminal(plan: CapacityPlanRecord, commands: Sequence[str]) -> str:
     parts += [f"{_title(plan, number)}\n{_ranking(plan, number, _SHOWN)}" for number in range(len(plan.slos))]
     if commands:
         parts.append("\n".join(["to confirm the two best topologies on real engines:", *commands]))
-    return "\n\n".join(["SIMULATED: no engine ran", *parts, trust(plan)])
+    return "\n\n".join(["SIMULATED: no engine ran", *parts, _ROUGH, trust(plan)])
 
 
 def answers(plan: CapacityPlanRecord) -> list[str]:
@@ -85,7 +86,7 @@ def trust(plan: CapacityPlanRecord) -> str:
 
 
 def _section(plan: CapacityPlanRecord, number: int) -> str:
-    return f"## {_title(plan, number)}\n\nSIMULATED, requests per second.\n\n{_ranking(plan, number)}"
+    return f"## {_title(plan, number)}\n\nSIMULATED, requests per second. {_ROUGH}\n\n{_ranking(plan, number)}"
 
 
 def _title(plan: CapacityPlanRecord, number: int) -> str:
@@ -106,8 +107,8 @@ def _ranking(plan: CapacityPlanRecord, number: int, most: int | None = None) -> 
 
 def _rate(candidate: CandidateRecord, number: int) -> str:
     carried = candidate.carried[number]
-    bound = "" if carried.bound == "exact" else f"{carried.bound} "
-    return f"{bound}{carried.rate:.3g}"
+    rough = "" if candidate.well else "< "
+    return f"{rough if carried.bound == 'exact' else f'{carried.bound} '}{carried.rate:.3g}"
 
 
 def _named(candidate: CandidateRecord) -> str:

@@ -8,10 +8,15 @@ from context_research.report import capacity_plan as report
 from context_research.settings.workload import Slo
 
 
-def candidate(name, *rates, chunk=2048, problem="", bound="exact"):
+def candidate(name, *rates, chunk=2048, problem="", bound="exact", well=True):
     carried = tuple(CarriedRecord(rate=rate, bound=bound) for rate in rates)
     return CandidateRecord(
-        name=name, tensor_parallel=2 if "tp2" in name else 1, chunk=chunk, carried=carried, problem=problem
+        name=name,
+        tensor_parallel=2 if "tp2" in name else 1,
+        chunk=chunk,
+        carried=carried,
+        well=well,
+        problem=problem,
     )
 
 
