@@ -15,6 +15,7 @@ from context_research.backends.resolve import resolve
 from context_research.cli import outputs as outputs_option
 from context_research.cli import plan as planned
 from context_research.cli import rates, simulation
+from context_research.cli.parameters import Numbers, Share
 from context_research.compare import comparison, verdict
 from context_research.compare.ab import arms as ab_arms
 from context_research.compare.ab import looks as ab_looks
@@ -45,30 +46,6 @@ class OneLine(click.Group):
         except UsageProblem as problem:
             click.echo(f"ERROR: {problem}", err=True)
             ctx.exit(2)
-
-
-class Share(click.ParamType[float]):
-    """``3%`` or ``0.03``."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        try:
-            return value if isinstance(value, float) else options.share(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-class Numbers(click.ParamType[list[int]]):
-    """``6,8,10``."""
-
-    name = "numbers"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[int]:
-        try:
-            return value if isinstance(value, list) else options.integers(value)
-        except ValueError:
-            self.fail(f"{value}: expected numbers such as 6,8,10,12", param, ctx)
 
 
 _PLANNED = [option for option in options.OPTIONS if option.flag in ("--model-name", "--serving", "--seed")]
@@ -141,7 +118,7 @@ def init_run(outputs: Path | None, run_id: str | None, config_path: Path, **give
 )
 @click.option(
     "--looks",
-    type=Numbers(),
+    type=Numbers("6,8,10,12"),
     metavar="N,N",
     help="Without --pairs: numbers of pairs after which all is judged; it ends where all is decided "
     f"(default: {','.join(map(str, ab_looks.LOOKS))}).",
@@ -187,8 +164,7 @@ def run_ab(
     for told in ab_preflight.check(plan):
         click.echo(f"warning: {told}")
     running = ab.Ab.open(outputs or here.outputs, plan, fresh)
-    sessions, judged = plan.described
-    click.echo(f"A/B {running.files.ab_id}: {sessions}\n{judged}")
+    click.echo(f"A/B {running.files.ab_id}: " + "\n".join(plan.described))
     if not plan.swaps_evenly:
         click.echo(
             f"note: {ab_looks.listed(plan.ends)} pairs on {len(plan.device_groups)} groups of devices: a multiple of "

@@ -11,7 +11,6 @@ import click
 
 from context_research.backends.registry import backend_of
 from context_research.compare.ab import arms
-from context_research.errors import UsageProblem
 from context_research.hardware.devices import lasting_names
 from context_research.hardware.locks import Hold
 from context_research.plugin import project
@@ -37,10 +36,7 @@ def rates(experiment: str, serving: str, seed: int, out: Path | None, pytest_opt
     found, here = project.ask(experiment, list(pytest_options))
     given = [*here.layers, Layer("--seed", {"seed": seed})]
     settings = arms.settings(found.name, "serving", serving, pytest_options, given, found.configs, here.root)
-    if settings.workload.arrivals != "open":
-        raise UsageProblem(f"{experiment}: its load is {settings.workload.arrivals}; rates are an open load's")
-    if not all(slo.given for slo in settings.slos) and not settings.workload.class_slos:
-        raise UsageProblem(f"{experiment}: an SLO without limits is missed at no rate (slo)")
+    knee.check(settings)
     backend = backend_of(settings)
     backend.check()
     model = hub.resolve(settings.model, config_only=not backend.needs_weights)

@@ -44,10 +44,14 @@ class Knee:
         return math.sqrt(self.low * self.high)
 
 
+class NoKnee(UsageProblem):
+    """Limits are met at every rate that was tried, or missed at every one."""
+
+
 def search(attained: Attained, targets: Sequence[float], start: float, factor: float = 2.0) -> list[Knee]:
     """Raise and lower the rate from `start` until every SLO is met at one rate and missed at another, then bisect.
 
-    `factor`: between two rates, before that. Raises UsageProblem: an SLO that is missed even at a low rate, or met even
+    `factor`: between two rates, before that. Raises NoKnee: an SLO that is missed even at a low rate, or met even
     at a high one, has no knee to find.
     """
     seen: dict[float, Sequence[float]] = {}
@@ -74,7 +78,7 @@ def _until(holds: Callable[[float], bool], start: float, factor: float, still: s
     for step in range(1 + round(math.log(_REACH) / abs(math.log(factor)))):
         if holds(rate := start * factor**step):
             return
-    raise UsageProblem(
+    raise NoKnee(
         f"some limits are {still} {rate:.3g} requests/s too: give limits (slo) that these engines meet at "
         f"some rates and miss at others, or begin at a {other} rate (--set workload.rate=R)"
     )
@@ -90,10 +94,16 @@ def _around(seen: dict[float, Sequence[float]], targets: Sequence[float], index:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """Requests that were due in a short window, and how many met each of the settings' SLOs."""
+    """Requests that were due in a short window, and how many met each of the settings' SLOs.
 
+    `rate`: at which they came, a second, all devices together.
+    """
+
+    rate: float
     due: int
     met: Sequence[int]
+    overloaded: bool
+    """Of few requests that can't be told from chance: a search does not ask."""
 
     @property
     def shares(self) -> list[float]:
@@ -101,15 +111,29 @@ class Try:
 
 
 def attempt(settings: Settings, model: Model, topology: Topology, rate: float, window_s: float) -> Try:
-    """One rate on running engines. Its requests count in no run. Raises UsageProblem as `measure` does.
-
-    Overload is not asked about: of few requests it can't be told from chance.
-    """
+    """One rate on running engines. Its requests count in no run. Raises UsageProblem as `measure` does."""
     tried = settings.workload.model_copy(update={"rate": rate, "repeats": 1, "window_s": window_s})
     case = Case({"rate": rate}, settings.model_copy(update={"workload": tried, "axes": {}}))
     topology.revive()
     record = measure(case, model, topology, Standing(checks=()), arrive=timed).record(())
-    return Try(max((due for _, due in record.attained), default=0), [met for met, _ in record.attained])
+    assert record.arrivals is not None
+    due = max((due for _, due in record.attained), default=0)
+    return Try(record.arrivals.rate, due, [met for met, _ in record.attained], record.overloaded)
+
+
+def check(settings: Settings) -> None:
+    """Raises UsageProblem: there is no rate to raise, or no limit to miss, or more than one load."""
+    if settings.workload.arrivals != "open":
+        raise UsageProblem(
+            f"{settings.experiment}'s load is {settings.workload.arrivals}, and rates are an open load's: name another "
+            "experiment, or set workload.arrivals"
+        )
+    if not all(slo.given for slo in settings.slos) and not settings.workload.class_slos:
+        raise UsageProblem(f"{settings.experiment}: an SLO without limits is missed at no rate (--set slo={{ttft: 2}})")
+    several = [axis for axis in settings.axes if axis != "workload.rate"]
+    several += ["--prompt-lengths"] * (len(settings.workload.prompt_lengths) > 1)
+    if several:
+        raise UsageProblem(f"{settings.experiment}: rates are searched for one load, give {several[0]} one value")
 
 
 def find(settings: Settings, model: Model, topology: Topology, say: Callable[[str], None]) -> list[Knee]:

@@ -1,7 +1,7 @@
 """The simulated capacity of candidates: all of them roughly, then the leaders in longer windows.
 
-A short window flatters, as a backlog takes its time to build up: what is known roughly is less. So the leaders are known
-once nobody stands among them who is only known roughly.
+A short window flatters, as a backlog takes its time to build up. By how much the first leaders show; the others are
+taken for flattered as little as the least of those. The leaders are known once none of them is only known roughly.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from context_research.settings.schema import Settings
 from context_research.workload.case import Case, cases
 from context_research.workload.load import planned
 
-LEADERS = 3
+LEADERS = 2
 """Topologies within each SLO that are known well in the end."""
 FACTOR = 1.3
 """Between a try's rate and the next, until a knee lies between two. The first is near it already."""
@@ -57,9 +57,13 @@ class Found:
     candidate: Candidate
     capacities: tuple[Crossing, ...] = ()
     """In requests per second and device."""
-    well: bool = False
-    """By long windows."""
+    rough: tuple[Crossing, ...] = ()
+    """What short windows had said, where `capacities` are of long ones."""
     problem: str = ""
+
+    @property
+    def well(self) -> bool:
+        return bool(self.rough)
 
 
 def search(
@@ -69,7 +73,21 @@ def search(
     jobs: int,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Found]:
-    """What each candidate carries, `jobs` of the `series` of neighbours at a time in processes of their own."""
+    """What each candidate carries, `jobs` of the `series` of neighbours at a time in processes of their own.
+
+    Raises UsageProblem: a process was killed.
+    """
+    try:
+        return _searched(settings, model, series, jobs, say)
+    except BrokenExecutor:
+        raise UsageProblem(
+            "a simulating process was killed, for its memory perhaps: fewer at a time (--jobs)"
+        ) from None
+
+
+def _searched(
+    settings: Settings, model: Model, series: Iterable[Sequence[Candidate]], jobs: int, say: Callable[[str], None]
+) -> list[Found]:
     found: dict[tuple[str, int], Found] = {}
     # Not forked: a process that has started simulated engines has threads.
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -86,12 +104,14 @@ def search(
 
 
 def leaders(found: Iterable[Found]) -> list[Found]:
-    """Within each SLO the best of each topology, for those that carry most."""
+    """Within each SLO the best of each topology, for those that carry most, by all that is known now."""
     able, leading = [each for each in found if each.capacities], dict[tuple[str, int], Found]()
     for number in range(max((len(each.capacities) for each in able), default=0)):
         exact = [each for each in able if each.capacities[number].bound == "exact"]
+        left = max((each.capacities[number].rate / each.rough[number].rate for each in exact if each.well), default=1.0)
+        likely = {each.candidate.key: each.capacities[number].rate * (1.0 if each.well else left) for each in exact}
         best: dict[str, Found] = {}
-        for each in sorted(exact, key=lambda each, n=number: -each.capacities[n].rate):  # type: ignore[misc]
+        for each in sorted(exact, key=lambda each, likely=likely: -likely[each.candidate.key]):  # type: ignore[misc]
             best.setdefault(each.candidate.name, each)
         leading |= {each.candidate.key: each for each in list(best.values())[:LEADERS]}
     return list(leading.values())
@@ -103,14 +123,19 @@ def _roughly(settings: Settings, model: Model, candidates: Sequence[Candidate]) 
     start: float | None = None
     for candidate in candidates:
         found.append(_one(candidate, settings, model, start, ROUGH))
-        if rates := [each.rate for each in found[-1].capacities]:
-            start = max(rates) * candidate.devices
+        start = _rate(found[-1]) or start
     return found
 
 
+def _rate(found: Found) -> float | None:
+    """The highest that it carries, of all devices together; a bound says nothing of where to look."""
+    rates = [each.rate for each in found.capacities if each.bound == "exact"]
+    return max(rates) * found.candidate.devices if rates else None
+
+
 def _well(settings: Settings, model: Model, rough: Found) -> Found:
-    start = max(each.rate for each in rough.capacities) * rough.candidate.devices
-    return _one(rough.candidate, settings, model, start, WELL)
+    found = _one(rough.candidate, settings, model, _rate(rough), WELL)
+    return replace(found, rough=rough.capacities)
 
 
 def _one(candidate: Candidate, settings: Settings, model: Model, start: float | None, effort: Effort) -> Found:
@@ -121,7 +146,9 @@ def _one(candidate: Candidate, settings: Settings, model: Model, start: float | 
         found = capacity(chosen, model, start or _guess(chosen, model), effort)
     except (UsageProblem, EngineFailure) as problem:
         return Found(candidate, problem=str(problem))
-    return Found(candidate, tuple(found), well=effort == WELL)
+    except Exception as error:  # of one candidate: the others are known all the same
+        return Found(candidate, problem=f"{type(error).__name__}: {error}")
+    return Found(candidate, tuple(found))
 
 
 def _guess(settings: Settings, model: Model) -> float:
@@ -167,7 +194,9 @@ def _built_up(settings: Settings, effort: Effort) -> Settings:
     """With a warm-up no longer than a request that just meets its limits takes: by then the load has built up."""
     workload, output = settings.workload, settings.workload.output_tokens
     takes = [
-        slo.ttft + slo.tpot * output if slo.ttft and slo.tpot and isinstance(output, int) else workload.warmup_s
+        slo.ttft + slo.tpot * output
+        if slo.ttft and slo.tpot and isinstance(output, int) and not workload.classes
+        else workload.warmup_s
         for slo in settings.slos
     ]
     warmup = min(workload.warmup_s, max(takes)) * effort.warmup
@@ -182,9 +211,11 @@ def _within(
     start: float,
     backend: Backend,
 ) -> Crossing:
-    with suppress(UsageProblem):  # no knee: what was seen says on which side
+    with suppress(knee.NoKnee):  # what was seen says on which side
         knee.search(lambda rate: [attained(rate)[number]], [target], start, FACTOR)
-    rates = sorted(seen)
-    tries = [seen[rate] for rate in rates]
-    found = crossed(rates, [each.shares[number] for each in tries], [each.due for each in tries], target)
+    tries = sorted((each for each in seen.values() if each.due), key=lambda each: each.rate)
+    if not tries:
+        raise UsageProblem("no request was due in any window: a higher workload.rate to begin with")
+    rates, due = [each.rate for each in tries], [each.due for each in tries]
+    found = crossed(rates, [each.shares[number] for each in tries], due, target)
     return Crossing(found.rate / backend.serving_devices, found.bound)

@@ -52,6 +52,9 @@ class CapacityPlanRecord(Artifact):
     """That the search took."""
 
     def ranked(self, number: int) -> list[CandidateRecord]:
-        """Those that have a figure within the SLO of that number, the one that carries most first."""
+        """Those that have a figure within the SLO of that number, the one that carries most first.
+
+        Those that are known well come before those that are not, whatever short windows say of these.
+        """
         able = [each for each in self.candidates if each.carried and each.carried[number].bound == "exact"]
-        return sorted(able, key=lambda each: -each.carried[number].rate)
+        return sorted(able, key=lambda each: (not each.well, -each.carried[number].rate))

@@ -13,7 +13,7 @@ from context_research.errors import UsageProblem
 from context_research.models.model import Model
 from context_research.records import store
 from context_research.records.base import Artifact, JsonObject, Record
-from context_research.settings.schema import Device, Mode, Settings, Weights
+from context_research.settings.schema import Device, Mode, ModelSettings, Settings, Weights
 from context_research.settings.sources import Resolved
 
 RunStatus = Literal["running", "completed", "failed", "invalid", "interrupted", "error", "incomplete"]
@@ -31,6 +31,17 @@ class ModelRecord(Record):
     revision: str | None
     hash: str | None
     label: str | None = None
+
+    @classmethod
+    def of(cls, chosen: ModelSettings, model: Model | None) -> ModelRecord:
+        """`model` None: not looked up."""
+        return cls(
+            name=chosen.name,
+            weights=chosen.weights,
+            revision=model.revision if model else chosen.revision,
+            hash=model.weights_hash if model else None,
+            label=model.label if model else None,
+        )
 
     @property
     def shown(self) -> str:
@@ -242,13 +253,7 @@ def new_run(
         device=chosen.device,
         seed=chosen.seed,
         serving=ServingRecord(mode=chosen.serving.mode),
-        model=ModelRecord(
-            name=chosen.model.name,
-            weights=chosen.model.weights,
-            revision=model.revision if model else chosen.model.revision,
-            hash=model.weights_hash if model else None,
-            label=model.label if model else None,
-        ),
+        model=ModelRecord.of(chosen.model, model),
         settings=chosen.model_dump(mode="json"),
         settings_sources=resolved.sources,
         environment_manifest=manifest,

@@ -12,9 +12,9 @@ from context_research.records.files import PlanFiles
 from context_research.report import simulated
 from context_research.report.tables import table
 
-_ERROR = 0.05
-"""Of a search's figure: rates a tenth apart, some 200 requests at each."""
-_ROUGH = "<: by a short window, which flatters; only the leaders had long ones."
+_ERROR = 0.1
+"""Of a search's figure: windows of some 400 requests or more err by 2 to 7 % (sd, docs/results/capacity.md)."""
+_ROUGH = "<: by short windows alone, which flatter; the leaders had long ones."
 _SHOWN = 10
 """Rows of a ranking on a terminal."""
 
@@ -53,13 +53,21 @@ def answers(plan: CapacityPlanRecord) -> list[str]:
     for number in range(len(plan.slos)):
         two = list(islice(best(plan, number), 2))
         if not two:
-            told.append(f"{_title(plan, number)}: no topology meets it.")
+            told.append(f"{_title(plan, number)}: {_without(plan, number)}.")
             continue
         first = f"{_title(plan, number)}: {_named(two[0])} carries {_rate(two[0], number)} requests/s per GPU"
         if len(two) > 1:
             first += f", {_ahead(two[0], two[1], number)} {_named(two[1])} ({_rate(two[1], number)})"
         told.append(f"{first}.")
     return told
+
+
+def _without(plan: CapacityPlanRecord, number: int) -> str:
+    """Why there is no figure."""
+    bounds = {each.carried[number].bound for each in plan.candidates if each.carried}
+    if not bounds:
+        return "nothing of it can run"
+    return "met at every rate that was tried" if "at least" in bounds else "no topology meets it"
 
 
 def _ahead(first: CandidateRecord, second: CandidateRecord, number: int) -> str:

@@ -18,17 +18,12 @@ from tabulate import tabulate
 from context_research.backends.registry import backend_of
 from context_research.backends.resolve import resolve
 from context_research.measure.capacity import Crossing, crossing
-from context_research.measure.case import measure
-from context_research.measure.checks.evidence import Standing
+from context_research.measure.knee import attempt
 from context_research.models import hub
-from context_research.models.model import Model
 from context_research.records.summary import PointRecord
 from context_research.serving import build
-from context_research.serving.topology import Topology
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
-from context_research.workload.arrivals import timed
-from context_research.workload.case import Case
 
 ARMS = ("aggregated-2x", "disaggregated-1p1d")
 _LONGER = 10
@@ -135,20 +130,11 @@ def _served(settings: Settings, rate: float, window_s: float) -> Point:
         topology = build.with_logs(backend_of(settings), model, Path(logs))
         topology.start()
         try:
-            return _measured(settings, model, topology, rate, window_s)
+            tried = attempt(settings, model, topology, rate, window_s)
         finally:
             topology.close()
-
-
-def _measured(settings: Settings, model: Model, topology: Topology, rate: float, window_s: float) -> Point:
-    workload = settings.workload.model_copy(update={"rate": rate, "repeats": 1, "window_s": window_s})
-    case = Case({"rate": rate}, settings.model_copy(update={"workload": workload, "axes": {}}))
-    result = measure(case, model, topology, Standing(checks=()), arrive=timed)
-    record = result.record(())
-    assert record.arrivals is not None
     return tuple(
-        PointRecord(case="", rate=record.arrivals.rate, due=due, met=met, overloaded=record.overloaded)
-        for met, due in record.attained
+        PointRecord(case="", rate=tried.rate, due=tried.due, met=met, overloaded=tried.overloaded) for met in tried.met
     )
 
 

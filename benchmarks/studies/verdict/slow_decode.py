@@ -12,7 +12,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 
 
 class SlowDecode(AsyncScheduler):  # type: ignore[misc] # vLLM's class is untyped here
-    """15 % slower: sleeps in the engine's own process, between two steps, which a client can't tell from a slower model.
+    """15 % slower: sleeps in the engine's own process, between steps, which a client can't tell from a slower model.
 
     Steps that hold a prefill are left alone, so that TTFT without a queue can't change.
     """

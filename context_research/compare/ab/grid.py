@@ -11,7 +11,7 @@ from context_research.settings.schema import Settings
 MORE = 4
 """Rates that are added on a side."""
 MOST = 3
-"""Times that a grid is extended: with steps of 10 % to a fourth of its lowest rate, and to three times its highest."""
+"""Times that a grid is extended: with steps of 10 % to a third of its lowest rate, and to three times its highest."""
 
 
 def of_settings(settings: Settings) -> tuple[float, ...]:

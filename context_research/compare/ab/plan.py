@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from context_research.compare.family import class_of, split
 from context_research.compare.statistics import MIN_PAIRS, PRACTICAL
 from context_research.errors import UsageProblem
 from context_research.hardware.placement import groups
+from context_research.measure import knee
 from context_research.measure.capacity import by_load, load_of
 from context_research.records import redact
 from context_research.records.ab import PlanRecord, SessionRecord
@@ -24,6 +26,7 @@ from context_research.settings.experiments import Experiment
 from context_research.settings.schema import Settings
 from context_research.settings.sources import Layer
 from context_research.workload.case import cases
+from context_research.workload.load import planned, window
 
 
 class Plan(PlanRecord):
@@ -90,10 +93,28 @@ class Plan(PlanRecord):
 
     @property
     def described(self) -> list[str]:
-        """What there will be: the sessions and their arms, then the family and when it is judged. A line each."""
+        """What there will be: the sessions and their arms, the family and when it is judged, how long it takes.
+
+        A line each; the last of timed loads alone.
+        """
         sessions = " to ".join(str(len(self.arms) * pairs) for pairs in dict.fromkeys((self.ends[0], self.pairs)))
         texts = [f"{arm}: {text}" if ab_arms.is_named(self.arms) else text for arm, text in self.arms.items()]
-        return [f"{sessions} sessions, {' / '.join(texts)}", self._judged()]
+        return [f"{sessions} sessions, {' / '.join(texts)}", self._judged(), *self._takes()]
+
+    def _takes(self) -> Iterator[str]:
+        """Warm-ups and windows are known beforehand; starts of engines, references and what queues come on top."""
+        chosen = self.settings_of(self.against).model_copy(update={"seed": self.seed})
+        every = cases(chosen)
+        if not chosen.workload.timed or not self.measured or self.find_rates or self.selects:
+            return
+        seconds = self.repeats * sum(window(case.settings.workload, planned(case, 0))[1] for case in every)
+        pair = seconds * len(self.arms) / max(1, len(self.device_groups))
+        least, most = (timedelta(seconds=round(pair * pairs)) for pairs in (self.ends[0], self.pairs))
+        whole = f"{least} to {most}" if least < most else f"{least}"
+        yield (
+            f"warm-ups and windows take {timedelta(seconds=round(seconds))} a session ({len(every)} cases), {whole} "
+            "in all; engines' starts, what queues and rates that are added come on top"
+        )
 
     def _judged(self) -> str:
         what = f"{self.family} figures" if self.family > 1 else "one figure"
@@ -189,8 +210,8 @@ def _check_capacity(primary: Sequence[str], chosen: Settings, find_rates: bool) 
     """Refuse a capacity that no session could have, and a search for what is no open load's."""
     load = chosen.workload
     asked = [name for name in primary if split(name)[0] == "capacity"]
-    if find_rates and load.arrivals != "open":
-        raise UsageProblem(f"--find-rates: {chosen.experiment}'s load is {load.arrivals}; rates are an open load's")
+    if find_rates:
+        knee.check(chosen)
     if not asked:
         return
     if split(asked[0])[1] not in (None, "mean"):

@@ -169,6 +169,7 @@ class Ab:
             rates = wider
             again = [one.model_copy(update=_AGAIN) if one.pair == 0 else one for one in self._sessions]
             self._write("running", rates=rates, extended=self.record.extended + 1, sessions=tuple(again))
+            self._ended.clear()  # they took less time than those to come
 
     def _begun_pairs(self) -> int:
         """As many pairs as have begun: a look before their end has had its answer."""
@@ -251,7 +252,7 @@ class Ab:
         if not self._ends_in_time(session):
             return None
         if not own:
-            self._change(number, devices=free[0])
+            self._change(number, **_AGAIN, devices=free[0])  # what it had measured was on others
         return number
 
     def _ends_in_time(self, session: SessionRecord) -> bool:

@@ -7,6 +7,7 @@ from context_research.backends.resolve import resolve
 from context_research.engines.base import Evidence
 from context_research.errors import UsageProblem
 from context_research.hardware.devices import Machine
+from context_research.settings.schema import Serving
 from context_research.settings.sources import Layer
 from tests.support import made
 from tests.support.settings import backend_on, chosen, resolve_model
@@ -86,7 +87,8 @@ def test_tensor_parallel_engines_hand_nothing_over(backend):
 
 def test_simulated_tensor_parallel_engines_have_their_gpus_for_themselves():
     engines = [{"name": f"replica-{n}", "role": "aggregated", "devices": [n, n + 1]} for n in range(2)]
-    given = chosen(**H200, devices=[0, 1, 2], serving={"mode": "aggregated", "engines": engines})
+    serving = Serving.model_validate({"mode": "aggregated", "engines": engines})
+    given = chosen(**H200, devices=[0, 1, 2]).model_copy(update={"serving": serving})
     with pytest.raises(UsageProblem, match="tensor-parallel engines are simulated on GPUs of their own"):
         backend_of(given).check_engines(resolve_model())
 

@@ -13,9 +13,15 @@ REFUSED = {
     "an unknown profile": (["--device-profile=h2", "--devices=2"], "unknown device profile 'h2'"),
     "limits that are none": ([*GPUS, "--slo=2"], "2: expected limits in seconds such as ttft=2,tpot=0.05"),
     "an unknown limit": ([*GPUS, "--slo=tpt=2"], "tpt"),
-    "chunks that are none": ([*GPUS, "--chunks=a,b"], "a,b: expected numbers of tokens such as 2048,4096,8192"),
-    "a closed loop": (["e0", *GPUS], "e0: its load is closed; capacity is an open load's"),
-    "no limits": (["e2", *GPUS, "--", "--set=workload.classes={}", "--prompt-lengths=64"], "without limits nothing"),
+    "chunks that are none": ([*GPUS, "--chunks=a,b"], "a,b: expected numbers such as 2048,4096,8192"),
+    "one chunk size twice": ([*GPUS, "--chunks=64,64"], "--chunks 64,64: expected numbers of tokens that differ"),
+    "a closed loop": (["e0", *GPUS], "e0's load is closed, and rates are an open load's"),
+    "no limits": (
+        ["e2", *GPUS, "--", "--set=workload.classes={}", "--prompt-lengths=64"],
+        "an SLO without limits is missed at no rate",
+    ),
+    "TPOT alone": ([*GPUS, "--slo=tpot=0.05"], "limits without ttft or e2e are met by whoever lets requests wait"),
+    "several loads": ([*GPUS, "--", "--prompt-lengths=64,128"], "for one load, give --prompt-lengths one value"),
     "no such file": ([*GPUS, "--workload=nowhere.yaml"], "cannot read nowhere.yaml"),
 }
 

@@ -48,6 +48,12 @@ def test_each_topology_stands_with_the_chunk_size_that_suits_it():
     assert [(each.name, each.chunk) for each in report.best(plan(*TWO), 0)] == [("3p1d", 2048), ("4x", 8192)]
 
 
+def test_what_short_windows_flatter_comes_behind():
+    told = plan(candidate("4x", 2.0), candidate("2p2d", 2.4, well=False), candidate("3p1d", 1.9))
+    assert [each.name for each in report.best(told, 0)] == ["4x", "3p1d", "2p2d"]
+    assert "| 3  | 2p2d       | 2048    | < 2.4     | 9.6      |" in report.render(told, [])
+
+
 def test_the_answer_comes_first():
     text = report.render(plan(*TWO), ["context-research ab e1"])
     head, rest = text.split("## Within", 1)
@@ -60,13 +66,23 @@ def test_the_answer_comes_first():
 
 
 def test_what_is_closer_than_a_search_can_tell_is_not_ranked_in_words():
-    [told] = report.answers(plan(candidate("4x", 2.0), candidate("2x-tp2", 1.95)))
+    [told] = report.answers(plan(candidate("4x", 2.0), candidate("2x-tp2", 1.85)))
     assert "too close to call beside 2x-tp2" in told
 
 
 def test_limits_that_nothing_meets_are_told():
     [told] = report.answers(plan(candidate("4x", 0.01, bound="at most")))
     assert told == "Within TTFT 2 s, TPOT 50 ms at 90%: no topology meets it."
+
+
+def test_limits_that_every_rate_meets_are_told():
+    [told] = report.answers(plan(candidate("4x", 9.0, bound="at least")))
+    assert told.endswith("met at every rate that was tried.")
+
+
+def test_what_cannot_run_at_all_is_told():
+    [told] = report.answers(plan(candidate("4x", problem="too small")))
+    assert told.endswith("nothing of it can run.")
 
 
 def test_each_set_of_limits_has_its_own_ranking():

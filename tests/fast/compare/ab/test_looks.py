@@ -1,18 +1,21 @@
 """How many pairs: fixed, or looks after which all is judged; what a pilot says; going on around a look."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from context_research.compare import comparison
 from context_research.compare.ab import looks as ab_looks
+from context_research.compare.ab import plan as ab_plan
 from context_research.compare.ab import sessions as ab
 from context_research.compare.ab.sessions import Ab
 from context_research.compare.statistics import MIN_PAIRS, pairs_for
 from context_research.errors import UsageProblem
 from context_research.records.files import AbFiles
+from context_research.settings.experiments import Experiment
 from tests.support import made_runs
-from tests.support.made_sessions import plan, recorded, run
+from tests.support.made_sessions import plan, recorded, run, two
 
 LOOKS = {"pairs": None}
 THREE = {"whole": "aggregated", "chunk": "aggregated --set engine.max_num_batched_tokens=64", "split": "disaggregated"}
@@ -73,6 +76,17 @@ def test_looks_and_a_fixed_number_are_refused_together():
 )
 def test_the_plan_says_what_there_will_be(values, sessions, judged):
     assert plan(**values).described == [sessions, judged]
+
+
+def test_of_a_timed_load_it_says_how_long_that_takes():
+    common = {"seed": 0, "repeats": 1, "allow_different": ()}
+    made = ab_plan.plan(Experiment("e1", Path("benchmarks/e1")), two(), pairs=None, **common)
+    rates = len(made.settings_of("baseline").axes["workload.rate"])
+    assert rates * (4 + 15) == 133
+    assert made.described[2] == (
+        "warm-ups and windows take 0:02:13 a session (7 cases), 0:26:36 to 0:53:12 in all; engines' starts, "
+        "what queues and rates that are added come on top"
+    )
 
 
 def test_what_measures_nothing_says_that_there_is_no_verdict(simulated):

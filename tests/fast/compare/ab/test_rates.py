@@ -86,7 +86,7 @@ def test_a_search_that_fails_ends_it_before_any_session(outputs, sessions, searc
 @pytest.mark.parametrize(
     ("values", "told"),
     [
-        ({"find_rates": True}, "--find-rates: e0's load is closed; rates are an open load's"),
+        ({"find_rates": True}, "e0's load is closed, and rates are an open load's"),
         ({"primary": ["capacity"]}, "--primary capacity: takes an open or replayed load, and limits"),
         ({"primary": ["capacity.p90"]}, "--primary capacity.p90: a session has one capacity; write capacity"),
     ],
