@@ -1,7 +1,7 @@
 """The simulated capacity of candidates: all of them roughly, then the leaders in longer windows.
 
-A short window flatters, as a backlog takes its time to build up. By how much the first leaders show; the others are
-taken for flattered as little as the least of those. The leaders are known once none of them is only known roughly.
+A short window flatters, as a backlog takes its time to build up. So the leaders are known once none of them is only
+known roughly: whoever stands behind them was flattered, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Effort:
     warmup: float
 
 
-ROUGH, WELL = Effort(100, 0.0, 0.5), Effort(400, 45.0, 1.0)
+ROUGH, WELL = Effort(100, 0.0, 0.5), Effort(400, 30.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +57,9 @@ class Found:
     candidate: Candidate
     capacities: tuple[Crossing, ...] = ()
     """In requests per second and device."""
-    rough: tuple[Crossing, ...] = ()
-    """What short windows had said, where `capacities` are of long ones."""
+    well: bool = False
+    """By long windows."""
     problem: str = ""
-
-    @property
-    def well(self) -> bool:
-        return bool(self.rough)
 
 
 def search(
@@ -108,10 +104,8 @@ def leaders(found: Iterable[Found]) -> list[Found]:
     able, leading = [each for each in found if each.capacities], dict[tuple[str, int], Found]()
     for number in range(max((len(each.capacities) for each in able), default=0)):
         exact = [each for each in able if each.capacities[number].bound == "exact"]
-        left = max((each.capacities[number].rate / each.rough[number].rate for each in exact if each.well), default=1.0)
-        likely = {each.candidate.key: each.capacities[number].rate * (1.0 if each.well else left) for each in exact}
         best: dict[str, Found] = {}
-        for each in sorted(exact, key=lambda each, likely=likely: -likely[each.candidate.key]):  # type: ignore[misc]
+        for each in sorted(exact, key=lambda each, n=number: -each.capacities[n].rate):  # type: ignore[misc]
             best.setdefault(each.candidate.name, each)
         leading |= {each.candidate.key: each for each in list(best.values())[:LEADERS]}
     return list(leading.values())
@@ -135,7 +129,7 @@ def _rate(found: Found) -> float | None:
 
 def _well(settings: Settings, model: Model, rough: Found) -> Found:
     found = _one(rough.candidate, settings, model, _rate(rough), WELL)
-    return replace(found, rough=rough.capacities)
+    return replace(found, well=True)
 
 
 def _one(candidate: Candidate, settings: Settings, model: Model, start: float | None, effort: Effort) -> Found:
@@ -213,9 +207,10 @@ def _within(
 ) -> Crossing:
     with suppress(knee.NoKnee):  # what was seen says on which side
         knee.search(lambda rate: [attained(rate)[number]], [target], start, FACTOR)
-    tries = sorted((each for each in seen.values() if each.due), key=lambda each: each.rate)
-    if not tries:
+    # By the rates that were asked for: of a hundred requests those that came say little.
+    rates = sorted(rate for rate, tried in seen.items() if tried.due)
+    if not rates:
         raise UsageProblem("no request was due in any window: a higher workload.rate to begin with")
-    rates, due = [each.rate for each in tries], [each.due for each in tries]
-    found = crossed(rates, [each.shares[number] for each in tries], due, target)
+    tries = [seen[rate] for rate in rates]
+    found = crossed(rates, [each.shares[number] for each in tries], [each.due for each in tries], target)
     return Crossing(found.rate / backend.serving_devices, found.bound)

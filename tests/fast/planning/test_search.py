@@ -1,4 +1,4 @@
-"""Who has to be known better: the leaders, by all that is known; a rough figure is flattered as others were."""
+"""Who has to be known better: the best of each topology, of those that carry most."""
 
 from dataclasses import replace
 
@@ -11,10 +11,6 @@ WAYS = {each.name: each for [each] in series(4, [2048], 32)}
 
 def rough(name, *rates, bound="exact"):
     return Found(WAYS[name], tuple(Crossing(rate, bound) for rate in rates))
-
-
-def well(name, rate, was):
-    return replace(rough(name, rate), rough=(Crossing(was, "exact"),))
 
 
 def names(*found):
@@ -30,11 +26,9 @@ def test_each_set_of_limits_has_leaders_of_its_own():
     assert set(names(*found)) == {"4x", "3p1d", "2p2d"}
 
 
-def test_a_rough_figure_does_not_lead_that_is_flattered_as_the_others_were():
-    """2.8 by a short window is 2.52 where the least flattered lost a tenth."""
-    known = well("4x", 2.7, was=3.0), well("3p1d", 2.6, was=3.2)
-    assert names(*known, rough("2p2d", 2.8)) == ["4x", "3p1d"]
-    assert names(*known, rough("2p2d", 2.95)) == ["4x", "2p2d"]
+def test_of_a_topology_the_chunk_size_leads_that_is_best_so_far():
+    other = replace(rough("4x", 3.5), candidate=replace(WAYS["4x"], chunk=8192))
+    assert [each.candidate.chunk for each in leaders([rough("4x", 3.0), other])] == [8192]
 
 
 def test_what_has_no_figure_does_not_lead():
