@@ -32,22 +32,26 @@ from context_research.workload.load import planned
 
 LEADERS = 2
 """Topologies within each SLO that are known well in the end."""
-FACTOR = 1.3
-"""Between a try's rate and the next, until a knee lies between two. The first is near it already."""
 _FULL = 0.7
 """Of the rate at which prefill engines could compute prompts without a pause: about what is carried within limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How long a try is: so many requests are due in its window, or it lasts so long; `warmup` of a whole one."""
+    """How long a try is: so many requests are due in its window, or it lasts so long; `warmup` of a whole one.
+
+    `factor` lies between a try's rate and the next, until a knee lies between two.
+    """
 
     requests: int
     window_s: float
     warmup: float
+    factor: float
 
 
-ROUGH, WELL = Effort(100, 0.0, 0.5), Effort(400, 30.0, 1.0)
+ROUGH, WELL = Effort(100, 0.0, 0.5, 1.3), Effort(400, 30.0, 1.0, 1.14)
+_FLATTERED = 0.88
+"""Of a rough figure, where a search that takes longer begins: overloaded tries take the most time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,8 @@ def _rate(found: Found) -> float | None:
 
 
 def _well(settings: Settings, model: Model, rough: Found) -> Found:
-    found = _one(rough.candidate, settings, model, _rate(rough), WELL)
+    rate = _rate(rough)
+    found = _one(rough.candidate, settings, model, rate and rate * _FLATTERED, WELL)
     return replace(found, well=True)
 
 
@@ -177,7 +182,7 @@ def capacity(settings: Settings, model: Model, start: float, effort: Effort) -> 
                 return seen[rate].shares
 
             return [
-                _within(attained, seen, number, slo.attainment, start, backend)
+                _within(attained, seen, number, slo.attainment, start, effort.factor, backend)
                 for number, slo in enumerate(settings.slos)
             ]
         finally:
@@ -203,10 +208,11 @@ def _within(
     number: int,
     target: float,
     start: float,
+    factor: float,
     backend: Backend,
 ) -> Crossing:
     with suppress(knee.NoKnee):  # what was seen says on which side
-        knee.search(lambda rate: [attained(rate)[number]], [target], start, FACTOR)
+        knee.search(lambda rate: [attained(rate)[number]], [target], start, factor)
     # By the rates that were asked for: of a hundred requests those that came say little.
     rates = sorted(rate for rate, tried in seen.items() if tried.due)
     if not rates:
