@@ -104,10 +104,15 @@ def _searched(
 
 
 def leaders(found: Iterable[Found]) -> list[Found]:
-    """Within each SLO the best of each topology, for those that carry most, by all that is known now."""
+    """Within each SLO the topologies that carry most, each with the chunk size that is best.
+
+    Short windows choose the chunk size: once one of a topology is known well, its others are left at that.
+    """
     able, leading = [each for each in found if each.capacities], dict[tuple[str, int], Found]()
     for number in range(max((len(each.capacities) for each in able), default=0)):
         exact = [each for each in able if each.capacities[number].bound == "exact"]
+        known = {each.candidate.name for each in exact if each.well}
+        exact = [each for each in exact if each.well or each.candidate.name not in known]
         best: dict[str, Found] = {}
         for each in sorted(exact, key=lambda each, n=number: -each.capacities[n].rate):  # type: ignore[misc]
             best.setdefault(each.candidate.name, each)

@@ -31,6 +31,13 @@ def test_of_a_topology_the_chunk_size_leads_that_is_best_so_far():
     assert [each.candidate.chunk for each in leaders([rough("4x", 3.0), other])] == [8192]
 
 
+def test_a_topology_of_which_one_is_known_well_is_known():
+    well = replace(rough("4x", 2.0), well=True)
+    other = replace(rough("4x", 3.5), candidate=replace(WAYS["4x"], chunk=8192))
+    assert leaders([well, other]) == [well]
+    assert names(well, other, rough("2p2d", 2.5), rough("3p1d", 2.2)) == ["2p2d", "3p1d"]
+
+
 def test_what_has_no_figure_does_not_lead():
     assert names(rough("4x", 9.0, bound="at most"), Found(WAYS["2p2d"], problem="too small"), rough("3p1d", 1.0)) == [
         "3p1d"
