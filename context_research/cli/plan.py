@@ -23,7 +23,7 @@ from context_research.plugin import project
 from context_research.records import store
 from context_research.records.capacity_plan import CandidateRecord, CapacityPlanRecord, CarriedRecord
 from context_research.records.files import PlanFiles, new_run_id
-from context_research.records.run import ErrorRecord, ModelRecord, this_command
+from context_research.records.run import ModelRecord, this_command
 from context_research.report import capacity_plan as report
 from context_research.settings.sources import Layer
 
@@ -98,10 +98,7 @@ def plan(
         settings=settings.model_dump(mode="json"),
         device_profile=f"{known.name} {known.digest}",
         calibrated=known.calibrated,
-        errors={
-            metric: {statistic: ErrorRecord(**error.model_dump()) for statistic, error in of.items()}
-            for metric, of in (known.fidelity.errors if known.fidelity else {}).items()
-        },
+        errors=known.errors,
         devices=devices,
         slos=settings.slos,
         candidates=tuple(map(_record, results)),

@@ -90,7 +90,8 @@ def _searched(
 ) -> list[Found]:
     found: dict[tuple[str, int], Found] = {}
     # Not forked: a process that has started simulated engines has threads.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    # vLLM and aiconfigurator would warn of every engine anew.
+    with ProcessPoolExecutor(jobs, get_context("spawn"), logging.disable, (logging.WARNING,)) as pool:
         for ended in as_completed([pool.submit(_roughly, settings, model, list(each)) for each in series]):
             some = ended.result()
             found |= {each.candidate.key: each for each in some}
@@ -143,7 +144,6 @@ def _well(settings: Settings, model: Model, rough: Found) -> Found:
 
 
 def _one(candidate: Candidate, settings: Settings, model: Model, start: float | None, effort: Effort) -> Found:
-    logging.disable(logging.WARNING)  # vLLM's and aiconfigurator's, of every engine anew
     chosen = candidate.settings(settings)
     try:
         preflight.check_run(chosen, cases(chosen), lambda _: model)

@@ -25,11 +25,12 @@ def extended(rates: Sequence[float], capacities: Iterable[CapacityRecord]) -> tu
     They go on in the grid's own steps, of 10 % at least.
     """
     bounds = {each.bound for each in capacities}
-    below, above = (
-        [float(f"{end * max(STEP, ratio) ** (sign * step):.3g}") for step in range(1, MORE + 1)] if wanted else []
-        for end, ratio, sign, wanted in (
-            (rates[0], rates[1] / rates[0], -1, "at most" in bounds),
-            (rates[-1], rates[-1] / rates[-2], 1, "at least" in bounds),
-        )
-    )
+    below = _onwards(rates[1], rates[0]) if "at most" in bounds else []
+    above = _onwards(rates[-2], rates[-1]) if "at least" in bounds else []
     return tuple(sorted({*below, *rates, *above}))
+
+
+def _onwards(inner: float, end: float) -> list[float]:
+    """The rates that follow on the grid's `end`, in the step that leads there from the one before, `inner`."""
+    ratio = max(STEP, end / inner) if end > inner else 1 / max(STEP, inner / end)
+    return [float(f"{end * ratio**step:.3g}") for step in range(1, MORE + 1)]

@@ -370,7 +370,7 @@ class SimulatedEngine:
                 "step_times": self._step_times.describe(),
                 "link": self._profile.link.model_dump(),
                 "client": self._profile.client.model_dump(),
-                "errors": self._profile.fidelity.model_dump()["errors"] if self._profile.fidelity else {},
+                "errors": self._profile.errors,
             },
         }
 

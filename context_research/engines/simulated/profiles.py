@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -144,6 +144,11 @@ class DeviceProfile(Section):
     def digest(self) -> str:
         """Says of two profiles of one name whether they simulate the same."""
         return sha256(self.model_dump_json(exclude={"fidelity"}).encode()).hexdigest()[:8]
+
+    @property
+    def errors(self) -> dict[str, Any]:
+        """Metric -> statistic -> its error, in plain data; empty where it was never held against real runs."""
+        return dict(self.fidelity.model_dump()["errors"]) if self.fidelity else {}
 
     @property
     def calibrated(self) -> bool:
